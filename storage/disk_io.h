@@ -1,0 +1,133 @@
+/*
+ * disk_io.h - the seam: everything that tapeloop does to a disk goes through this one interface.
+ *
+ * Bodies: disk_uring.c (files and block devices, O_DIRECT through io_uring, one thread a disk),
+ * disk_simulated.c (memory, seeded and deterministic, with power cuts and faults), disk_faulty.c
+ * (wraps another body). An object store may become one later, hence no paths and no descriptors here.
+ *
+ * Life of a request: the caller fills it and submits it; from then on request and buffer belong to
+ * the disk until `done` is called, exactly once, also for a request that failed. There is no cancel:
+ * the kernel cannot take back a write that it has begun.
+ *
+ *   state      owner        moved on by
+ *   idle       caller       disk_submit
+ *   submitted  disk         the body, which sets `result` and calls done()
+ *   done       caller       -
+ *
+ * Threads: any thread may submit. The io_uring body calls done() on the disk's own thread, so done()
+ * only posts to a queue; the simulated body calls it from disk_wait() and simulation_step().
+ */
+#ifndef STORAGE_DISK_IO_H
+#define STORAGE_DISK_IO_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "disk_format.h"
+#include "errors.h"
+
+enum disk_op {
+    DISK_READ = 1,
+    DISK_WRITE = 2,
+    DISK_FLUSH = 3, /* everything that completed before the submission is on stable storage when this is done */
+};
+
+#define DISK_SLOT_META UINT32_MAX /* `offset` counts from the disk's first byte, not a slot's */
+
+struct disk_request {
+    enum disk_op op;
+    uint32_t slot;       /* DISK_SLOT_META or a slot number below the geometry's slot_count */
+    uint64_t offset;     /* bytes from the start of the slot; multiple of PAGE_BYTES */
+    uint8_t *buffer;     /* PAGE_BYTES-aligned */
+    uint32_t bytes;      /* multiple of PAGE_BYTES; 0 for a flush */
+    int32_t buffer_index; /* of a buffer that disk_register() named, or -1 */
+    void (*done)(struct disk_request *request);
+    void *owner;         /* the submitter's; the disk does not look at it */
+    int result;          /* 0, ERR_IO, ERR_NO_SPACE ...: a short transfer is ERR_IO. Valid once done() is called */
+    uint64_t submitted_ns; /* CLOCK_MONOTONIC, or the simulation's time; set by the disk */
+    struct disk_request *next; /* the disk's while submitted, the owner's otherwise */
+    uint64_t body[4];    /* the body's */
+};
+
+struct disk_geometry {
+    uint64_t disk_bytes;   /* used part, multiple of PAGE_BYTES */
+    uint64_t slots_offset;
+    uint64_t slot_bytes;   /* power of two, SLOT_BYTES_MIN to SLOT_BYTES_MAX */
+    uint32_t slot_count;
+};
+
+struct disk;
+
+struct disk_ops {
+    const char *name; /* "io_uring", "simulated", "faulty" */
+    void (*submit)(struct disk *disk, struct disk_request *request);
+    /* Blocks until `request` is done (and done() has returned). Never inside done(). */
+    void (*wait)(struct disk *disk, struct disk_request *request);
+    /* Names a memory area once, so that requests with a buffer_index need no pinning: area i is buffer i. */
+    int (*register_buffers)(struct disk *disk, uint8_t *base, uint64_t buffer_bytes, uint32_t count);
+    /* Waits for everything under way, then releases the lock and frees the disk. */
+    void (*close)(struct disk *disk);
+};
+
+/* The common head of every body. `bytes` is the whole size of device or file. */
+struct disk {
+    const struct disk_ops *ops;
+    struct disk_geometry geometry; /* zeros until the superblock has been read or made */
+    uint64_t bytes;
+    uint32_t alignment;  /* of offsets and memory that the device asks for, at most PAGE_BYTES */
+    bool read_only;
+    char name[256];      /* path, for messages */
+};
+
+static inline void disk_submit(struct disk *disk, struct disk_request *request)
+{
+    disk->ops->submit(disk, request);
+}
+
+static inline void disk_wait(struct disk *disk, struct disk_request *request)
+{
+    disk->ops->wait(disk, request);
+}
+
+/* Byte offset on the disk of a request's target; UINT64_MAX where it lies outside the geometry. */
+uint64_t disk_offset(const struct disk *disk, uint32_t slot, uint64_t offset, uint32_t bytes);
+
+/*
+ * What every body asks of a request before it touches anything: 0 and the byte offset on the disk, or
+ * ERR_INVALID (outside the geometry, not aligned, a write or flush on a read-only disk), with which the request then completes.
+ */
+int disk_check(const struct disk *disk, const struct disk_request *request, uint64_t *offset);
+
+/* One operation, waited for. `buffer` as in disk_request. Returns the request's result. Not inside done(). */
+int disk_read(struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer, uint32_t bytes);
+int disk_write(struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer, uint32_t bytes);
+int disk_flush(struct disk *disk);
+
+/* Closes and nulls; a null *disk is allowed. */
+void disk_close(struct disk **disk);
+
+/* ---- opening: files and block devices ---------------------------------------------------------- */
+
+enum disk_open_mode {
+    DISK_OPEN_READ,     /* no lock, no write */
+    DISK_OPEN_EXCLUSIVE /* flock (file) or O_EXCL (device) first: the fence. Held until the last write of a dead owner has landed */
+};
+
+/*
+ * Opens an existing file or block device. ERR_BUSY: another process holds it (the failure says so);
+ * ERR_NOT_FOUND, ERR_PERMISSION, ERR_INVALID (neither file nor block device), ERR_IO.
+ */
+int disk_uring_open(const char *path, enum disk_open_mode mode, struct disk **disk, struct failure *failure);
+
+/* Takes over a descriptor that is open for reading (with O_DIRECT or not); closes it at close. For the confined reader. */
+int disk_uring_from_fd(int fd, const char *name, struct disk **disk, struct failure *failure);
+
+/*
+ * Makes (or, for a block device, takes) a disk at `path` of at least `bytes` (0: the whole device), fully preallocated.
+ * Without `force`, a file or device that holds anything that libblkid recognises, or one of our superblocks,
+ * or, for a file, any data at all, is refused with ERR_FOREIGN and left as it was.
+ * ERR_NO_SPACE leaves no file behind that was not there. The disk is open and locked afterwards.
+ */
+int disk_uring_create(const char *path, uint64_t bytes, bool force, struct disk **disk, struct failure *failure);
+
+#endif

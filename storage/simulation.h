@@ -1,0 +1,95 @@
+/*
+ * simulation.h - disks that exist in memory, run on virtual time and fail on purpose, all from one seed.
+ *
+ * A simulation holds any number of disks and one clock. Requests complete in an order and after
+ * delays that the seed decides; nothing happens outside simulation_step() and disk_wait(), so a run
+ * is single-threaded and replays exactly from its seed.
+ *
+ * Power cuts: a disk remembers each write since the last completed flush. simulation_power_cut()
+ * keeps, drops or tears (at multiples of 512 bytes) each of them as the seed decides, including
+ * those still under way, fails nothing, completes nothing, and leaves the media as a fresh machine
+ * would find it.
+ *
+ * Media are sparse: pages never written read as zeros (or as what `fill` makes of them).
+ */
+#ifndef STORAGE_SIMULATION_H
+#define STORAGE_SIMULATION_H
+
+#include "disk_io.h"
+
+struct simulation;
+struct simulated_media; /* what survives a power cut; outlives the disks opened on it */
+
+struct simulation *simulation_new(uint64_t seed);
+void simulation_free(struct simulation **simulation);
+
+/* Virtual time in nanoseconds, from 1. Advanced by completions and simulation_advance(). */
+uint64_t simulation_now_ns(const struct simulation *simulation);
+
+/* A uniformly distributed number below `bound` from the simulation's seed. */
+uint64_t simulation_random(struct simulation *simulation, uint64_t bound);
+
+/* Media of `bytes`; `bandwidth` in bytes/s for reads and writes together, 0 = unlimited; latency_ns per request. */
+struct simulated_media *simulated_media_new(struct simulation *simulation, uint64_t bytes, uint64_t bandwidth,
+                                            uint64_t latency_ns);
+void simulated_media_free(struct simulated_media **media);
+
+/* Opens the media as a disk; ERR_BUSY while another disk is open on it with DISK_OPEN_EXCLUSIVE. */
+int simulated_disk_open(struct simulated_media *media, enum disk_open_mode mode, struct disk **disk,
+                        struct failure *failure);
+
+/* Completes the next request (calls its done()) and advances the clock to it. Returns false when none is under way. */
+bool simulation_step(struct simulation *simulation);
+
+/* Lets virtual time pass; completes nothing. */
+void simulation_advance(struct simulation *simulation, uint64_t ns);
+
+/*
+ * Power goes: every disk opened on any media of the simulation is dead (its requests never complete and the
+ * disk structs are freed by simulated_disk_forget()), media keep what the seed decides of unflushed writes.
+ */
+void simulation_power_cut(struct simulation *simulation);
+
+/* kill -9 of the process: writes under way still land whole, in the kernel's hands; flushes never answer. */
+void simulation_process_kill(struct simulation *simulation);
+
+/* Frees a disk that a power cut or kill left behind, without waiting and without calling done(). */
+void simulated_disk_forget(struct disk **disk);
+
+/* Direct access to the media for tests (flip a bit, compare): copies bytes out or in. No virtual time. */
+void simulated_media_peek(struct simulated_media *media, uint64_t offset, uint8_t *bytes, uint64_t count);
+void simulated_media_poke(struct simulated_media *media, uint64_t offset, const uint8_t *bytes, uint64_t count);
+
+/* ---- faults: what the next requests that match will suffer ------------------------------------- */
+
+enum fault_kind {
+    FAULT_EIO,        /* fails with ERR_IO, media unchanged */
+    FAULT_EIO_LANDED, /* fails with ERR_IO, but the write landed all the same */
+    FAULT_TORN,       /* reported as done; only a part, in units of 512 bytes, landed */
+    FAULT_LOST,       /* reported as done; nothing landed */
+    FAULT_MISDIRECTED,/* reported as done; landed at another place of the same disk */
+    FAULT_FLIPPED,    /* one bit changed on the way (write: on the media; read: in the buffer) */
+    FAULT_DELAYED,    /* completes `delay_ns` later */
+    FAULT_HUNG,       /* never completes until simulated_media_unhang() */
+    FAULT_VANISHED,   /* from now on every request fails with ERR_IO until simulated_media_return() */
+};
+
+/* Arms one fault: it strikes the (after+1)-th request of kind `op` (0: any) from now. Several may be armed. */
+void simulated_media_fault(struct simulated_media *media, enum fault_kind kind, enum disk_op op, uint32_t after,
+                           uint64_t delay_ns);
+void simulated_media_unhang(struct simulated_media *media);
+void simulated_media_return(struct simulated_media *media);
+
+/* How many faults of this kind have struck so far. */
+uint64_t simulated_media_struck(const struct simulated_media *media, enum fault_kind kind);
+
+/* ---- the faulty body ---------------------------------------------------------------------------- */
+
+/*
+ * Wraps another disk and fails the `after`-th request of kind `op` with ERR_IO (style: fail the first
+ * call, the second ... until the test passes). Takes ownership of `inner`; close closes it.
+ */
+struct disk *disk_faulty_wrap(struct disk *inner, enum disk_op op, uint64_t after, bool once);
+bool disk_faulty_struck(const struct disk *faulty);
+
+#endif
