@@ -17,13 +17,13 @@
  */
 int text_parse_time(const char *text, int64_t now_ns, int64_t *time_ns, struct failure *failure);
 
-/* RFC 3339 in UTC with nine decimals: "2026-11-21T14:05:00.000000000Z". Returns `text`. Years outside 0-9999 print as seconds. */
+/* RFC 3339 in UTC with nine decimals: "2026-11-21T14:05:00.000000000Z". Returns `text`. */
 #define TEXT_TIME_SIZE 40
 const char *text_time(int64_t time_ns, char text[TEXT_TIME_SIZE]);
 
 /*
- * A size in bytes: digits with an optional fraction and K, M, G, T, P, optionally followed by "iB" (powers of 1024) or
- * "B" alone; case does not matter. ERR_INVALID; ERR_TOO_LARGE above 2^62.
+ * A size in bytes: digits with an optional fraction and K, M, G, T or P, always powers of 1024, optionally followed by
+ * "iB" or "B"; case does not matter. What a fraction leaves of a byte is cut. ERR_INVALID; ERR_TOO_LARGE above 2^62.
  */
 int text_parse_size(const char *text, uint64_t *bytes, struct failure *failure);
 
