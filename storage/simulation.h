@@ -10,7 +10,10 @@
  * those still under way, fails nothing, completes nothing, and leaves the media as a fresh machine
  * would find it.
  *
- * Media are sparse: pages never written read as zeros (or as what `fill` makes of them).
+ * Media are sparse: pages never written read as zeros.
+ *
+ * What only a bug of the caller can do ends the program with a sentence: a buffer changed while a write
+ * of it was under way, a wait for something that hangs, a wait inside done().
  */
 #ifndef STORAGE_SIMULATION_H
 #define STORAGE_SIMULATION_H
@@ -21,7 +24,7 @@ struct simulation;
 struct simulated_media; /* what survives a power cut; outlives the disks opened on it */
 
 struct simulation *simulation_new(uint64_t seed);
-void simulation_free(struct simulation **simulation);
+void simulation_free(struct simulation **simulation); /* after its media, which go after their disks */
 
 /* Virtual time in nanoseconds, from 1. Advanced by completions and simulation_advance(). */
 uint64_t simulation_now_ns(const struct simulation *simulation);
@@ -50,8 +53,29 @@ void simulation_advance(struct simulation *simulation, uint64_t ns);
  */
 void simulation_power_cut(struct simulation *simulation);
 
-/* kill -9 of the process: writes under way still land whole, in the kernel's hands; flushes never answer. */
+/*
+ * kill -9 of the process: writes under way still land whole, in the kernel's hands; flushes never answer.
+ * A write that hangs (FAULT_HUNG) holds the media's lock until simulated_media_unhang() lets it land.
+ */
 void simulation_process_kill(struct simulation *simulation);
+
+enum simulation_cut {
+    SIMULATION_CUT_POWER,   /* simulation_power_cut */
+    SIMULATION_CUT_PROCESS, /* simulation_process_kill */
+};
+
+/*
+ * Arms one cut: it comes with the `events`-th event from now (0: disarms), in the midst of whatever the code
+ * under test is doing. Events are submissions and completions; simulation_events() counts them since the
+ * simulation began, so that a test can run once for the number and then once for each event.
+ *
+ * So that the code under test gets out of its own functions then: on a dead disk disk_wait() and disk_close()
+ * end requests with ERR_CLOSED, done() called, nothing touched. simulation_cut_happened() tells; it is
+ * false again once the next cut is armed.
+ */
+void simulation_cut_after(struct simulation *simulation, uint64_t events, enum simulation_cut kind);
+bool simulation_cut_happened(const struct simulation *simulation);
+uint64_t simulation_events(const struct simulation *simulation);
 
 /* Frees a disk that a power cut or kill left behind, without waiting and without calling done(). */
 void simulated_disk_forget(struct disk **disk);
@@ -63,7 +87,7 @@ void simulated_media_poke(struct simulated_media *media, uint64_t offset, const 
 /* ---- faults: what the next requests that match will suffer ------------------------------------- */
 
 enum fault_kind {
-    FAULT_EIO,        /* fails with ERR_IO, media unchanged */
+    FAULT_EIO,        /* fails with ERR_IO, media unchanged; a flush: some of what it covered no later flush saves */
     FAULT_EIO_LANDED, /* fails with ERR_IO, but the write landed all the same */
     FAULT_TORN,       /* reported as done; only a part, in units of 512 bytes, landed */
     FAULT_LOST,       /* reported as done; nothing landed */
@@ -71,10 +95,10 @@ enum fault_kind {
     FAULT_FLIPPED,    /* one bit changed on the way (write: on the media; read: in the buffer) */
     FAULT_DELAYED,    /* completes `delay_ns` later */
     FAULT_HUNG,       /* never completes until simulated_media_unhang() */
-    FAULT_VANISHED,   /* from now on every request fails with ERR_IO until simulated_media_return() */
+    FAULT_VANISHED,   /* from now on every request fails with ERR_IO until simulated_media_return(); unflushed writes may be lost */
 };
 
-/* Arms one fault: it strikes the (after+1)-th request of kind `op` (0: any) from now. Several may be armed. */
+/* Arms one fault: it strikes the (after+1)-th request of kind `op` (0: any that it makes sense for) from now. Several may be armed. */
 void simulated_media_fault(struct simulated_media *media, enum fault_kind kind, enum disk_op op, uint32_t after,
                            uint64_t delay_ns);
 void simulated_media_unhang(struct simulated_media *media);
@@ -86,8 +110,9 @@ uint64_t simulated_media_struck(const struct simulated_media *media, enum fault_
 /* ---- the faulty body ---------------------------------------------------------------------------- */
 
 /*
- * Wraps another disk and fails the `after`-th request of kind `op` with ERR_IO (style: fail the first
- * call, the second ... until the test passes). Takes ownership of `inner`; close closes it.
+ * Wraps another disk: `after` requests of kind `op` (0: any) pass, the next fails with ERR_IO, and so do all
+ * that follow unless `once` (style: fail the first call, the second ... until the test passes). Requests
+ * of other kinds pass. Takes ownership of `inner`, also of its name and size; close closes it.
  */
 struct disk *disk_faulty_wrap(struct disk *inner, enum disk_op op, uint64_t after, bool once);
 bool disk_faulty_struck(const struct disk *faulty);

@@ -1,0 +1,137 @@
+/*
+ * catalog.h - catalog.db: time -> segments -> places. Derived data: the disks can always rebuild it (promise P5).
+ *
+ * One thread, inside this module, owns the SQLite write connection. Changes are posted to a bounded queue from the
+ * ring's keeper and written in batches; posting never blocks and never touches the disk. When the queue is full the
+ * change is dropped, the catalog is marked stale (catalog_stale()), and the keeper posts everything anew when it can.
+ * Queries use a read connection of their own, under a lock; they see what catalog_barrier() has waited for.
+ */
+#ifndef STORAGE_CATALOG_H
+#define STORAGE_CATALOG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "account.h"
+#include "disk_format.h"
+#include "errors.h"
+#include "identity.h"
+#include "packet.h"
+
+enum segment_state {
+    SEGMENT_OPEN = 1,    /* frames are being added; places and frontier come from the keeper */
+    SEGMENT_SEALED = 2,  /* complete */
+    SEGMENT_DAMAGED = 3, /* sealed, but a part of it has no good copy */
+};
+
+struct segment_place {
+    struct identity disk;
+    uint32_t slot;
+};
+
+/* One segment as the catalog knows it; for an open one the counts are those of the last frame that was reported. */
+struct segment_row {
+    struct identity ring;
+    struct identity segment;
+    uint64_t position;
+    uint32_t revision;
+    uint32_t data_revision;
+    struct identity run;
+    uint32_t stream;
+    enum segment_state state;
+    uint64_t first_packet;
+    uint64_t packets;
+    uint64_t captured_bytes;
+    uint64_t missing;       /* packets known to be gone */
+    int64_t opened_ns;      /* clock of the recorder */
+    int64_t sealed_ns;
+    int64_t head_ns;        /* time of the first packet */
+    int64_t first_ns;       /* smallest and largest packet time; first > last while there is no packet */
+    int64_t last_ns;
+    uint32_t data_end;      /* bytes of frames in the slot */
+    uint32_t index_offset;  /* 0 while open */
+    uint32_t index_bytes;
+    uint8_t places;
+    struct segment_place place[COPIES_MAX];
+};
+
+struct catalog;
+
+/*
+ * Opens DIR/catalog.db, making it where it is missing. A file that is no database, damaged, or of an unknown version is moved
+ * aside (catalog.db.damaged-N) and begun anew: *fresh then says that the disks must be read. ERR_IO, ERR_NO_SPACE, ERR_PERMISSION.
+ */
+int catalog_open(const char *directory, struct catalog **catalog, bool *fresh, struct failure *failure);
+
+/* Writes what is queued, closes, nulls. */
+void catalog_close(struct catalog **catalog);
+
+/* ---- changes: any thread, never blocking. The structs are copied. ------------------------------- */
+
+void catalog_put_ring(struct catalog *catalog, const struct identity *ring, const char *name, uint8_t copies,
+                      uint64_t slot_bytes);
+void catalog_put_disk(struct catalog *catalog, const struct identity *ring, const struct identity *disk,
+                      const char *path, uint64_t bytes, uint32_t slots, enum disk_state state);
+/* Inserts or replaces the row and its places; rows that held one of these places before are deleted with it. */
+void catalog_put_segment(struct catalog *catalog, const struct segment_row *row);
+void catalog_drop_segment(struct catalog *catalog, const struct identity *segment);
+/* Forgets all that is known of a ring's segments: what a rebuild begins with. */
+void catalog_clear_ring(struct catalog *catalog, const struct identity *ring);
+/* Interfaces that a segment holds, for lists; the same description is one row. */
+void catalog_put_interface(struct catalog *catalog, const struct identity *ring,
+                           const struct interface_description *description, int64_t seen_ns);
+
+/* Whether a change was dropped since the last catalog_fresh(); and that everything has been posted anew. */
+bool catalog_stale(struct catalog *catalog);
+void catalog_fresh(struct catalog *catalog);
+
+/* Waits until every change posted before is committed. Returns the write thread's last error (0 if none). Not on the keeper's thread. */
+int catalog_barrier(struct catalog *catalog);
+
+/* ---- queries: any thread ------------------------------------------------------------------------ */
+
+/*
+ * Calls `each` for every segment of the ring that may hold packets in [from_ns, to_ns), ordered by run, stream, position;
+ * open ones always. A nonzero return of `each` ends the query and is returned. Times: INT64_MIN and INT64_MAX = no bound.
+ * No transaction is held across more than 1,000 calls of `each`.
+ */
+int catalog_find(struct catalog *catalog, const struct identity *ring, int64_t from_ns, int64_t to_ns,
+                 int (*each)(const struct segment_row *row, void *context), void *context);
+
+/* Every place of the ring with what is known to lie there; for a start without reading the disks. Ordered by disk, slot. */
+int catalog_places(struct catalog *catalog, const struct identity *ring,
+                   int (*each)(const struct segment_row *row, const struct segment_place *place, void *context),
+                   void *context);
+
+struct catalog_summary {
+    uint64_t segments;
+    uint64_t packets;
+    uint64_t captured_bytes;
+    uint64_t missing;
+    uint64_t damaged_segments;
+    int64_t first_ns; /* oldest packet: smallest packet time of the ring; INT64_MAX when empty */
+    int64_t last_ns;
+    uint64_t position_min;
+    uint64_t position_max;
+};
+
+int catalog_summary(struct catalog *catalog, const struct identity *ring, struct catalog_summary *summary);
+
+int catalog_interfaces(struct catalog *catalog, const struct identity *ring,
+                       int (*each)(const struct interface_description *description, int64_t first_seen_ns,
+                                   int64_t last_seen_ns, void *context),
+                       void *context);
+
+/* ---- in memory: for the simulation -------------------------------------------------------------- */
+
+/*
+ * A catalog without SQLite or thread, for tests of the keeper: changes apply only when catalog_memory_catch_up() says so, so that
+ * a test can have a catalog that is behind by any number of changes, or lose the last ones.
+ */
+struct catalog *catalog_memory_new(void);
+/* Applies up to `count` queued changes (UINT32_MAX: all). */
+void catalog_memory_catch_up(struct catalog *catalog, uint32_t count);
+/* A crash: queued changes are gone, applied ones stay. */
+void catalog_memory_crash(struct catalog *catalog);
+
+#endif

@@ -1,0 +1,186 @@
+/*
+ * pool.c - frame buffers. Last in, first out: the buffer that was just written is still in the cache.
+ */
+#include "pool.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#define POOL_BUFFERS_MIN 8u
+
+struct pool {
+    pthread_mutex_t lock;
+    pthread_cond_t given;
+    struct frame_buffer *free;
+    uint32_t free_count;
+    uint32_t free_min;
+    uint32_t count;
+    bool oversized_out;
+    uint8_t *area;
+    struct frame_buffer *buffer;
+};
+
+int pool_open(uint64_t bytes, struct pool **result)
+{
+    uint64_t count = bytes / FRAME_BYTES_USUAL;
+    if (count < POOL_BUFFERS_MIN)
+        count = POOL_BUFFERS_MIN;
+    if (count > UINT32_MAX)
+        return ERR_TOO_LARGE;
+    struct pool *pool = calloc(1, sizeof *pool);
+    if (!pool)
+        return ERR_NO_MEMORY;
+    pool->area = mmap(NULL, count * FRAME_BYTES_USUAL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pool->area == MAP_FAILED)
+        goto no_area;
+    pool->buffer = calloc(count, sizeof *pool->buffer);
+    if (!pool->buffer)
+        goto no_buffers;
+    pool->count = (uint32_t)count;
+    pool->free_count = pool->free_min = pool->count;
+    for (uint32_t i = pool->count; i-- > 0;) {
+        struct frame_buffer *buffer = &pool->buffer[i];
+        buffer->bytes = pool->area + (uint64_t)i * FRAME_BYTES_USUAL;
+        buffer->capacity = FRAME_BYTES_USUAL;
+        buffer->index = (int32_t)i;
+        buffer->next = pool->free;
+        pool->free = buffer;
+    }
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&pool->given, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    *result = pool;
+    return 0;
+
+no_buffers:
+    munmap(pool->area, count * FRAME_BYTES_USUAL);
+no_area:
+    free(pool);
+    return ERR_NO_MEMORY;
+}
+
+void pool_close(struct pool **slot)
+{
+    struct pool *pool = *slot;
+    if (!pool)
+        return;
+    assert(pool->free_count == pool->count && !pool->oversized_out);
+    pthread_cond_destroy(&pool->given);
+    pthread_mutex_destroy(&pool->lock);
+    munmap(pool->area, (uint64_t)pool->count * FRAME_BYTES_USUAL);
+    free(pool->buffer);
+    free(pool);
+    *slot = NULL;
+}
+
+/* Only what a former use could leave behind; requests are set up anew before each submission. */
+static void buffer_clear(struct frame_buffer *buffer)
+{
+    buffer->next = NULL;
+    buffer->segment = NULL;
+    buffer->stream = NULL;
+    buffer->flush = false;
+    buffer->failed = false;
+    buffer->packets = 0;
+    buffer->captured_bytes = 0;
+    buffer->shares = 0;
+    buffer->outstanding = buffer->unflushed = buffer->good = 0;
+}
+
+struct frame_buffer *pool_take(struct pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    struct frame_buffer *buffer = pool->free;
+    if (buffer) {
+        pool->free = buffer->next;
+        if (--pool->free_count < pool->free_min)
+            pool->free_min = pool->free_count;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (buffer)
+        buffer_clear(buffer);
+    return buffer;
+}
+
+struct frame_buffer *pool_take_oversized(struct pool *pool, uint32_t capacity)
+{
+    assert(capacity % PAGE_BYTES == 0 && capacity <= FRAME_BYTES_MAX);
+    pthread_mutex_lock(&pool->lock);
+    bool free_now = !pool->oversized_out;
+    pool->oversized_out = true;
+    pthread_mutex_unlock(&pool->lock);
+    if (!free_now)
+        return NULL;
+    struct frame_buffer *buffer = calloc(1, sizeof *buffer);
+    uint8_t *bytes = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (!buffer || bytes == MAP_FAILED) {
+        free(buffer);
+        if (bytes != MAP_FAILED)
+            munmap(bytes, capacity);
+        pthread_mutex_lock(&pool->lock);
+        pool->oversized_out = false;
+        pthread_mutex_unlock(&pool->lock);
+        return NULL;
+    }
+    buffer->bytes = bytes;
+    buffer->capacity = capacity;
+    buffer->index = -1;
+    return buffer;
+}
+
+void pool_give(struct pool *pool, struct frame_buffer *buffer)
+{
+    bool oversized = buffer->index < 0;
+    if (oversized) {
+        munmap(buffer->bytes, buffer->capacity);
+        free(buffer);
+    }
+    pthread_mutex_lock(&pool->lock);
+    if (oversized) {
+        pool->oversized_out = false;
+    } else {
+        buffer->next = pool->free;
+        pool->free = buffer;
+        pool->free_count++;
+    }
+    pthread_cond_broadcast(&pool->given);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void pool_wait(struct pool *pool, int timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (timeout_ms % 1000) * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    pthread_mutex_lock(&pool->lock);
+    if (!pool->free)
+        pthread_cond_timedwait(&pool->given, &pool->lock, &until);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void pool_state(struct pool *pool, struct pool_state *state)
+{
+    pthread_mutex_lock(&pool->lock);
+    state->buffers = pool->count;
+    state->free = pool->free_count;
+    state->free_min = pool->free_min;
+    pool->free_min = pool->free_count;
+    pthread_mutex_unlock(&pool->lock);
+}
+
+uint8_t *pool_area(struct pool *pool, uint32_t *count)
+{
+    *count = pool->count;
+    return pool->area;
+}
