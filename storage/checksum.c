@@ -12,8 +12,8 @@ uint32_t checksum_crc32c(const void *bytes, size_t count)
 
 uint32_t checksum_crc32c_more(uint32_t crc, const void *bytes, size_t count)
 {
-    /* ISA-L takes and gives the bare register: both inversions of the standard are the caller's. Its
-     * parameter is not const for historical reasons; it only reads. */
+    /* ISA-L takes and gives the bare register: both inversions of the standard are the caller's.
+     * Its parameter is not const for historical reasons; it only reads. */
     uint8_t *at = (uint8_t *)(uintptr_t)bytes;
     uint32_t state = ~crc;
     while (count > 0) {
