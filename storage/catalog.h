@@ -59,7 +59,8 @@ struct catalog;
 
 /*
  * Opens DIR/catalog.db, making it where it is missing. A file that is no database, damaged, or of an unknown version is moved
- * aside (catalog.db.damaged-N) and begun anew: *fresh then says that the disks must be read. ERR_IO, ERR_NO_SPACE, ERR_PERMISSION.
+ * aside (catalog.db.damaged-N) and begun anew: *fresh then says that the disks must be read. So it says of a catalog that an
+ * earlier process left stale. From then to catalog_fresh() the catalog is stale. ERR_IO, ERR_NO_SPACE, ERR_PERMISSION.
  */
 int catalog_open(const char *directory, struct catalog **catalog, bool *fresh, struct failure *failure);
 
@@ -72,20 +73,30 @@ void catalog_put_ring(struct catalog *catalog, const struct identity *ring, cons
                       uint64_t slot_bytes);
 void catalog_put_disk(struct catalog *catalog, const struct identity *ring, const struct identity *disk,
                       const char *path, uint64_t bytes, uint32_t slots, enum disk_state state);
-/* Inserts or replaces the row and its places; rows that held one of these places before are deleted with it. */
+/*
+ * Inserts or replaces the row and its places. Rows that held one of these places before lose it, and are deleted where it was
+ * their last. At most COPIES_MAX places, else it asserts.
+ */
 void catalog_put_segment(struct catalog *catalog, const struct segment_row *row);
 void catalog_drop_segment(struct catalog *catalog, const struct identity *segment);
-/* Forgets all that is known of a ring's segments: what a rebuild begins with. */
+/* Forgets all that is known of a ring's segments: what a rebuild begins with. The catalog is stale from here to catalog_fresh(). */
 void catalog_clear_ring(struct catalog *catalog, const struct identity *ring);
 /* Interfaces that a segment holds, for lists; the same description is one row. */
 void catalog_put_interface(struct catalog *catalog, const struct identity *ring,
                            const struct interface_description *description, int64_t seen_ns);
 
-/* Whether a change was dropped since the last catalog_fresh(); and that everything has been posted anew. */
+/*
+ * Whether the catalog may lack something: a change was dropped since the last catalog_fresh(), or the catalog was begun anew
+ * (also at run time, when it turns out to be damaged). The keeper asks now and then; on true it posts everything anew and then calls
+ * catalog_fresh(). What is dropped between the two leaves the catalog stale. A query's answer may be short when this says true after it.
+ */
 bool catalog_stale(struct catalog *catalog);
 void catalog_fresh(struct catalog *catalog);
 
-/* Waits until every change posted before is committed. Returns the write thread's last error (0 if none). Not on the keeper's thread. */
+/*
+ * Waits until every change posted before is committed, or an attempt to do so has failed: returns 0 or that error. The write
+ * thread goes on trying. Not on the keeper's thread.
+ */
 int catalog_barrier(struct catalog *catalog);
 
 /* ---- queries: any thread ------------------------------------------------------------------------ */
@@ -93,7 +104,7 @@ int catalog_barrier(struct catalog *catalog);
 /*
  * Calls `each` for every segment of the ring that may hold packets in [from_ns, to_ns), ordered by run, stream, position;
  * open ones always. A nonzero return of `each` ends the query and is returned. Times: INT64_MIN and INT64_MAX = no bound.
- * No transaction is held across more than 1,000 calls of `each`.
+ * No transaction and no lock is held across a call of `each`. ERR_CORRUPT: the catalog turned out to be damaged; it is begun anew.
  */
 int catalog_find(struct catalog *catalog, const struct identity *ring, int64_t from_ns, int64_t to_ns,
                  int (*each)(const struct segment_row *row, void *context), void *context);
@@ -110,8 +121,8 @@ struct catalog_summary {
     uint64_t missing;
     uint64_t damaged_segments;
     int64_t first_ns; /* oldest packet: smallest packet time of the ring; INT64_MAX when empty */
-    int64_t last_ns;
-    uint64_t position_min;
+    int64_t last_ns;  /* INT64_MIN when empty */
+    uint64_t position_min; /* 0 when there is no segment */
     uint64_t position_max;
 };
 
