@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct feed_chunk *chunk_new(size_t capacity)
+static struct feed_chunk *feed_new_chunk(struct byte_feed *feed, size_t capacity)
 {
     struct feed_chunk *chunk = calloc(1, sizeof *chunk);
     if (chunk == NULL)
@@ -22,25 +22,19 @@ static struct feed_chunk *chunk_new(size_t capacity)
         return NULL;
     }
     chunk->capacity = capacity;
+    chunk->older = feed->newest;
+    feed->newest = chunk;
+    feed->chunks++;
     return chunk;
-}
-
-static void chunk_free(struct feed_chunk *chunk)
-{
-    if (chunk != NULL)
-        free(chunk->bytes);
-    free(chunk);
 }
 
 static int feed_start(struct byte_feed *feed)
 {
-    feed->chunk = chunk_new(feed->step_bytes);
-    if (feed->chunk == NULL) {
-        feed_close(feed);
-        return ERR_NO_MEMORY;
-    }
-    feed->chunks = 1;
-    return 0;
+    feed->chunk = feed_new_chunk(feed, feed->step_bytes);
+    if (feed->chunk != NULL)
+        return 0;
+    feed_close(feed);
+    return ERR_NO_MEMORY;
 }
 
 int feed_open(struct byte_feed *feed, int fd, int wake_fd)
@@ -59,13 +53,13 @@ int feed_open_memory(struct byte_feed *feed, const uint8_t *memory, size_t bytes
 
 void feed_close(struct byte_feed *feed)
 {
-    chunk_free(feed->chunk);
-    feed->chunk = NULL;
-    while (feed->spare != NULL) {
-        struct feed_chunk *chunk = feed->spare;
-        feed->spare = chunk->next;
-        chunk_free(chunk);
+    while (feed->newest != NULL) {
+        struct feed_chunk *chunk = feed->newest;
+        feed->newest = chunk->older;
+        free(chunk->bytes);
+        free(chunk);
     }
+    feed->chunk = feed->spare = NULL;
     if (feed->fd >= 0)
         close(feed->fd);
     if (feed->wake_fd >= 0)
@@ -107,10 +101,9 @@ static int feed_change_chunk(struct byte_feed *feed, size_t needed, struct failu
     } else {
         if (feed->chunks == FEED_CHUNKS_MAX)
             return fail(failure, ERR_INTERNAL, "too many batches were taken and not released");
-        chunk = chunk_new(capacity);
+        chunk = feed_new_chunk(feed, capacity);
         if (chunk == NULL)
             return fail(failure, ERR_NO_MEMORY, "no memory for %zu bytes of the file", capacity);
-        feed->chunks++;
     }
     memcpy(chunk->bytes, feed_bytes(feed), feed_available(feed));
     feed->chunk = chunk;

@@ -30,7 +30,8 @@
 #define FEED_CHUNKS_MAX 64u
 
 struct feed_chunk {
-    struct feed_chunk *next; /* in the list of spare chunks */
+    struct feed_chunk *next;  /* in the list of spare chunks */
+    struct feed_chunk *older; /* in the list of all */
     uint8_t *bytes;
     size_t capacity;
     uint32_t pins;
@@ -44,6 +45,7 @@ struct byte_feed {
     size_t step_bytes; /* how much to read at once */
     struct feed_chunk *chunk;
     struct feed_chunk *spare;
+    struct feed_chunk *newest;
     uint32_t chunks;
     size_t head; /* chunk->bytes[head .. tail) is read and not yet parsed */
     size_t tail;
@@ -59,6 +61,7 @@ int feed_open(struct byte_feed *feed, int fd, int wake_fd);
 int feed_open_memory(struct byte_feed *feed, const uint8_t *memory, size_t bytes,
                      size_t step_bytes);
 
+/* Frees all chunks, pinned or not. */
 void feed_close(struct byte_feed *feed);
 
 static inline uint8_t *feed_bytes(const struct byte_feed *feed)
