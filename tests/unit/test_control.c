@@ -54,7 +54,16 @@ static int pair_close(void **state)
         close(pair->raw);
     int leaked = open_descriptors() - pair->descriptors_before;
     free(pair);
+    *state = NULL;
     return leaked;
+}
+
+/* Closes and opens again, between two rounds of one test. */
+static struct pair *pair_renew(void **state)
+{
+    if (pair_close(state) != 0 || pair_open(state) != 0)
+        abort();
+    return *state;
 }
 
 static void raw_send(int fd, const void *bytes, size_t count, const int *descriptors, size_t number)
@@ -79,11 +88,11 @@ static void raw_send(int fd, const void *bytes, size_t count, const int *descrip
 
 static void raw_message(int fd, const char *text, const int *descriptors, size_t number)
 {
-    char frame[1024];
+    char frame[1024] = {0};
     le32 header = le32_of((uint32_t)strlen(text));
     memcpy(frame, &header, 4);
-    memcpy(frame + 4, text, strlen(text));
-    raw_send(fd, frame, 4 + strlen(text), descriptors, number);
+    char *end = stpcpy(frame + 4, text);
+    raw_send(fd, frame, (size_t)(end - frame), descriptors, number);
 }
 
 static int64_t number_of(const json_t *message, const char *key)
@@ -148,14 +157,13 @@ static void the_other_side_goes_away(void **state)
 static void lengths_that_lie(void **state)
 {
     static const uint32_t length[] = {0, CONTROL_REQUEST_BYTES_MAX + 1, UINT32_MAX, 1u << 31};
+    struct pair *pair = *state;
     for (size_t i = 0; i < COUNT(length); i++) {
-        struct pair *pair = *state;
         le32 header = le32_of(length[i]);
         json_t *message;
         raw_send(pair->raw, &header, sizeof header, NULL, 0);
         assert_int_equal(control_receive(&pair->connection, &message, 1000), ERR_PROTOCOL);
-        assert_int_equal(pair_close(state), 0);
-        assert_int_equal(pair_open(state), 0);
+        pair = pair_renew(state);
     }
 }
 
@@ -569,15 +577,15 @@ static void answers_that_fit_no_request(void **state)
         "{\"id\":#,\"error\":\"x\"}",
         "[#]",
     };
+    struct pair *pair = *state;
     for (size_t i = 0; i < COUNT(bad); i++) {
         struct script script = {.answer = {bad[i]}};
         struct failure failure = {0};
         json_t *result = NULL;
-        assert_int_equal(call(*state, &script, NULL, &result, &failure), ERR_PROTOCOL);
+        assert_int_equal(call(pair, &script, NULL, &result, &failure), ERR_PROTOCOL);
         assert_null(result);
         assert_true(strlen(failure.text) > 0);
-        assert_int_equal(pair_close(state), 0);
-        assert_int_equal(pair_open(state), 0);
+        pair = pair_renew(state);
     }
 }
 
