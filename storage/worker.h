@@ -158,6 +158,7 @@ struct worker_done {
     struct worker_progress total;
     uint64_t frames_checked;
     uint64_t frames_bad;
+    uint64_t times_moved;   /* pcap formats: packets whose time did not fit and was moved to the nearest that does */
     char text[384];         /* the sentence for result != 0 */
 };
 
@@ -186,5 +187,29 @@ int worker_receive(struct worker *worker, uint8_t *buffer, const void **element,
 
 /* Kills the process if it still runs, reaps it, closes the socket. Returns its wait status. */
 int worker_stop(struct worker *worker);
+
+/* ---- the worker's side -------------------------------------------------------------------------- */
+
+#define WORKER_DESCRIPTORS_MAX (1 + RING_DISKS_MAX)
+
+struct worker_received {
+    enum worker_message_type type;
+    const void *elements; /* in the caller's buffer */
+    uint32_t count;
+    uint32_t descriptors; /* the receiver's to close; closed on exec */
+    int descriptor[WORKER_DESCRIPTORS_MAX];
+};
+
+/*
+ * One message of the recorder into `buffer` (WORKER_MESSAGE_BYTES_MAX bytes, aligned for uint64_t), its length checked against
+ * its type, its texts terminated. 0, or ERR_TIMEOUT (timeout_ms -1: waits for ever), ERR_CLOSED, ERR_PROTOCOL.
+ */
+int worker_take(int socket, uint8_t *buffer, struct worker_received *received, int timeout_ms);
+
+/*
+ * One message to the recorder without blocking: 0, ERR_AGAIN (the socket is full), ERR_CLOSED. worker_send() is the same
+ * with blocking.
+ */
+int worker_offer(int socket, enum worker_message_type type, const void *element, uint32_t element_bytes);
 
 #endif

@@ -1,0 +1,56 @@
+/*
+ * filter.h - pcap-filter(7) expressions, compiled by libpcap and judged on stored bytes.
+ *
+ *     filter_open() -> { filter_for(link type) -> filter_match(packet) ... } -> filter_close()
+ *
+ * The answer is the one that `tcpdump -r FILE EXPRESSION` gives: for each link type libpcap
+ * compiles the expression as it would for a capture file of that type (snapshot length 262,144,
+ * optimised, network mask 0), and the program sees captured bytes, captured length and original
+ * length. An expression that libpcap refuses for a link type matches nothing of it.
+ *
+ * libpcap's compiler takes hostile text: only the confined reading process calls this. Names of
+ * ports and protocols come from /etc/services and /etc/protocols, if it may read them; it cannot
+ * ask the network for names of hosts.
+ *
+ * Threads: one at a time.
+ */
+#ifndef STORAGE_FILTER_H
+#define STORAGE_FILTER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "errors.h"
+#include "packet.h"
+
+enum filter_verdict {
+    FILTER_EVERYTHING, /* no expression */
+    FILTER_JUDGES,
+    FILTER_NOTHING, /* libpcap proves that no packet of this link type can match */
+    FILTER_REFUSED, /* the expression cannot be compiled for this link type: `text` says why */
+};
+
+/* The expression for one link type. The filter's, until filter_close(). */
+struct filter_program {
+    enum filter_verdict verdict;
+    uint16_t link_type;
+    char text[256];
+};
+
+struct filter;
+
+/*
+ * `text` is copied; null or only spaces: everything matches. ERR_INVALID, with libpcap's sentence,
+ * where the expression compiles for no link type at all.
+ */
+int filter_open(const char *text, struct filter **filter, struct failure *failure);
+
+/* The program for a LINKTYPE_ value, compiled when first asked for. Null: no memory. */
+const struct filter_program *filter_for(struct filter *filter, uint16_t link_type);
+
+bool filter_match(const struct filter_program *program, const struct packet *packet);
+
+/* Nulls. */
+void filter_close(struct filter **filter);
+
+#endif
