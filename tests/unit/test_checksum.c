@@ -1,13 +1,8 @@
 /* CRC-32C against published values, against a bit-by-bit reference, and in pieces. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "checksum.h"
+#include "unit_test.h"
 
 static uint32_t reference(const uint8_t *bytes, size_t count)
 {

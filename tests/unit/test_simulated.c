@@ -3,11 +3,7 @@
  * flushed is kept, dropped or torn at 512 bytes, later writes stay later ones, each fault does what
  * its name says, and a seed replays exactly. Prints its seeds in every failure.
  */
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +12,7 @@
 
 #include "checksum.h"
 #include "simulation.h"
-
-#include <cmocka.h> /* last: it has a macro fail() */
+#include "unit_test.h"
 
 #ifdef __SANITIZE_THREAD__ /* its shadow leaves no address space for more */
 #define SPARSE_BYTES (UINT64_C(16) << 30)
