@@ -86,7 +86,6 @@ static void buffer_clear(struct frame_buffer *buffer)
     buffer->segment = NULL;
     buffer->stream = NULL;
     buffer->flush = false;
-    buffer->failed = false;
     buffer->packets = 0;
     buffer->captured_bytes = 0;
     buffer->shares = 0;

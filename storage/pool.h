@@ -44,6 +44,7 @@ struct frame_buffer {
     struct stream *stream;
     enum frame_kind kind;             /* SEAL: index frames and the seal behind them, in one write */
     bool flush;                       /* somebody waits for it: flush as soon as it is written */
+    uint64_t due_ns;                  /* monotonic: when it has to be durable */
     uint32_t offset;
     uint32_t length;
     uint32_t number;
@@ -61,7 +62,6 @@ struct frame_buffer {
     uint8_t outstanding;              /* writes under way */
     uint8_t unflushed;                /* places written, not yet flushed */
     uint8_t good;                     /* places written and flushed */
-    bool failed;                      /* at a place */
 };
 
 struct pool;

@@ -198,8 +198,12 @@ uint32_t segment_index_part(const struct segment_index *index, const struct segm
     finish.kind = FRAME_SEAL;
     finish.offset = (uint32_t)(seal->slot_bytes - PAGE_BYTES);
     finish.number = index->next_number + parts;
-    built = frame_build_plain(buffer + length, PAGE_BYTES, seal->identity, NULL, &finish, &seal_body,
+    /* With the interfaces, where they fit the page: then a rebuild learns them without reading more. */
+    built = frame_build_plain(buffer + length, PAGE_BYTES, seal->identity, table, &finish, &seal_body,
                               sizeof seal_body);
+    if (built == ERR_TOO_LARGE)
+        built = frame_build_plain(buffer + length, PAGE_BYTES, seal->identity, NULL, &finish, &seal_body,
+                                  sizeof seal_body);
     assert(built == (int)PAGE_BYTES);
     return length + PAGE_BYTES;
 }

@@ -1,0 +1,187 @@
+/*
+ * keeper.h - the one mind of a ring: which segment lies where, what is durable, what is overwritten next.
+ *
+ * A state machine without threads of its own: everything that happens (a frame from a capture thread, a completion from
+ * a disk, a call from elsewhere) is posted to its mailbox, and keeper_run() handles what has been posted. In a recorder one thread
+ * calls keeper_run(); in the simulation the test does, with virtual time, so that every crash and fault replays from a seed.
+ *
+ * Life of a segment, as the keeper sees it:
+ *
+ *     CHECK --headers read--> OPENING --OPEN frames durable--> READY --stream takes it--> FILLING
+ *       ^ belief was stale: other slots |                        |                           |
+ *       +-------------------------------+      stream closes: slots free again      seal durable: SEALED
+ *                                                                             a write failed: ENDED
+ *
+ * Before a slot is reused its header is read, because the catalog may be behind; and its new OPEN frame is durable before any
+ * other frame of the new segment is written, so that after a crash a slot is either wholly the old segment's or
+ * recognisably the new one's (promise P2).
+ *
+ * A frame is durable when it and all frames before it in its stream are written and flushed at every place of their segments
+ * that has not failed, and at one at least. Buffers return to the pool only then, so that a failed flush loses nothing.
+ */
+#ifndef STORAGE_KEEPER_H
+#define STORAGE_KEEPER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "catalog.h"
+#include "disk_io.h"
+#include "frame.h"
+#include "pool.h"
+
+#define KEEPER_LEASES_AHEAD 2
+
+struct keeper;
+struct stream;
+
+struct keeper_options {
+    struct identity ring;
+    struct identity run;          /* of this recorder's life */
+    uint64_t slot_bytes;
+    uint8_t copies;
+    uint64_t flush_window_ns;
+    uint64_t unflushed_bytes_max; /* flush sooner than the window when a disk has this much unflushed; 0: an eighth of the pool */
+    char host[64];
+    struct pool *pool;            /* stays the caller's */
+    struct catalog *catalog;      /* stays the caller's */
+    uint64_t (*monotonic_ns)(void *context);
+    int64_t (*wall_ns)(void *context);
+    /* Something that a person should know; kind is a word ("disk-failed"). May be null. On the keeper's thread. */
+    void (*event)(void *context, const char *severity, const char *kind, const char *text);
+    void *context;
+};
+
+/* What a slot holds, as the keeper believes. Position 0: free. */
+struct slot_belief {
+    struct identity segment;
+    uint64_t position;
+    uint32_t revision;
+};
+
+#define FRAMES_NOT_ALL_SENT UINT32_MAX
+
+enum segment_phase {
+    SEGMENT_CHECKING,
+    SEGMENT_OPENING,
+    SEGMENT_READY,
+    SEGMENT_FILLING,
+    SEGMENT_ENDED, /* a write failed at its last good place: the stream goes on in another one */
+    SEGMENT_DONE,
+};
+
+struct segment_copy {
+    struct keeper_disk *disk;
+    uint32_t slot;
+    bool bad;
+    struct disk_request request; /* header read, OPEN write */
+};
+
+/* A segment that is being prepared or filled. The keeper's; a stream reads identity, slot_bytes and `ended` of the one it fills. */
+struct segment {
+    struct segment *next;
+    struct keeper *keeper;
+    struct stream *stream;
+    struct frame_identity identity;
+    uint64_t slot_bytes;
+    uint8_t *page;               /* one for each copy */
+    enum segment_phase phase;
+    uint8_t copies;
+    uint8_t outstanding;         /* of the copies' own requests */
+    uint8_t opened;              /* copies whose OPEN frame is flushed */
+    struct segment_copy copy[COPIES_MAX];
+    uint32_t frames_under_way;   /* buffers that the keeper has and that are not durable */
+    atomic_bool ended;
+    uint32_t frames_received;
+    _Atomic uint32_t frames_sent; /* set by the stream when it will send no more without a seal; until then FRAMES_NOT_ALL_SENT */
+    bool rescue;                 /* for frames of an ended segment, not for the stream */
+    struct segment_row row;      /* what is durable */
+};
+
+int keeper_new(const struct keeper_options *options, struct keeper **keeper);
+
+/* No request is under way and no stream is open. Disks are not closed. */
+void keeper_free(struct keeper **keeper);
+
+/*
+ * Adds a disk before the first stream is opened. `belief` (slot_count entries, copied) says what its slots hold.
+ * Positions handed out from now on are above every one seen. Returns the disk's number in the ring.
+ */
+int keeper_add_disk(struct keeper *keeper, struct disk *disk, const struct identity *identity,
+                    const struct slot_belief *belief, uint32_t *number);
+
+/* Positions from here on; never lower than what was seen. */
+void keeper_raise_position(struct keeper *keeper, uint64_t position);
+
+/*
+ * Handles everything posted so far and whatever time has made due. Waits up to timeout_ms for something to do.
+ * Returns whether it did anything.
+ */
+bool keeper_run(struct keeper *keeper, int timeout_ms);
+
+/* Runs `function` on the keeper's thread and waits for it. In the simulation, or on the keeper's thread, directly. */
+void keeper_call(struct keeper *keeper, void (*function)(struct keeper *keeper, void *context), void *context);
+
+/* Says that keeper_call() must post (a thread runs the keeper) or may call directly. */
+void keeper_set_threaded(struct keeper *keeper, bool threaded);
+
+/* ---- for stream.c ------------------------------------------------------------------------------- */
+
+void keeper_post_frame(struct keeper *keeper, struct frame_buffer *buffer);
+void keeper_post_stream(struct keeper *keeper, struct stream *stream);
+const struct keeper_options *keeper_options(const struct keeper *keeper);
+
+/* ---- inside keeper_call() only ------------------------------------------------------------------- */
+
+void keeper_attach_stream(struct keeper *keeper, struct stream *stream);
+/* Gives its unused leases back. Its frames are durable or lost. */
+void keeper_detach_stream(struct keeper *keeper, struct stream *stream);
+
+/* Calls `each` for every segment that is being filled, with what of it is durable. */
+int keeper_open_segments(struct keeper *keeper, int (*each)(const struct segment_row *row, void *context),
+                         void *context);
+
+/* What lies in a slot, as believed; position UINT64_MAX while it is being prepared or filled by `open`. */
+const struct slot_belief *keeper_belief(struct keeper *keeper, const struct identity *disk, uint32_t slot,
+                                        const struct segment **open);
+
+/* Replaces what is believed of a disk's slots (slot_count entries, copied). No stream is attached. */
+void keeper_set_beliefs(struct keeper *keeper, uint32_t disk, const struct slot_belief *belief);
+
+/* Asks every disk to flush now what is written. */
+void keeper_flush(struct keeper *keeper);
+
+struct keeper_disk_state {
+    struct identity identity;
+    struct disk *disk;
+    bool failed;
+    uint32_t slots;
+    uint32_t free_slots;
+    uint64_t in_flight_bytes;
+    uint64_t read_errors;
+    uint64_t write_errors;
+    uint64_t written_bytes;
+    uint64_t flushes;
+};
+
+struct keeper_state {
+    uint32_t disks;
+    struct keeper_disk_state disk[RING_DISKS_MAX];
+    uint64_t position;           /* the last one given */
+    uint64_t oldest_position;    /* of a segment that is still there; 0: none */
+    uint64_t segments_opened;
+    uint64_t segments_sealed;
+    uint64_t stale_beliefs;      /* slots that held something else than the catalog said */
+    uint64_t in_flight_bytes;
+    uint8_t durable_copies;      /* smallest k in force */
+    bool dead;                   /* no disk is left */
+};
+
+void keeper_state(struct keeper *keeper, struct keeper_state *state);
+
+/* Whether nothing is under way: no request, no frame. */
+bool keeper_idle(struct keeper *keeper);
+
+#endif

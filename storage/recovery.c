@@ -1,0 +1,790 @@
+/*
+ * recovery.c - see recovery.h; FORMAT.md, "Recovery", is the specification.
+ *
+ * The happy path: load what the catalog believes; walk on from there; look at each slot that the walk found or that the
+ * catalog calls open; gather copies of the same segment; seal those without a seal; tell the catalog.
+ */
+#include "recovery.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "frame.h"
+#include "segment_index.h"
+
+#define WALK_MARGIN 64u /* headers in a row that are as believed, and then the walk ends */
+#define BATCH 64u       /* pages read at a time */
+
+enum slot_content {
+    SLOT_EMPTY,    /* nothing of ours */
+    SLOT_SEALED,
+    SLOT_UNSEALED,
+    SLOT_UNREAD,   /* the disk fails to read it */
+};
+
+/* What one slot holds, from its first and last page. */
+struct slot_view {
+    enum slot_content content;
+    bool header_damaged; /* the seal is good, the first page is not */
+    bool repaired;
+    uint32_t disk;
+    uint32_t slot;
+    struct frame_info open;
+    struct open_body open_body;
+    struct frame_info seal;
+    struct seal_body seal_body;
+};
+
+struct recovery {
+    const struct recovery_options *options;
+    struct recovery_disk *disk;
+    uint32_t disks;
+    struct recovery_report *report;
+    uint64_t position;
+    uint8_t *pages; /* 2 * BATCH pages */
+    struct slot_view *found; /* slots to be looked at closely */
+    uint32_t found_count, found_room;
+    struct failure *failure;
+};
+
+static void say(const struct recovery *recovery, const char *severity, const char *kind, const char *text)
+{
+    if (recovery->options->event)
+        recovery->options->event(recovery->options->context, severity, kind, text);
+}
+
+static bool given_up(const struct recovery *recovery)
+{
+    return recovery->options->give_up && recovery->options->give_up(recovery->options->context);
+}
+
+static void request_done(struct disk_request *request)
+{
+    (void)request; /* disk_wait() is what we wait with */
+}
+
+/* ---- reading slots ------------------------------------------------------------------------------ */
+
+static void page_request(struct disk_request *request, uint32_t slot, uint64_t offset, uint8_t *page)
+{
+    *request = (struct disk_request){.op = DISK_READ,
+                                     .slot = slot,
+                                     .offset = offset,
+                                     .buffer = page,
+                                     .bytes = PAGE_BYTES,
+                                     .buffer_index = -1,
+                                     .done = request_done};
+}
+
+/* Reads first and last page of up to BATCH slots at a time: results[i] and results[count + i]. */
+static void read_ends(struct recovery *recovery, uint32_t disk_number, const uint32_t *slot, uint32_t count,
+                      int *results)
+{
+    struct disk *disk = recovery->disk[disk_number].disk;
+    struct disk_request request[2 * BATCH];
+    for (uint32_t i = 0; i < count; i++) {
+        page_request(&request[i], slot[i], 0, recovery->pages + i * PAGE_BYTES);
+        page_request(&request[count + i], slot[i], disk->geometry.slot_bytes - PAGE_BYTES,
+                     recovery->pages + (count + i) * PAGE_BYTES);
+        disk_submit(disk, &request[i]);
+        disk_submit(disk, &request[count + i]);
+    }
+    for (uint32_t i = 0; i < 2 * count; i++) {
+        disk_wait(disk, &request[i]);
+        results[i] = request[i].result;
+    }
+    recovery->report->slots_read += count;
+}
+
+static bool open_frame(const struct recovery *recovery, const uint8_t *page, struct slot_view *view)
+{
+    if (frame_parse(page, PAGE_BYTES, &view->open) != 0 || frame_check(page, &view->open) != 0 ||
+        view->open.kind != FRAME_OPEN || view->open.offset != 0 || view->open.frame_bytes != PAGE_BYTES ||
+        !identity_equal(&view->open.ring, &recovery->options->ring))
+        return false;
+    const void *body = frame_body(page, &view->open, sizeof view->open_body);
+    if (!body)
+        return false;
+    memcpy(&view->open_body, body, sizeof view->open_body);
+    return true;
+}
+
+static bool seal_frame(const struct recovery *recovery, const uint8_t *page, uint64_t slot_bytes,
+                       struct slot_view *view)
+{
+    return frame_parse(page, PAGE_BYTES, &view->seal) == 0 && view->seal.frame_bytes == PAGE_BYTES &&
+           frame_check(page, &view->seal) == 0 && identity_equal(&view->seal.ring, &recovery->options->ring) &&
+           segment_seal_read(page, &view->seal, slot_bytes, &view->seal_body) == 0;
+}
+
+/* A data frame of our ring directly behind a first page that is not readable: an open segment whose header is damaged. */
+static bool first_data_frame(struct recovery *recovery, struct slot_view *view, struct frame_info *info)
+{
+    uint8_t *page = recovery->pages + 2 * BATCH * PAGE_BYTES;
+    struct disk *disk = recovery->disk[view->disk].disk;
+    if (disk_read(disk, view->slot, PAGE_BYTES, page, PAGE_BYTES) != 0 || frame_parse(page, PAGE_BYTES, info) != 0)
+        return false;
+    return info->kind == FRAME_DATA && info->offset == PAGE_BYTES && info->number == 1 &&
+           identity_equal(&info->ring, &recovery->options->ring);
+}
+
+static void slot_judge(struct recovery *recovery, struct slot_view *view, const uint8_t *first, int first_result,
+                       const uint8_t *last, int last_result)
+{
+    uint64_t slot_bytes = recovery->disk[view->disk].disk->geometry.slot_bytes;
+    bool open = first_result == 0 && open_frame(recovery, first, view);
+    bool sealed = last_result == 0 && seal_frame(recovery, last, slot_bytes, view);
+    if (open && sealed && identity_equal(&view->open.segment, &view->seal.segment)) {
+        view->content = SLOT_SEALED;
+    } else if (open) {
+        view->content = SLOT_UNSEALED;
+    } else if (sealed) {
+        view->content = SLOT_SEALED;
+        view->header_damaged = true;
+        view->open = view->seal;
+        view->open_body.opened_ns = view->seal_body.opened_ns;
+    } else {
+        struct frame_info data;
+        view->content = first_result != 0 ? SLOT_UNREAD : SLOT_EMPTY;
+        if (first_data_frame(recovery, view, &data)) {
+            view->content = SLOT_UNSEALED;
+            view->header_damaged = true;
+            view->open = data;
+            view->open.revision = data.revision;
+            view->open_body.opened_ns = le64_of((uint64_t)data.head_ns);
+        }
+    }
+    if (view->content == SLOT_SEALED || view->content == SLOT_UNSEALED)
+        if (view->open.position > recovery->position)
+            recovery->position = view->open.position;
+}
+
+static int found_add(struct recovery *recovery, const struct slot_view *view)
+{
+    for (uint32_t i = 0; i < recovery->found_count; i++)
+        if (recovery->found[i].disk == view->disk && recovery->found[i].slot == view->slot)
+            return 0;
+    if (recovery->found_count == recovery->found_room) {
+        uint32_t room = recovery->found_room ? 2 * recovery->found_room : 256;
+        struct slot_view *grown = realloc(recovery->found, room * sizeof *grown);
+        if (!grown)
+            return ERR_NO_MEMORY;
+        recovery->found = grown;
+        recovery->found_room = room;
+    }
+    recovery->found[recovery->found_count++] = *view;
+    return 0;
+}
+
+/* ---- what to look at ----------------------------------------------------------------------------- */
+
+static struct slot_belief belief_of(const struct slot_view *view)
+{
+    if (view->content != SLOT_SEALED && view->content != SLOT_UNSEALED)
+        return (struct slot_belief){0};
+    return (struct slot_belief){.segment = view->open.segment,
+                                .position = view->open.position,
+                                .revision = view->content == SLOT_SEALED ? view->seal.revision : view->open.revision};
+}
+
+static int look_at(struct recovery *recovery, uint32_t disk, const uint32_t *slot, uint32_t count,
+                   struct slot_view *view)
+{
+    int results[2 * BATCH];
+    read_ends(recovery, disk, slot, count, results);
+    for (uint32_t i = 0; i < count; i++) {
+        view[i] = (struct slot_view){.disk = disk, .slot = slot[i]};
+        slot_judge(recovery, &view[i], recovery->pages + i * PAGE_BYTES, results[i],
+                   recovery->pages + (count + i) * PAGE_BYTES, results[count + i]);
+    }
+    return given_up(recovery) ? ERR_INTERRUPTED : 0;
+}
+
+static int read_every_slot(struct recovery *recovery, uint32_t disk, uint64_t done, uint64_t total)
+{
+    uint32_t slots = recovery->disk[disk].disk->geometry.slot_count;
+    struct slot_view view[BATCH];
+    uint32_t number[BATCH];
+    for (uint32_t from = 0; from < slots; from += BATCH) {
+        uint32_t count = slots - from < BATCH ? slots - from : BATCH;
+        for (uint32_t i = 0; i < count; i++)
+            number[i] = from + i;
+        int result = look_at(recovery, disk, number, count, view);
+        for (uint32_t i = 0; i < count && result == 0; i++) {
+            recovery->disk[disk].belief[from + i] = belief_of(&view[i]);
+            if (view[i].content == SLOT_UNREAD)
+                recovery->report->segments_damaged++;
+            if (view[i].content == SLOT_SEALED || view[i].content == SLOT_UNSEALED)
+                result = found_add(recovery, &view[i]);
+        }
+        if (result != 0)
+            return result;
+        if (recovery->options->progress)
+            recovery->options->progress(recovery->options->context, done + from + count, total);
+    }
+    return 0;
+}
+
+struct order {
+    uint64_t position;
+    uint32_t slot;
+};
+
+static int order_compare(const void *left, const void *right)
+{
+    const struct order *a = left, *b = right;
+    if (a->position != b->position)
+        return a->position < b->position ? -1 : 1;
+    return a->slot < b->slot ? -1 : a->slot > b->slot;
+}
+
+/* Reads headers in the order in which the slots would have been reused since the catalog was written. */
+static int walk_on(struct recovery *recovery, uint32_t disk)
+{
+    struct recovery_disk *one = &recovery->disk[disk];
+    uint32_t slots = one->disk->geometry.slot_count, unchanged = 0;
+    struct order *order = malloc(slots * sizeof *order);
+    if (!order)
+        return ERR_NO_MEMORY;
+    for (uint32_t slot = 0; slot < slots; slot++)
+        order[slot] = (struct order){.position = one->belief[slot].position, .slot = slot};
+    qsort(order, slots, sizeof *order, order_compare);
+    int result = 0;
+    for (uint32_t at = 0; at < slots && unchanged < WALK_MARGIN && result == 0;) {
+        struct slot_view view[BATCH];
+        uint32_t number[BATCH], count = slots - at < BATCH ? slots - at : BATCH;
+        for (uint32_t i = 0; i < count; i++)
+            number[i] = order[at + i].slot;
+        result = look_at(recovery, disk, number, count, view);
+        for (uint32_t i = 0; i < count && result == 0; i++) {
+            struct slot_belief *belief = &one->belief[number[i]], now = belief_of(&view[i]);
+            if (now.position == belief->position && identity_equal(&now.segment, &belief->segment) &&
+                !view[i].header_damaged) {
+                unchanged++;
+                continue;
+            }
+            unchanged = 0;
+            recovery->report->segments_found++;
+            *belief = now;
+            result = found_add(recovery, &view[i]);
+        }
+        at += count;
+    }
+    free(order);
+    return result;
+}
+
+struct open_rows {
+    struct recovery *recovery;
+    uint32_t count, room;
+    struct { uint32_t disk, slot; } *place;
+};
+
+static int load_place(const struct segment_row *row, const struct segment_place *place, void *context)
+{
+    struct open_rows *open = context;
+    struct recovery *recovery = open->recovery;
+    if (row->position > recovery->position)
+        recovery->position = row->position;
+    for (uint32_t disk = 0; disk < recovery->disks; disk++) {
+        struct recovery_disk *one = &recovery->disk[disk];
+        if (!identity_equal(&one->identity, &place->disk) || place->slot >= one->disk->geometry.slot_count)
+            continue;
+        one->belief[place->slot] = (struct slot_belief){
+            .segment = row->segment, .position = row->position, .revision = row->revision};
+        if (row->state != SEGMENT_OPEN)
+            return 0;
+        if (open->count == open->room) {
+            uint32_t room = open->room ? 2 * open->room : 64;
+            void *grown = realloc(open->place, room * sizeof *open->place);
+            if (!grown)
+                return ERR_NO_MEMORY;
+            open->place = grown;
+            open->room = room;
+        }
+        open->place[open->count].disk = disk;
+        open->place[open->count++].slot = place->slot;
+    }
+    return 0;
+}
+
+/* The catalog's beliefs, then each slot that it calls open, then the walk. */
+static int believe_catalog(struct recovery *recovery)
+{
+    struct open_rows open = {.recovery = recovery};
+    int result = catalog_places(recovery->options->catalog, &recovery->options->ring, load_place, &open);
+    for (uint32_t i = 0; i < open.count && result == 0; i++) {
+        struct slot_view view;
+        result = look_at(recovery, open.place[i].disk, &open.place[i].slot, 1, &view);
+        if (result != 0)
+            break;
+        recovery->disk[open.place[i].disk].belief[open.place[i].slot] = belief_of(&view);
+        result = found_add(recovery, &view);
+    }
+    free(open.place);
+    for (uint32_t disk = 0; disk < recovery->disks && result == 0; disk++)
+        result = walk_on(recovery, disk);
+    return result;
+}
+
+/* ---- segments without a seal --------------------------------------------------------------------- */
+
+/* The frames of a segment that can be believed. */
+struct prefix {
+    struct segment_index index;
+    struct frame_table *table;
+    struct account account;
+    struct account *interface_account;
+    struct identity run;
+    uint32_t stream;
+    uint32_t revision;
+    uint64_t frontier;
+};
+
+static bool same_segment(const struct frame_info *info, const struct slot_view *view)
+{
+    return identity_equal(&info->ring, &view->open.ring) && identity_equal(&info->segment, &view->open.segment) &&
+           identity_equal(&info->run, &view->open.run) && info->position == view->open.position &&
+           info->revision == view->open.revision && info->stream == view->open.stream;
+}
+
+/* Reads and checks the data frame at `offset`. 0, ERR_NOT_FOUND (none is there, or it is not whole), ERR_IO. */
+static int read_frame(struct disk *disk, const struct slot_view *view, uint32_t offset, uint8_t *buffer,
+                      struct frame_info *info)
+{
+    uint64_t slot_bytes = disk->geometry.slot_bytes;
+    if (offset + PAGE_BYTES > slot_bytes)
+        return ERR_NOT_FOUND;
+    int result = disk_read(disk, view->slot, offset, buffer, PAGE_BYTES);
+    if (result != 0)
+        return result;
+    result = frame_parse(buffer, PAGE_BYTES, info);
+    if (result == ERR_AGAIN && offset + round_up(info->header_bytes, PAGE_BYTES) <= slot_bytes) {
+        uint32_t header_bytes = (uint32_t)round_up(info->header_bytes, PAGE_BYTES);
+        result = disk_read(disk, view->slot, offset, buffer, header_bytes);
+        if (result != 0)
+            return result;
+        result = frame_parse(buffer, header_bytes, info);
+    }
+    if (result != 0 || info->kind != FRAME_DATA || info->offset != offset || !same_segment(info, view) ||
+        offset + (uint64_t)info->frame_bytes > slot_bytes)
+        return ERR_NOT_FOUND;
+    if (info->frame_bytes > PAGE_BYTES) {
+        result = disk_read(disk, view->slot, offset, buffer, info->frame_bytes);
+        if (result != 0)
+            return result;
+        if (frame_parse(buffer, info->frame_bytes, info) != 0)
+            return ERR_NOT_FOUND;
+    }
+    return frame_check(buffer, info) == 0 ? 0 : ERR_NOT_FOUND;
+}
+
+/* Adds a frame to what is believed; its records must be whole. */
+static int prefix_add(struct prefix *prefix, const uint8_t *frame, const struct frame_info *info)
+{
+    struct frame_cursor cursor;
+    struct frame_packet packet;
+    uint64_t captured_bytes = 0;
+    uint32_t packets = 0;
+    int result;
+    frame_cursor_start(&cursor, frame, info);
+    while ((result = frame_cursor_next(&cursor, &packet)) > 0) {
+        captured_bytes += packet.packet.captured_bytes;
+        packets++;
+    }
+    if (result < 0 || packets != info->packets)
+        return ERR_CORRUPT;
+    /* The table only grows within a segment: the last frame's is the segment's. */
+    frame_table_clear(prefix->table);
+    for (uint32_t i = 0; i < info->interfaces; i++) {
+        struct interface_description description;
+        if (frame_interface(frame, info, i, &description) == 0)
+            (void)frame_table_add_interface(prefix->table, &description);
+    }
+    uint64_t expected = prefix->index.first_packet + prefix->index.packets + prefix->index.missing;
+    if (prefix->index.entries > 0 && info->first_packet > expected)
+        prefix->index.missing += info->first_packet - expected;
+    segment_index_add(&prefix->index, info->offset, info->frame_bytes, info->number, info->packets,
+                      info->first_packet, captured_bytes, info->head_ns, info->first_ns, info->last_ns);
+    prefix->account = info->account;
+    if (info->frontier > prefix->frontier)
+        prefix->frontier = info->frontier;
+    return 0;
+}
+
+/*
+ * Walks the frames of the slot. After the first place where no whole frame lies, the rest is searched: a later frame of this
+ * segment whose frontier lies beyond the hole proves that what is missing had been durable: damage, and the frames behind it
+ * are kept. Without such a proof the hole is the end that the crash left.
+ */
+static int read_prefix(struct disk *disk, const struct slot_view *view, uint8_t *buffer, struct prefix *prefix)
+{
+    uint32_t slot_bytes = (uint32_t)disk->geometry.slot_bytes, offset = PAGE_BYTES, number = 1;
+    struct frame_info info;
+    segment_index_clear(&prefix->index, view->open.first_packet);
+    while (read_frame(disk, view, offset, buffer, &info) == 0 && info.number == number) {
+        if (prefix_add(prefix, buffer, &info) != 0)
+            break;
+        offset += info.frame_bytes;
+        number++;
+    }
+    uint64_t reached = prefix->index.first_packet + prefix->index.packets;
+    struct segment_index *index = &prefix->index;
+    uint32_t kept = index->entries;
+    for (uint32_t at = offset; at + PAGE_BYTES <= slot_bytes;) {
+        if (disk_read(disk, view->slot, at, buffer, PAGE_BYTES) != 0 ||
+            memcmp(buffer, FRAME_MAGIC, 8) != 0 || read_frame(disk, view, at, buffer, &info) != 0 ||
+            info.number < number || info.first_packet < reached) {
+            at += PAGE_BYTES;
+            continue;
+        }
+        if (index->entries == kept && info.frontier <= reached) {
+            at += info.frame_bytes; /* proves nothing: written, and not known to be durable */
+            continue;
+        }
+        if (prefix_add(prefix, buffer, &info) != 0) {
+            at += PAGE_BYTES;
+            continue;
+        }
+        at += info.frame_bytes;
+    }
+    return 0;
+}
+
+static int prefix_open(struct prefix *prefix, uint64_t slot_bytes)
+{
+    *prefix = (struct prefix){0};
+    prefix->table = malloc(sizeof *prefix->table);
+    prefix->interface_account = calloc(FRAME_ENTRIES_MAX, sizeof *prefix->interface_account);
+    if (!prefix->table || !prefix->interface_account || segment_index_open(&prefix->index, slot_bytes) != 0) {
+        free(prefix->table);
+        free(prefix->interface_account);
+        return ERR_NO_MEMORY;
+    }
+    frame_table_clear(prefix->table);
+    return 0;
+}
+
+static void prefix_close(struct prefix *prefix)
+{
+    segment_index_close(&prefix->index);
+    free(prefix->table);
+    free(prefix->interface_account);
+}
+
+static int write_and_flush(struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer, uint32_t bytes)
+{
+    int result = disk_write(disk, slot, offset, buffer, bytes);
+    return result != 0 ? result : disk_flush(disk);
+}
+
+/* Writes index and seal of a prefix to one place. */
+static int write_seal(struct recovery *recovery, const struct slot_view *view, const struct prefix *prefix,
+                      const struct segment_seal *seal, uint8_t *buffer)
+{
+    struct disk *disk = recovery->disk[view->disk].disk;
+    uint32_t parts = segment_index_parts(&prefix->index, seal);
+    for (uint32_t part = 0; part < parts; part++) {
+        uint32_t offset, length = segment_index_part(&prefix->index, seal, part, buffer, &offset);
+        int result = write_and_flush(disk, view->slot, offset, buffer, length);
+        if (result != 0)
+            return result;
+    }
+    return 0;
+}
+
+static void row_from_seal(struct recovery *recovery, const struct slot_view *view, struct segment_row *row)
+{
+    const struct seal_body *body = &view->seal_body;
+    *row = (struct segment_row){
+        .ring = recovery->options->ring,
+        .segment = view->seal.segment,
+        .position = view->seal.position,
+        .revision = view->seal.revision,
+        .data_revision = view->seal.data_revision,
+        .run = view->seal.run,
+        .stream = view->seal.stream,
+        .state = le64_get(body->missing) > 0 ? SEGMENT_DAMAGED : SEGMENT_SEALED,
+        .first_packet = le64_get(body->first_packet),
+        .packets = le64_get(body->packets),
+        .captured_bytes = le64_get(body->captured_bytes),
+        .missing = le64_get(body->missing),
+        .opened_ns = (int64_t)le64_get(body->opened_ns),
+        .sealed_ns = (int64_t)le64_get(body->sealed_ns),
+        .head_ns = (int64_t)le64_get(body->head_ns),
+        .first_ns = (int64_t)le64_get(body->first_ns),
+        .last_ns = (int64_t)le64_get(body->last_ns),
+        .data_end = le32_get(body->data_end),
+        .index_offset = le32_get(body->index_offset),
+        .index_bytes = le32_get(body->index_bytes),
+    };
+}
+
+static void row_add_place(struct recovery *recovery, const struct slot_view *view, struct segment_row *row)
+{
+    if (row->places < COPIES_MAX)
+        row->place[row->places++] =
+            (struct segment_place){.disk = recovery->disk[view->disk].identity, .slot = view->slot};
+}
+
+/* Gives the page back to a segment whose first page a torn write destroyed while its slot was about to be reused. */
+static void repair_header(struct recovery *recovery, const struct slot_view *view)
+{
+    if (recovery->options->read_only)
+        return;
+    uint8_t *page = recovery->pages;
+    struct frame_identity identity = {
+        .ring = view->seal.ring,
+        .segment = view->seal.segment,
+        .run = view->seal.run,
+        .position = view->seal.position,
+        .revision = view->seal.data_revision,
+        .data_revision = view->seal.data_revision,
+        .stream = view->seal.stream,
+    };
+    struct disk *disk = recovery->disk[view->disk].disk;
+    struct open_body body = {
+        .opened_ns = view->seal_body.opened_ns, .slot_bytes = le64_of(disk->geometry.slot_bytes), .copies = 1};
+    uint64_t first_packet = le64_get(view->seal_body.first_packet);
+    struct frame_finish finish = {.kind = FRAME_OPEN, .first_packet = first_packet, .frontier = first_packet};
+    int built = frame_build_plain(page, PAGE_BYTES, &identity, NULL, &finish, &body, sizeof body);
+    assert(built == (int)PAGE_BYTES);
+    if (write_and_flush(disk, view->slot, 0, page, PAGE_BYTES) == 0)
+        recovery->report->headers_repaired++;
+}
+
+static void interfaces_to_catalog(struct recovery *recovery, const uint8_t *frame, const struct frame_info *info,
+                                  int64_t seen_ns)
+{
+    for (uint32_t i = 0; i < info->interfaces; i++) {
+        struct interface_description description;
+        if (frame_interface(frame, info, i, &description) == 0)
+            catalog_put_interface(recovery->options->catalog, &recovery->options->ring, &description, seen_ns);
+    }
+}
+
+/* The views of one segment's copies: [first, first + count) of the sorted list. */
+static int settle_sealed(struct recovery *recovery, struct slot_view *view, uint32_t count)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < count; i++)
+        if (view[i].content == SLOT_SEALED &&
+            (view[best].content != SLOT_SEALED || view[i].seal.revision > view[best].seal.revision))
+            best = i;
+    struct segment_row row;
+    row_from_seal(recovery, &view[best], &row);
+    for (uint32_t i = 0; i < count; i++)
+        if (view[i].content == SLOT_SEALED && view[i].seal.revision == view[best].seal.revision) {
+            row_add_place(recovery, &view[i], &row);
+            if (view[i].header_damaged)
+                repair_header(recovery, &view[i]);
+        }
+    if (row.state == SEGMENT_DAMAGED)
+        recovery->report->segments_damaged++;
+    catalog_put_segment(recovery->options->catalog, &row);
+    uint8_t *page = recovery->pages + 2 * BATCH * PAGE_BYTES;
+    struct disk *disk = recovery->disk[view[best].disk].disk;
+    struct frame_info info;
+    if (disk_read(disk, view[best].slot, disk->geometry.slot_bytes - PAGE_BYTES, page, PAGE_BYTES) == 0 &&
+        frame_parse(page, PAGE_BYTES, &info) == 0)
+        interfaces_to_catalog(recovery, page, &info, row.opened_ns);
+    return 0;
+}
+
+/* Nothing was ever written behind the first page, or nothing that can be believed: the slots are free. */
+static void forget_segment(struct recovery *recovery, const struct slot_view *view, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        recovery->disk[view[i].disk].belief[view[i].slot] = (struct slot_belief){0};
+    catalog_drop_segment(recovery->options->catalog, &view[0].open.segment);
+    recovery->report->segments_empty++;
+}
+
+static int settle_unsealed(struct recovery *recovery, struct slot_view *view, uint32_t count)
+{
+    struct disk *disk = recovery->disk[view[0].disk].disk;
+    uint64_t slot_bytes = disk->geometry.slot_bytes;
+    struct prefix prefix[COPIES_MAX] = {0};
+    uint32_t prefixes = 0, best = 0;
+    uint8_t *buffer = aligned_alloc(PAGE_BYTES, slot_bytes > FRAME_BYTES_MAX ? FRAME_BYTES_MAX : slot_bytes);
+    int result = buffer ? 0 : ERR_NO_MEMORY;
+    if (count > COPIES_MAX)
+        count = COPIES_MAX;
+    while (prefixes < count && result == 0) {
+        result = prefix_open(&prefix[prefixes], slot_bytes);
+        if (result != 0)
+            break;
+        prefixes++;
+        read_prefix(recovery->disk[view[prefixes - 1].disk].disk, &view[prefixes - 1], buffer, &prefix[prefixes - 1]);
+        if (prefix[prefixes - 1].index.packets > prefix[best].index.packets)
+            best = prefixes - 1;
+    }
+    if (result != 0)
+        goto out;
+    const struct segment_index *index = &prefix[best].index;
+    if (index->packets == 0) {
+        forget_segment(recovery, view, count);
+        goto out;
+    }
+    struct frame_identity identity = {
+        .ring = view[best].open.ring,
+        .segment = view[best].open.segment,
+        .run = view[best].open.run,
+        .position = view[best].open.position,
+        .revision = view[best].open.revision + 1,
+        .data_revision = view[best].open.revision,
+        .stream = view[best].open.stream,
+    };
+    /* Per interface only the stored packets could be counted again; the stream's account is in its last frame. */
+    struct segment_seal seal = {
+        .identity = &identity,
+        .table = prefix[best].table,
+        .interface_account = prefix[best].interface_account,
+        .account = &prefix[best].account,
+        .frontier = prefix[best].frontier,
+        .opened_ns = (int64_t)le64_get(view[best].open_body.opened_ns),
+        .sealed_ns = recovery->options->wall_ns(recovery->options->context),
+        .reason = SEAL_RECOVERED,
+        .slot_bytes = slot_bytes,
+    };
+    if (getrandom(seal.salt, sizeof seal.salt, 0) != (ssize_t)sizeof seal.salt)
+        abort();
+    struct segment_row row = {
+        .ring = identity.ring,
+        .segment = identity.segment,
+        .position = identity.position,
+        .revision = identity.revision,
+        .data_revision = identity.data_revision,
+        .run = identity.run,
+        .stream = identity.stream,
+        .state = index->missing > 0 ? SEGMENT_DAMAGED : SEGMENT_SEALED,
+        .first_packet = index->first_packet,
+        .packets = index->packets,
+        .captured_bytes = index->captured_bytes,
+        .missing = index->missing,
+        .opened_ns = seal.opened_ns,
+        .sealed_ns = seal.sealed_ns,
+        .head_ns = index->head_ns,
+        .first_ns = index->first_ns,
+        .last_ns = index->last_ns,
+        .data_end = index->data_end,
+    };
+    segment_index_extent(index, &seal, &row.index_offset, &row.index_bytes);
+    bool room = row.index_offset >= row.data_end;
+    for (uint32_t i = 0; i < count; i++) {
+        /* A copy that holds less is no copy of this revision; healing will see to it. */
+        if (prefix[i].index.entries != index->entries || prefix[i].index.data_end != index->data_end)
+            continue;
+        int written = recovery->options->read_only || !room
+                          ? 0
+                          : write_seal(recovery, &view[i], &prefix[best], &seal, buffer);
+        if (written != 0) {
+            char text[400];
+            snprintf(text, sizeof text, "disk %.255s, slot %u: the segment that the last run left open could not be sealed: %s",
+                     recovery->disk[view[i].disk].disk->name, view[i].slot, error_text(written));
+            say(recovery, "warning", "seal-failed", text);
+        }
+        row_add_place(recovery, &view[i], &row);
+        struct slot_belief *belief = &recovery->disk[view[i].disk].belief[view[i].slot];
+        belief->revision = identity.revision;
+        if (view[i].header_damaged && written == 0) {
+            view[i].seal = view[i].open;
+            view[i].seal.data_revision = view[i].open.revision;
+            view[i].seal_body.first_packet = le64_of(index->first_packet);
+            view[i].seal_body.opened_ns = view[i].open_body.opened_ns;
+            repair_header(recovery, &view[i]);
+        }
+    }
+    if (recovery->options->read_only || !room) {
+        row.state = SEGMENT_OPEN;
+        row.revision = identity.data_revision;
+        row.index_offset = row.index_bytes = 0;
+    }
+    recovery->report->segments_sealed++;
+    recovery->report->packets_recovered += index->packets;
+    recovery->report->packets_missing += index->missing;
+    if (index->missing > 0)
+        recovery->report->segments_damaged++;
+    catalog_put_segment(recovery->options->catalog, &row);
+    for (uint32_t i = 0; i < prefix[best].table->interfaces; i++) {
+        /* Described by the table's own bytes, read back through a frame. */
+        struct frame_finish finish = {.kind = FRAME_INDEX};
+        struct frame_info info;
+        uint32_t bytes = (uint32_t)round_up(frame_plain_header(FRAME_BYTES_USUAL, prefix[best].table), PAGE_BYTES);
+        if (i == 0 && bytes <= slot_bytes &&
+            frame_build_plain(buffer, bytes, &identity, prefix[best].table, &finish, NULL, 0) > 0 &&
+            frame_parse(buffer, bytes, &info) == 0)
+            interfaces_to_catalog(recovery, buffer, &info, row.opened_ns);
+    }
+out:
+    while (prefixes > 0)
+        prefix_close(&prefix[--prefixes]);
+    free(buffer);
+    return result;
+}
+
+static int view_compare(const void *left, const void *right)
+{
+    const struct slot_view *a = left, *b = right;
+    if (a->open.position != b->open.position)
+        return a->open.position < b->open.position ? -1 : 1;
+    return memcmp(&a->open.segment, &b->open.segment, sizeof a->open.segment);
+}
+
+static int settle_all(struct recovery *recovery)
+{
+    qsort(recovery->found, recovery->found_count, sizeof *recovery->found, view_compare);
+    int result = 0;
+    for (uint32_t from = 0, to; from < recovery->found_count && result == 0; from = to) {
+        struct slot_view *view = &recovery->found[from];
+        bool sealed = false;
+        for (to = from; to < recovery->found_count; to++) {
+            if (!identity_equal(&recovery->found[to].open.segment, &view->open.segment))
+                break;
+            sealed |= recovery->found[to].content == SLOT_SEALED;
+        }
+        if (view->content != SLOT_SEALED && view->content != SLOT_UNSEALED)
+            continue; /* an empty slot that the catalog believed to hold something */
+        result = sealed ? settle_sealed(recovery, view, to - from) : settle_unsealed(recovery, view, to - from);
+        if (given_up(recovery))
+            result = ERR_INTERRUPTED;
+    }
+    return result;
+}
+
+int recovery_run(const struct recovery_options *options, struct recovery_disk *disk, uint32_t disks,
+                 uint64_t *position, struct recovery_report *report, struct failure *failure)
+{
+    *report = (struct recovery_report){0};
+    struct recovery recovery = {
+        .options = options, .disk = disk, .disks = disks, .report = report, .failure = failure};
+    recovery.pages = aligned_alloc(PAGE_BYTES, (2 * BATCH + 1) * PAGE_BYTES);
+    if (!recovery.pages)
+        return fail(failure, ERR_NO_MEMORY, "out of memory while looking at the disks");
+    uint64_t total = 0, done = 0;
+    for (uint32_t i = 0; i < disks; i++) {
+        memset(disk[i].belief, 0, disk[i].disk->geometry.slot_count * sizeof *disk[i].belief);
+        total += disk[i].disk->geometry.slot_count;
+    }
+    int result = 0;
+    if (options->whole) {
+        catalog_clear_ring(options->catalog, &options->ring);
+        for (uint32_t i = 0; i < disks && result == 0; i++) {
+            result = read_every_slot(&recovery, i, done, total);
+            done += disk[i].disk->geometry.slot_count;
+        }
+    } else {
+        result = believe_catalog(&recovery);
+    }
+    if (result == 0)
+        result = settle_all(&recovery);
+    *position = recovery.position;
+    free(recovery.found);
+    free(recovery.pages);
+    if (result != 0)
+        fail(failure, result, "looking at the disks: %s", error_text(result));
+    return result;
+}

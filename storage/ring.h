@@ -1,0 +1,112 @@
+/*
+ * ring.h - a ring in use: its disks, its keeper's thread, its streams.
+ *
+ *     ring_format_disks() once;  ring_open() -> ring_stream_open() ... ring_stream_close() -> ring_close()
+ *
+ * Threads: everything here may be called by any thread except where stream.h says "capture thread". The keeper has a thread of its
+ * own, each disk one, the catalog one.
+ */
+#ifndef STORAGE_RING_H
+#define STORAGE_RING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "catalog.h"
+#include "disk_io.h"
+#include "keeper.h"
+#include "recovery.h"
+#include "stream.h"
+#include "superblock.h"
+#include "worker.h"
+
+struct ring;
+
+struct ring_options {
+    struct identity ring;
+    char name[64];
+    uint8_t copies;
+    uint64_t buffer_bytes;     /* of packets on their way; the bound of data in flight */
+    uint64_t flush_window_ns;  /* 50 ms to 10 s */
+    struct catalog *catalog;   /* stays the caller's */
+    bool whole;                /* read every slot: the catalog is fresh, or the ring is new to this machine */
+    void (*event)(void *context, const char *severity, const char *kind, const char *text);
+    void (*progress)(void *context, uint64_t slots_done, uint64_t slots_total);
+    bool (*give_up)(void *context);
+    void *context;
+};
+
+#define RING_BUFFER_BYTES_MIN (8u << 20)
+#define RING_FLUSH_WINDOW_NS_MIN 50000000ull
+#define RING_FLUSH_WINDOW_NS_MAX 10000000000ull
+
+/*
+ * Makes freshly created disks (disk_uring_create) the members of a new ring, all with slots of one size: slot_bytes, or, where that is
+ * 0, what fits the smallest disk. The disks stay the caller's. ERR_TOO_SMALL, ERR_INVALID, ERR_IO.
+ */
+int ring_format_disks(const struct identity *ring, const char *name, uint8_t copies, uint64_t slot_bytes,
+                      struct disk **disk, uint32_t disks, struct identity *identity, uint64_t *slot_bytes_chosen,
+                      struct failure *failure);
+
+/*
+ * Brings a ring up from disks that are open and locked. Reads superblocks (mends damaged ones), checks that they are all of this ring, finds out what the
+ * slots hold, seals what a crash left open, starts the keeper. The disks belong to the ring from now on, also when this fails.
+ */
+int ring_open(const struct ring_options *options, struct disk **disk, uint32_t disks, struct ring **ring,
+              struct recovery_report *report, struct failure *failure);
+
+/* All streams are closed. Writes what is left to write, closes the disks. */
+void ring_close(struct ring **ring);
+
+/* Streams, numbered within this run. The stream is the capture thread's; the ring only knows of it. */
+int ring_stream_open(struct ring *ring, const struct stream_options *options, struct stream **stream);
+/* stream_close() and forget. */
+int ring_stream_close(struct ring *ring, struct stream **stream, struct account *account,
+                      bool (*give_up)(void *context), void *context);
+
+/* Sees to it that everything taken before the call is durable and can be found. ERR_TIMEOUT: a disk or a capture thread is slow. */
+int ring_flush(struct ring *ring, int timeout_ms);
+
+/*
+ * The segments that may hold packets of [from_ns, to_ns), ordered by run, stream and first packet; open ones with what of them is durable now.
+ * `each` as in catalog_find().
+ */
+int ring_find(struct ring *ring, int64_t from_ns, int64_t to_ns,
+              int (*each)(const struct segment_row *row, void *context), void *context);
+
+/* The open segments only: for following. */
+int ring_open_segments(struct ring *ring, int (*each)(const struct segment_row *row, void *context), void *context);
+
+/* A row in the worker's form; disks are numbered as ring_disk() does. */
+void ring_worker_segment(struct ring *ring, const struct segment_row *row, struct worker_segment *segment);
+
+/* The recorder alone judges what a reader could not believe. Counts damage. */
+enum worker_judgement ring_judge(struct ring *ring, const struct worker_segment *segment, const struct worker_bad *bad);
+
+/* Reads every slot and writes the catalog anew. ERR_BUSY while a stream is open. */
+int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failure *failure);
+
+uint32_t ring_disks(const struct ring *ring);
+/* The i-th disk; the ring's. */
+struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity);
+const struct superblock *ring_superblock(const struct ring *ring, uint32_t i);
+const struct ring_options *ring_options(const struct ring *ring);
+
+struct ring_state {
+    struct keeper_state keeper;
+    struct pool_state pool;
+    struct catalog_summary catalog;
+    uint64_t total_bytes;      /* of all slots, raw */
+    uint64_t used_bytes;       /* slots that hold something, raw */
+    uint64_t damaged_reads;    /* frames that readers found damaged, judged as such */
+    uint32_t streams;
+};
+
+int ring_state(struct ring *ring, struct ring_state *state);
+
+/* Calls `each` for every interface of every open stream. */
+void ring_interfaces(struct ring *ring,
+                     void (*each)(uint32_t stream, const struct stream_interface_state *state, void *context),
+                     void *context);
+
+#endif

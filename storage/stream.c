@@ -1,0 +1,747 @@
+/*
+ * stream.c - from packets to frames: the capture thread's half of the store.
+ *
+ * The happy path: stream_append() finds room in the frame being filled. When the frame is full it is finished (header,
+ * checksums) and posted to the keeper, and a new buffer is taken from the pool. When the slot is full, the index and the seal follow, and the
+ * next segment, prepared by the keeper beforehand, is taken.
+ *
+ * What can be missing is a buffer (disks behind) or a prepared segment: ERR_AGAIN, and nothing has happened. Sealing
+ * needs buffers, too, and goes on where it stopped at the next call.
+ *
+ * When the keeper says that the segment has ended (a write failed), the frame in hand is finished and posted all the same, for the keeper
+ * rescues it with the others, and the stream goes on in the next segment.
+ */
+#include "stream.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#define INTERFACES_MAX 65535u
+#define NOT_IN_TABLE UINT16_MAX
+#define FRAME_ROOM_MIN (2 * PAGE_BYTES) /* a shorter rest of a slot is left */
+
+struct stream_interface {
+    struct interface_description description;
+    struct account account;   /* the capture thread's */
+    struct account published; /* a copy, under the lock; `stored` is what was taken */
+    struct settled { uint64_t packets, bytes, captured_bytes, cut; } durable, lost; /* under the lock */
+    uint16_t table_number;    /* in the open segment's table, or NOT_IN_TABLE */
+    bool dirty;
+};
+
+struct stream {
+    struct keeper *keeper;
+    struct pool *pool;
+    uint32_t number;
+    struct stream_options options;
+
+    /* the capture thread's */
+    struct stream_interface *interface;
+    uint32_t interfaces, interface_room;
+    uint16_t *dirty; /* numbers of interfaces whose account changed since it was published */
+    uint32_t dirty_count;
+    struct account account; /* over all interfaces */
+    struct segment *segment;
+    struct segment_index index;
+    struct frame_table *table;
+    struct account *table_account; /* for the index: one for each interface of the table */
+    struct frame_buffer *buffer;
+    struct frame_builder builder;
+    uint64_t next_packet;
+    uint32_t frames_sent;
+    struct { uint32_t interface, rule; uint8_t direction, action, entry; bool valid; uint16_t share; } last;
+    bool sealing;
+    uint32_t sealing_part;
+    struct segment_seal seal;
+    bool finishing;
+
+    /* under the lock */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct segment *lease[KEEPER_LEASES_AHEAD + 1];
+    uint32_t leases;
+    uint64_t frontier;
+    uint64_t taken;          /* published next_packet */
+    uint64_t flush_ticket, flush_served, flush_packet;
+    bool lost_packets;
+    bool dead;
+
+    _Atomic uint64_t frontier_seen; /* the frontier, for the frame headers */
+    atomic_bool flush_asked;
+
+    /* the keeper's */
+    struct stream_queue queue;
+    struct stream *mailbox_next;
+    atomic_bool posted;
+};
+
+static uint64_t now_ns(const struct stream *stream)
+{
+    const struct keeper_options *options = keeper_options(stream->keeper);
+    return options->monotonic_ns(options->context);
+}
+
+static uint64_t window_ns(const struct stream *stream)
+{
+    return stream->options.flush_window_ns ? stream->options.flush_window_ns
+                                           : keeper_options(stream->keeper)->flush_window_ns;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------ */
+
+static void attach(struct keeper *keeper, void *context)
+{
+    keeper_attach_stream(keeper, context);
+}
+
+int stream_open(struct keeper *keeper, uint32_t number, const struct stream_options *options,
+                struct stream **result)
+{
+    struct stream *stream = calloc(1, sizeof *stream);
+    if (!stream)
+        return ERR_NO_MEMORY;
+    stream->keeper = keeper;
+    stream->pool = keeper_options(keeper)->pool;
+    stream->number = number;
+    stream->options = *options;
+    stream->table = malloc(sizeof *stream->table);
+    stream->table_account = calloc(FRAME_ENTRIES_MAX, sizeof *stream->table_account);
+    if (!stream->table || !stream->table_account ||
+        segment_index_open(&stream->index, keeper_options(keeper)->slot_bytes) != 0) {
+        free(stream->table_account);
+        free(stream->table);
+        free(stream);
+        return ERR_NO_MEMORY;
+    }
+    frame_table_clear(stream->table);
+    pthread_mutex_init(&stream->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&stream->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    keeper_call(keeper, attach, stream);
+    *result = stream;
+    return 0;
+}
+
+int stream_add_interface(struct stream *stream, const struct interface_description *description)
+{
+    if (stream->interfaces >= INTERFACES_MAX)
+        return ERR_TOO_LARGE;
+    pthread_mutex_lock(&stream->lock);
+    if (stream->interfaces == stream->interface_room) {
+        uint32_t room = stream->interface_room ? 2 * stream->interface_room : 4;
+        struct stream_interface *grown = realloc(stream->interface, room * sizeof *grown);
+        if (grown)
+            stream->interface = grown;
+        uint16_t *dirty = grown ? realloc(stream->dirty, room * sizeof *dirty) : NULL;
+        if (!dirty) {
+            pthread_mutex_unlock(&stream->lock);
+            return ERR_NO_MEMORY;
+        }
+        stream->dirty = dirty;
+        stream->interface_room = room;
+    }
+    stream->interface[stream->interfaces] =
+        (struct stream_interface){.description = *description, .table_number = NOT_IN_TABLE};
+    int number = (int)stream->interfaces++;
+    pthread_mutex_unlock(&stream->lock);
+    return number;
+}
+
+/* ---- counting ----------------------------------------------------------------------------------- */
+
+static struct stream_interface *touch(struct stream *stream, uint32_t interface)
+{
+    struct stream_interface *one = &stream->interface[interface];
+    if (!one->dirty) {
+        one->dirty = true;
+        stream->dirty[stream->dirty_count++] = (uint16_t)interface;
+    }
+    return one;
+}
+
+void stream_count(struct stream *stream, uint32_t interface, enum account_line line, uint64_t packets, uint64_t bytes)
+{
+    struct stream_interface *one = touch(stream, interface);
+    one->account.packets[line] += packets;
+    one->account.bytes[line] += bytes;
+    stream->account.packets[line] += packets;
+    stream->account.bytes[line] += bytes;
+}
+
+void stream_set_count(struct stream *stream, uint32_t interface, enum account_line line, uint64_t packets)
+{
+    struct stream_interface *one = touch(stream, interface);
+    stream->account.packets[line] += packets - one->account.packets[line];
+    one->account.packets[line] = packets;
+}
+
+static void publish(struct stream *stream)
+{
+    pthread_mutex_lock(&stream->lock);
+    for (uint32_t i = 0; i < stream->dirty_count; i++) {
+        struct stream_interface *one = &stream->interface[stream->dirty[i]];
+        one->published = one->account;
+        one->dirty = false;
+    }
+    stream->dirty_count = 0;
+    stream->taken = stream->next_packet;
+    pthread_mutex_unlock(&stream->lock);
+}
+
+/* ---- frames ------------------------------------------------------------------------------------- */
+
+/* Where the next frame goes. */
+static uint32_t next_offset(const struct stream *stream)
+{
+    return stream->index.data_end;
+}
+
+/* Bytes that the next frame may have, when the index will describe it, too. */
+static uint32_t slot_room(const struct stream *stream)
+{
+    /* One page more than the table needs now: a frame can add a few entries to it. */
+    uint64_t taken = (uint64_t)next_offset(stream) + segment_index_room(stream->index.entries + 1, stream->table) +
+                     PAGE_BYTES;
+    return taken >= stream->segment->slot_bytes ? 0 : (uint32_t)(stream->segment->slot_bytes - taken);
+}
+
+static void frame_post(struct stream *stream, bool flush)
+{
+    publish(stream); /* before anything of it can be durable: the published account is never behind what is settled */
+    struct frame_buffer *buffer = stream->buffer;
+    struct frame_builder *builder = &stream->builder;
+    struct frame_finish finish = {
+        .kind = FRAME_DATA,
+        .offset = next_offset(stream),
+        .number = stream->index.next_number,
+        .first_packet = stream->next_packet - builder->packets,
+        .frontier = atomic_load_explicit(&stream->frontier_seen, memory_order_relaxed),
+        .account = &stream->account,
+    };
+    buffer->length = frame_builder_finish(builder, &stream->segment->identity, stream->table, &finish);
+    buffer->kind = FRAME_DATA;
+    buffer->flush = flush;
+    buffer->offset = finish.offset;
+    buffer->number = finish.number;
+    buffer->packets = builder->packets;
+    buffer->first_packet = finish.first_packet;
+    buffer->captured_bytes = builder->captured_bytes;
+    buffer->head_ns = builder->head_ns;
+    buffer->first_ns = builder->first_ns;
+    buffer->last_ns = builder->last_ns;
+    segment_index_add(&stream->index, buffer->offset, buffer->length, buffer->number, buffer->packets,
+                      buffer->first_packet, buffer->captured_bytes, buffer->head_ns, buffer->first_ns,
+                      buffer->last_ns);
+    stream->buffer = NULL;
+    stream->frames_sent++;
+    keeper_post_frame(stream->keeper, buffer);
+}
+
+/* Starts a frame of up to `capacity` bytes in a buffer of its own. */
+static int frame_begin(struct stream *stream, uint32_t capacity, bool oversized)
+{
+    struct frame_buffer *buffer =
+        oversized ? pool_take_oversized(stream->pool, capacity) : pool_take(stream->pool);
+    if (!buffer)
+        return ERR_AGAIN;
+    buffer->segment = stream->segment;
+    buffer->stream = stream;
+    buffer->due_ns = now_ns(stream) + window_ns(stream);
+    stream->buffer = buffer;
+    stream->last.valid = false;
+    frame_builder_start(&stream->builder, buffer->bytes, capacity, stream->table);
+    return 0;
+}
+
+/* ---- segments ----------------------------------------------------------------------------------- */
+
+static void table_forget(struct stream *stream)
+{
+    frame_table_clear(stream->table);
+    for (uint32_t i = 0; i < stream->interfaces; i++)
+        stream->interface[i].table_number = NOT_IN_TABLE;
+    stream->last.valid = false;
+}
+
+static int segment_begin(struct stream *stream)
+{
+    pthread_mutex_lock(&stream->lock);
+    struct segment *segment = NULL;
+    bool dead = stream->dead;
+    if (stream->leases > 0) {
+        segment = stream->lease[0];
+        memmove(&stream->lease[0], &stream->lease[1], --stream->leases * sizeof stream->lease[0]);
+    }
+    pthread_mutex_unlock(&stream->lock);
+    if (!segment)
+        return dead ? ERR_IO : ERR_AGAIN;
+    stream->segment = segment;
+    stream->frames_sent = 0;
+    segment_index_clear(&stream->index, stream->next_packet);
+    table_forget(stream);
+    keeper_post_stream(stream->keeper, stream); /* time to prepare another one */
+    return 0;
+}
+
+/* The stream is done with a segment that has no seal: it ended, or nothing was ever put into it. */
+static void segment_leave(struct stream *stream)
+{
+    struct segment *segment = stream->segment;
+    stream->segment = NULL;
+    stream->sealing = false;
+    atomic_store(&segment->frames_sent, stream->frames_sent);
+    keeper_post_stream(stream->keeper, stream);
+}
+
+static void seal_begin(struct stream *stream, enum seal_reason reason)
+{
+    const struct keeper_options *options = keeper_options(stream->keeper);
+    for (uint32_t i = 0; i < stream->interfaces; i++)
+        if (stream->interface[i].table_number != NOT_IN_TABLE)
+            stream->table_account[stream->interface[i].table_number] = stream->interface[i].account;
+    stream->seal = (struct segment_seal){
+        .identity = &stream->segment->identity,
+        .table = stream->table,
+        .interface_account = stream->table_account,
+        .account = &stream->account,
+        .frontier = atomic_load_explicit(&stream->frontier_seen, memory_order_relaxed),
+        .opened_ns = stream->segment->row.opened_ns,
+        .sealed_ns = options->wall_ns(options->context),
+        .reason = reason,
+        .slot_bytes = stream->segment->slot_bytes,
+    };
+    if (getrandom(stream->seal.salt, sizeof stream->seal.salt, 0) != (ssize_t)sizeof stream->seal.salt)
+        abort();
+    stream->sealing = true;
+    stream->sealing_part = 0;
+}
+
+/* Writes index and seal, as far as there are buffers. 0 when the segment is out of our hands. */
+static int seal_go_on(struct stream *stream)
+{
+    uint32_t parts = segment_index_parts(&stream->index, &stream->seal);
+    for (; stream->sealing_part < parts; stream->sealing_part++) {
+        if (atomic_load(&stream->segment->ended)) {
+            segment_leave(stream);
+            return 0;
+        }
+        struct frame_buffer *buffer = pool_take(stream->pool);
+        if (!buffer)
+            return ERR_AGAIN;
+        buffer->segment = stream->segment;
+        buffer->stream = stream;
+        buffer->length = segment_index_part(&stream->index, &stream->seal, stream->sealing_part, buffer->bytes,
+                                            &buffer->offset);
+        buffer->kind = stream->sealing_part + 1 == parts ? FRAME_SEAL : FRAME_INDEX;
+        buffer->flush = stream->finishing;
+        buffer->due_ns = now_ns(stream) + window_ns(stream);
+        stream->frames_sent++;
+        keeper_post_frame(stream->keeper, buffer);
+    }
+    stream->segment = NULL;
+    stream->sealing = false;
+    return 0;
+}
+
+/* ---- appending ----------------------------------------------------------------------------------- */
+
+/*
+ * The entry for a packet of this kind in the open frame; adds to the table what it does not have yet.
+ * ERR_AGAIN: the frame's header has no room for the new entry; ERR_NO_SPACE: the segment's table is full.
+ */
+static int entry_for(struct stream *stream, uint32_t interface, uint8_t direction, uint8_t action, uint32_t rule)
+{
+    if (stream->last.valid && stream->last.interface == interface && stream->last.rule == rule &&
+        stream->last.direction == direction && stream->last.action == action)
+        return stream->last.entry;
+    struct stream_interface *one = &stream->interface[interface];
+    if (one->table_number == NOT_IN_TABLE) {
+        int number = frame_table_add_interface(stream->table, &one->description);
+        if (number < 0)
+            return number;
+        one->table_number = (uint16_t)number;
+    }
+    int entry = frame_table_entry(stream->table, one->table_number, direction, action, rule);
+    if (entry < 0)
+        return entry;
+    if (!frame_builder_has_room_for(&stream->builder, stream->table))
+        return ERR_AGAIN;
+    struct frame_buffer *buffer = stream->buffer;
+    uint16_t share = 0;
+    while (share < buffer->shares && buffer->share[share].interface != interface)
+        share++;
+    if (share == buffer->shares)
+        buffer->share[buffer->shares++] = (struct frame_share){.interface = (uint16_t)interface};
+    stream->last.valid = true;
+    stream->last.interface = interface;
+    stream->last.rule = rule;
+    stream->last.direction = direction;
+    stream->last.action = action;
+    stream->last.entry = (uint8_t)entry;
+    stream->last.share = share;
+    return entry;
+}
+
+/* Sees to it that a frame is open that `captured_bytes` more bytes fit. */
+static int make_room(struct stream *stream, uint32_t captured_bytes)
+{
+    uint64_t slot_bytes = keeper_options(stream->keeper)->slot_bytes;
+    for (;;) {
+        if (stream->sealing) {
+            int result = seal_go_on(stream);
+            if (result != 0)
+                return result;
+        }
+        if (stream->buffer) {
+            if (frame_builder_fits(&stream->builder, captured_bytes))
+                return 0;
+            frame_post(stream, false);
+        }
+        if (stream->segment && atomic_load_explicit(&stream->segment->ended, memory_order_relaxed))
+            segment_leave(stream);
+        if (!stream->segment) {
+            int result = segment_begin(stream);
+            if (result != 0)
+                return result;
+        }
+        uint32_t room = (uint32_t)round_down(slot_room(stream), PAGE_BYTES);
+        uint32_t usual = room < FRAME_BYTES_USUAL ? room : FRAME_BYTES_USUAL;
+        uint32_t needed = captured_bytes + (uint32_t)sizeof(struct packet_record);
+        uint32_t header = usual ? frame_header_room(usual, stream->table) : 0;
+        if (usual >= FRAME_ROOM_MIN && header + needed <= usual)
+            return frame_begin(stream, usual, false);
+        /* Longer than a usual frame, or than what is left of the slot. The header of a long frame is longer, too. */
+        uint32_t whole = (uint32_t)round_up(header + needed + needed / BLOCK_BYTES * sizeof(struct frame_block) +
+                                            PAGE_BYTES, PAGE_BYTES);
+        if (whole > FRAME_BYTES_USUAL && whole <= room && whole <= FRAME_BYTES_MAX)
+            return frame_begin(stream, whole, true);
+        if (stream->index.entries == 0)
+            return ERR_TOO_LARGE;
+        if (whole > FRAME_BYTES_MAX || whole + (uint64_t)8 * PAGE_BYTES > slot_bytes)
+            return ERR_TOO_LARGE;
+        seal_begin(stream, SEAL_FULL);
+    }
+}
+
+int stream_append(struct stream *stream, uint32_t interface, const struct packet *packet, uint32_t captured_bytes,
+                  uint8_t action, uint32_t rule)
+{
+    assert(interface < stream->interfaces && captured_bytes <= packet->captured_bytes);
+    for (;;) {
+        int result = make_room(stream, captured_bytes);
+        if (result != 0)
+            return result;
+        int entry = entry_for(stream, interface, packet->direction, action, rule);
+        if (entry >= 0) {
+            frame_builder_add(&stream->builder, (uint8_t)entry, packet, captured_bytes);
+            break;
+        }
+        /* The table has grown beyond this frame's header, or is full: another frame, or another segment. */
+        if (stream->builder.packets > 0)
+            frame_post(stream, false);
+        else {
+            pool_give(stream->pool, stream->buffer);
+            stream->buffer = NULL;
+        }
+        if (entry == ERR_NO_SPACE)
+            seal_begin(stream, SEAL_TABLE);
+    }
+    struct frame_share *share = &stream->buffer->share[stream->last.share];
+    share->packets++;
+    share->bytes += packet->original_bytes;
+    share->captured_bytes += captured_bytes;
+    share->cut += action != 0;
+    struct stream_interface *one = touch(stream, interface);
+    one->account.packets[ACCOUNT_stored]++;
+    one->account.bytes[ACCOUNT_stored] += packet->original_bytes;
+    one->account.stored_bytes += captured_bytes;
+    one->account.cut_packets += action != 0;
+    stream->account.packets[ACCOUNT_stored]++;
+    stream->account.bytes[ACCOUNT_stored] += packet->original_bytes;
+    stream->account.stored_bytes += captured_bytes;
+    stream->account.cut_packets += action != 0;
+    stream->next_packet++;
+    return 0;
+}
+
+void stream_tick(struct stream *stream)
+{
+    bool asked = atomic_exchange(&stream->flush_asked, false);
+    if (stream->sealing)
+        (void)seal_go_on(stream); /* for want of a buffer it goes on at the next tick */
+    if (stream->buffer && stream->builder.packets > 0 && (asked || now_ns(stream) >= stream->buffer->due_ns))
+        frame_post(stream, true);
+    publish(stream);
+    if (asked) {
+        pthread_mutex_lock(&stream->lock);
+        stream->flush_served = stream->flush_ticket;
+        stream->flush_packet = stream->next_packet;
+        pthread_cond_broadcast(&stream->changed);
+        pthread_mutex_unlock(&stream->lock);
+    }
+}
+
+static void wait_changed(struct stream *stream, int timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (timeout_ms % 1000) * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    pthread_cond_timedwait(&stream->changed, &stream->lock, &until);
+}
+
+void stream_wait(struct stream *stream, int timeout_ms)
+{
+    pthread_mutex_lock(&stream->lock);
+    bool want_lease = !stream->segment && stream->leases == 0 && !stream->dead;
+    if (want_lease)
+        wait_changed(stream, timeout_ms);
+    pthread_mutex_unlock(&stream->lock);
+    if (!want_lease)
+        pool_wait(stream->pool, timeout_ms);
+}
+
+/* ---- closing ------------------------------------------------------------------------------------ */
+
+int stream_finish(struct stream *stream)
+{
+    stream->finishing = true;
+    if (stream->buffer) {
+        if (stream->builder.packets > 0)
+            frame_post(stream, true);
+        else {
+            pool_give(stream->pool, stream->buffer);
+            stream->buffer = NULL;
+        }
+    }
+    if (stream->segment && !stream->sealing) {
+        if (stream->index.entries == 0 || atomic_load(&stream->segment->ended))
+            segment_leave(stream);
+        else
+            seal_begin(stream, SEAL_CLOSED);
+    }
+    if (stream->sealing) {
+        int result = seal_go_on(stream);
+        if (result != 0)
+            return result;
+    }
+    publish(stream);
+    pthread_mutex_lock(&stream->lock);
+    bool settled = stream->frontier == stream->next_packet;
+    bool lost = stream->lost_packets;
+    pthread_mutex_unlock(&stream->lock);
+    return !settled ? ERR_AGAIN : lost ? ERR_IO : 0;
+}
+
+void stream_free(struct stream **slot)
+{
+    struct stream *stream = *slot;
+    pthread_cond_destroy(&stream->changed);
+    pthread_mutex_destroy(&stream->lock);
+    segment_index_close(&stream->index);
+    free(stream->table_account);
+    free(stream->table);
+    free(stream->dirty);
+    free(stream->interface);
+    free(stream);
+    *slot = NULL;
+}
+
+struct detach {
+    struct stream *stream;
+    bool done;
+};
+
+/* Index, seal and unused leases may still be under way when the last packet is durable. */
+static void detach(struct keeper *keeper, void *context)
+{
+    struct detach *detach = context;
+    struct stream_queue *queue = stream_queue(detach->stream);
+    if (queue->head || queue->preparing > 0 || atomic_load(&detach->stream->posted))
+        return;
+    keeper_detach_stream(keeper, detach->stream);
+    detach->done = true;
+}
+
+int stream_close(struct stream **slot, struct account *account, bool (*give_up)(void *context), void *context)
+{
+    struct stream *stream = *slot;
+    int result;
+    while ((result = stream_finish(stream)) == ERR_AGAIN) {
+        if (give_up && give_up(context))
+            return ERR_INTERRUPTED;
+        pthread_mutex_lock(&stream->lock);
+        wait_changed(stream, 20);
+        pthread_mutex_unlock(&stream->lock);
+    }
+    struct detach state = {.stream = stream};
+    for (;;) {
+        keeper_call(stream->keeper, detach, &state);
+        if (state.done)
+            break;
+        if (give_up && give_up(context))
+            return ERR_INTERRUPTED;
+        pthread_mutex_lock(&stream->lock);
+        wait_changed(stream, 5);
+        pthread_mutex_unlock(&stream->lock);
+    }
+    if (account)
+        *account = stream->account;
+    stream_free(slot);
+    return result;
+}
+
+/* ---- any thread --------------------------------------------------------------------------------- */
+
+uint64_t stream_frontier(struct stream *stream)
+{
+    return atomic_load(&stream->frontier_seen);
+}
+
+uint64_t stream_request_flush(struct stream *stream)
+{
+    pthread_mutex_lock(&stream->lock);
+    uint64_t ticket = ++stream->flush_ticket;
+    pthread_mutex_unlock(&stream->lock);
+    atomic_store(&stream->flush_asked, true);
+    if (stream->options.wake)
+        stream->options.wake(stream->options.wake_context);
+    return ticket;
+}
+
+bool stream_wait_flushed(struct stream *stream, uint64_t ticket, int timeout_ms)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t end_ms = now.tv_sec * 1000 + now.tv_nsec / 1000000 + timeout_ms;
+    bool done = false, served = false;
+    uint64_t packet = 0;
+    pthread_mutex_lock(&stream->lock);
+    for (;;) {
+        if (!served && stream->flush_served >= ticket) {
+            served = true;
+            packet = stream->flush_packet;
+        }
+        done = served && stream->frontier >= packet;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        int64_t left = end_ms - (now.tv_sec * 1000 + now.tv_nsec / 1000000);
+        if (done || left <= 0 || stream->dead)
+            break;
+        wait_changed(stream, left > 1000 ? 1000 : (int)left);
+    }
+    pthread_mutex_unlock(&stream->lock);
+    return done;
+}
+
+void stream_interfaces(struct stream *stream, void (*each)(const struct stream_interface_state *state, void *context),
+                       void *context)
+{
+    struct stream_interface_state state;
+    pthread_mutex_lock(&stream->lock);
+    for (uint32_t i = 0; i < stream->interfaces; i++) {
+        const struct stream_interface *one = &stream->interface[i];
+        state.description = one->description;
+        state.account = one->published;
+        struct account *account = &state.account;
+        account->packets[ACCOUNT_stored] = one->durable.packets;
+        account->bytes[ACCOUNT_stored] = one->durable.bytes;
+        account->packets[ACCOUNT_lost_disk] += one->lost.packets;
+        account->bytes[ACCOUNT_lost_disk] += one->lost.bytes;
+        account->stored_bytes = one->durable.captured_bytes;
+        account->cut_packets = one->durable.cut;
+        /* What was taken and has come to no end yet: in a batch, in a buffer, or written and not flushed. */
+        account->packets[ACCOUNT_in_flight] = 0;
+        account->packets[ACCOUNT_in_flight] = account->packets[ACCOUNT_seen] - account_sum(account);
+        each(&state, context);
+    }
+    pthread_mutex_unlock(&stream->lock);
+}
+
+uint32_t stream_number(const struct stream *stream)
+{
+    return stream->number;
+}
+
+/* ---- the keeper's part ---------------------------------------------------------------------------- */
+
+struct stream_queue *stream_queue(struct stream *stream)
+{
+    return &stream->queue;
+}
+
+void stream_grant(struct stream *stream, struct segment *segment)
+{
+    pthread_mutex_lock(&stream->lock);
+    assert(stream->leases < KEEPER_LEASES_AHEAD + 1);
+    stream->lease[stream->leases++] = segment;
+    pthread_cond_broadcast(&stream->changed);
+    pthread_mutex_unlock(&stream->lock);
+}
+
+uint32_t stream_leases(struct stream *stream)
+{
+    pthread_mutex_lock(&stream->lock);
+    uint32_t leases = stream->leases;
+    pthread_mutex_unlock(&stream->lock);
+    return leases;
+}
+
+struct segment *stream_take_lease(struct stream *stream)
+{
+    pthread_mutex_lock(&stream->lock);
+    struct segment *segment = stream->leases > 0 ? stream->lease[--stream->leases] : NULL;
+    pthread_mutex_unlock(&stream->lock);
+    return segment;
+}
+
+static void share_add(struct settled *sum, const struct frame_share *share)
+{
+    sum->packets += share->packets;
+    sum->bytes += share->bytes;
+    sum->captured_bytes += share->captured_bytes;
+    sum->cut += share->cut;
+}
+
+void stream_settled(struct stream *stream, const struct frame_buffer *buffer, bool lost)
+{
+    pthread_mutex_lock(&stream->lock);
+    for (uint16_t i = 0; i < buffer->shares; i++) {
+        struct stream_interface *one = &stream->interface[buffer->share[i].interface];
+        share_add(lost ? &one->lost : &one->durable, &buffer->share[i]);
+    }
+    if (buffer->kind == FRAME_DATA) {
+        stream->frontier = buffer->first_packet + buffer->packets;
+        atomic_store_explicit(&stream->frontier_seen, stream->frontier, memory_order_relaxed);
+        stream->lost_packets |= lost;
+    }
+    pthread_cond_broadcast(&stream->changed);
+    pthread_mutex_unlock(&stream->lock);
+}
+
+void stream_set_dead(struct stream *stream, bool dead)
+{
+    pthread_mutex_lock(&stream->lock);
+    stream->dead = dead;
+    pthread_cond_broadcast(&stream->changed);
+    pthread_mutex_unlock(&stream->lock);
+}
+
+struct stream **stream_mailbox_next(struct stream *stream)
+{
+    return &stream->mailbox_next;
+}
+
+atomic_bool *stream_posted(struct stream *stream)
+{
+    return &stream->posted;
+}
