@@ -119,15 +119,27 @@ enum disk_open_mode {
  */
 int disk_uring_open(const char *path, enum disk_open_mode mode, struct disk **disk, struct failure *failure);
 
-/* Takes over a descriptor that is open for reading (with O_DIRECT or not); closes it at close. For the confined reader. */
+/*
+ * Takes over a descriptor that is open for reading (with O_DIRECT or not); closes it at close, and if this
+ * fails. For the confined reader. Takes no lock: hand over a descriptor from an open(2) of its own, never a
+ * copy of one that is locked, or the lock lives as long as the reader.
+ */
 int disk_uring_from_fd(int fd, const char *name, struct disk **disk, struct failure *failure);
 
 /*
- * Makes (or, for a block device, takes) a disk at `path` of at least `bytes` (0: the whole device), fully preallocated.
+ * Makes (or, for a block device, takes) a disk at `path` of at least `bytes` (0: the whole device or the file as it is), fully
+ * preallocated. A file gets exactly `bytes`, rounded up to PAGE_BYTES; a device stays as large as it is, disk->bytes says.
  * Without `force`, a file or device that holds anything that libblkid recognises, or one of our superblocks,
- * or, for a file, any data at all, is refused with ERR_FOREIGN and left as it was.
+ * or, for a file, any data at all, is refused with ERR_FOREIGN and left as it was. With `force` the
+ * signatures of what was there are wiped, so that no other tool takes the device for what it was.
  * ERR_NO_SPACE leaves no file behind that was not there. The disk is open and locked afterwards.
  */
 int disk_uring_create(const char *path, uint64_t bytes, bool force, struct disk **disk, struct failure *failure);
+
+/*
+ * Null, or why a disk of this process had to do without io_uring ("Operation not permitted"): its ops->name
+ * is then "plain", it is slower, and otherwise the same. Static memory; any thread.
+ */
+const char *disk_uring_obstacle(void);
 
 #endif
