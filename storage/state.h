@@ -1,7 +1,9 @@
 /*
  * state.h - state.db: what no disk can rebuild: rings and their settings, history, events. synchronous=FULL.
  *
- * One connection, one lock, any thread but never the packet path or the keeper: every call may wait for a disk.
+ * One connection, one lock, any thread but never the packet path or the keeper: every call may wait for a disk. What returned 0 is
+ * on stable storage; what returned an error has changed nothing (ERR_NO_SPACE, ERR_IO, ERR_BUSY, ERR_CORRUPT where not said otherwise).
+ * No lock and no transaction is held while `each` runs, so it may call this module; a nonzero return of it ends the call and is returned.
  */
 #ifndef STORAGE_STATE_H
 #define STORAGE_STATE_H
@@ -17,7 +19,8 @@ struct state;
 
 /*
  * Opens DIR/state.db, making DIR (0750) and file where they are missing. A file that is damaged or of an unknown version is never
- * replaced: ERR_CORRUPT, ERR_UNSUPPORTED with a sentence that says what to do. Old versions are migrated.
+ * replaced: ERR_CORRUPT, ERR_UNSUPPORTED, ERR_FOREIGN with a sentence that says what to do. Every page of the file is checked.
+ * Old versions are migrated; version 1 is the first. ERR_NOT_FOUND: DIR's parent is missing.
  */
 int state_open(const char *directory, struct state **state, struct failure *failure);
 void state_close(struct state **state);
@@ -39,15 +42,23 @@ struct state_disk {
     uint32_t number; /* of the disk in its ring, from 1, never reused: what people type */
 };
 
+/* Inserts or replaces. ERR_EXISTS: another ring has the name. ERR_INVALID: the identity is zero. */
 int state_put_ring(struct state *state, const struct state_ring *ring);
-int state_delete_ring(struct state *state, const struct identity *ring); /* with its disks and settings */
+/* With its disks and settings; its history stays until it is old. ERR_NOT_FOUND. */
+int state_delete_ring(struct state *state, const struct identity *ring);
+/* By name. */
 int state_rings(struct state *state, int (*each)(const struct state_ring *ring, void *context), void *context);
-int state_put_disk(struct state *state, const struct state_disk *disk); /* number 0: the next one is given */
-int state_delete_disk(struct state *state, const struct identity *disk);
+/*
+ * Inserts or replaces. Number 0: a disk that is known in the ring keeps its own, a new one is given the next.
+ * ERR_NOT_FOUND: no such ring. ERR_EXISTS: another disk of the ring has the number.
+ */
+int state_put_disk(struct state *state, const struct state_disk *disk);
+int state_delete_disk(struct state *state, const struct identity *disk); /* ERR_NOT_FOUND */
+/* By number. */
 int state_disks(struct state *state, const struct identity *ring,
                 int (*each)(const struct state_disk *disk, void *context), void *context);
 
-/* Settings: names and texts. ring null: of the recorder. Value null: delete. */
+/* Settings: names and texts. ring null: of the recorder. Value null: delete. ERR_NOT_FOUND: no such ring. By name. */
 int state_put_setting(struct state *state, const struct identity *ring, const char *name, const char *value);
 int state_settings(struct state *state, const struct identity *ring,
                    int (*each)(const char *name, const char *value, void *context), void *context);
@@ -57,14 +68,22 @@ struct history_row {
     struct identity ring;
     char interface[256];
     int64_t second;          /* seconds since the epoch, by the recorder's clock */
-    struct account change;
+    uint32_t seconds;        /* that the row is about: 1, or 60 from `second` on. Not looked at by state_put_history() */
+    struct account change;   /* modulo 2^64: packets in flight may become fewer */
 };
 
+/*
+ * Rows of the same second, ring and interface are added up. All or nothing. ERR_INVALID: a second that is not within
+ * 292 years of the epoch.
+ */
 int state_put_history(struct state *state, const struct history_row *rows, uint32_t count);
-/* Rows with second in [from, to), ascending; interface null: all. */
+/* Rows with second in [from, to), ascending; interface null: all. Rows of a minute go by its first second. */
 int state_history(struct state *state, const struct identity *ring, const char *interface, int64_t from, int64_t to,
                   int (*each)(const struct history_row *row, void *context), void *context);
-/* Keeps one-second rows for `keep_seconds`, older ones are summed to minutes, minutes older than 400 days deleted. */
+/*
+ * Keeps one-second rows for `keep_seconds`, older ones are summed to minutes (whole ones, so up to 59 seconds more are kept), minutes
+ * older than 400 days deleted. In steps of an hour, each all or nothing.
+ */
 int state_history_trim(struct state *state, int64_t now, int64_t keep_seconds);
 
 struct event {
@@ -76,6 +95,8 @@ struct event {
     char text[512];   /* one sentence */
 };
 
+/* Numbers grow by one from 1 and are never given again. The newest EVENTS_MAX are kept. */
+#define EVENTS_MAX 100000u
 int state_put_event(struct state *state, struct event *event);
 /* Ascending from number `after`, at most `limit`. */
 int state_events(struct state *state, uint64_t after, uint32_t limit,
