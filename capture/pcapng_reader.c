@@ -419,7 +419,9 @@ static int block_check(struct capture_file *file, uint32_t *type, uint32_t *leng
     if (available < bytes)
         return 0;
     uint32_t trailer = file_get32(block + bytes - BLOCK_TRAILER_BYTES, reader->swapped);
-    if (trailer != bytes)
+    /* Like libpcap, whose packets we must not miss: the very first header's end is not looked at.
+     */
+    if (trailer != bytes && reader->section)
         return file_fail(file, ERR_CORRUPT, feed->offset + bytes - BLOCK_TRAILER_BYTES,
                          "a block begins with the length %" PRIu32 " and ends with %" PRIu32, bytes,
                          trailer);

@@ -8,6 +8,7 @@
 
 enum {
     LINK_LINUX_SLL = 113,
+    LINK_PFLOG = 117,
     LINK_USB_LINUX = 189,
     LINK_USB_LINUX_MMAPPED = 220,
     LINK_NFLOG = 239,
@@ -20,6 +21,18 @@ static void turn(uint8_t *field, size_t bytes)
         uint8_t byte = field[i];
         field[i] = field[bytes - 1 - i];
         field[bytes - 1 - i] = byte;
+    }
+}
+
+/* OpenBSD's packet filter log: the users and processes that it names, as far as the header says to
+ * go. */
+static void turn_pflog(uint8_t *bytes, uint32_t length)
+{
+    enum { USER = 44, END = 60 };
+    for (uint32_t at = USER; at < END; at += 4) {
+        if (length < at + 4 || bytes[0] < at + 4)
+            return;
+        turn(bytes + at, 4);
     }
 }
 
@@ -163,6 +176,7 @@ bool pseudo_header_concerns(uint16_t link_type, bool swapped)
     case LINK_USB_LINUX_MMAPPED:
         return true;
     case LINK_LINUX_SLL:
+    case LINK_PFLOG:
     case LINK_LINUX_SLL2:
     case LINK_USB_LINUX:
     case LINK_NFLOG:
@@ -180,6 +194,9 @@ uint32_t pseudo_header_mend(uint16_t link_type, bool swapped, uint8_t *bytes,
         switch (link_type) {
         case LINK_LINUX_SLL:
             turn_cooked(bytes, shorter, 16, 14);
+            break;
+        case LINK_PFLOG:
+            turn_pflog(bytes, shorter);
             break;
         case LINK_LINUX_SLL2:
             turn_cooked(bytes, shorter, 20, 0);

@@ -410,6 +410,8 @@ static void generator_fill(struct generator *generator, struct source_batch *bat
         if (payload_bytes >= STAMP_BYTES) {
             put64(payload, number);
             payload_sum += sum32((uint32_t)(number >> 32)) + sum32((uint32_t)number);
+        } else { /* the slot's last packet may have had room for its number */
+            memcpy(payload, generator->pattern + (payload - arena), STAMP_BYTES);
         }
         struct packet *packet = &batch->packet[i];
         packet->bytes =
