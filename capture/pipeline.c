@@ -1,0 +1,412 @@
+/*
+ * pipeline.c - see pipeline.h.
+ *
+ * The happy path: a batch comes from the source, is counted as seen, its packets go through
+ * packet_take() one by one, and the batch goes back. Between batches, and every 20 ms without one,
+ * the stream is ticked, so that flush windows end and requests to flush are served, and every 100
+ * ms the kernel's drop counters are read.
+ *
+ * What can go wrong is that the store has no room at the moment: a source that waits is kept
+ * waiting, a live one loses the packet and that is counted. When no disk is left, a live source
+ * goes on, and every packet is counted as lost; a source that waits ends, because nothing of it is
+ * lost by trying again later.
+ *
+ * Closing: the stream is finished (sealed, everything durable or lost) before it is closed; between
+ * the two its final accounts can be read.
+ */
+#include "pipeline.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define TICK_MS 20
+#define COUNTERS_NS 100000000ull /* between two readings of the source's counters */
+#define DRAIN_NS 200000000ull    /* a stopped live source is emptied for so long at most */
+#define PACE_NS 10000000ull      /* a source ahead of its rate sleeps this long at a time */
+#define FINISH_NS 1000000ull     /* between two looks at whether everything is durable */
+
+struct pipeline {
+    struct pipeline_options options;
+    struct stream *stream;
+    uint32_t stream_number;
+    bool finished;
+
+    /* of the present run */
+    struct source *source;
+    uint32_t first_interface;        /* the stream's number of the source's interface 0 */
+    uint32_t interfaces;             /* of the source that the stream knows */
+    uint32_t interfaces_all;         /* of all sources */
+    struct source_counters *counted; /* for each interface of the source: what has been entered */
+    uint32_t counted_room;
+    uint64_t counters_due_ns;
+    uint64_t run_began_ns;
+    uint64_t run_packets;
+    bool no_disk;
+    struct source_batch batch;
+
+    /* for other threads */
+    atomic_bool stop;
+    pthread_mutex_t wake_lock; /* waking */
+    struct source *waking;
+    _Atomic uint64_t packets;
+    _Atomic uint64_t bytes_done;
+    _Atomic uint64_t oversized;
+    _Atomic uint64_t time_cut;
+};
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static int64_t wall_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+/* Somebody waits for a flush: the capture thread may be asleep in its source. Any thread. */
+static void wake(void *context)
+{
+    struct pipeline *pipeline = context;
+    pthread_mutex_lock(&pipeline->wake_lock);
+    if (pipeline->waking)
+        source_wake(pipeline->waking);
+    pthread_mutex_unlock(&pipeline->wake_lock);
+}
+
+static void set_waking(struct pipeline *pipeline, struct source *source)
+{
+    pthread_mutex_lock(&pipeline->wake_lock);
+    pipeline->waking = source;
+    pthread_mutex_unlock(&pipeline->wake_lock);
+}
+
+int pipeline_open(const struct pipeline_options *options, struct pipeline **result,
+                  struct failure *failure)
+{
+    struct pipeline *pipeline = calloc(1, sizeof *pipeline);
+    if (!pipeline)
+        return fail(failure, ERR_NO_MEMORY, "out of memory");
+    pipeline->options = *options;
+    pthread_mutex_init(&pipeline->wake_lock, NULL);
+    struct stream_options stream_options = {.wake = wake, .wake_context = pipeline};
+    int code = ring_stream_open(options->ring, &stream_options, &pipeline->stream);
+    if (code != 0) {
+        pthread_mutex_destroy(&pipeline->wake_lock);
+        free(pipeline);
+        return fail(failure, code, "ring %s: no more streams can be opened: %s",
+                    ring_options(options->ring)->name, error_text(code));
+    }
+    pipeline->stream_number = stream_number(pipeline->stream);
+    *result = pipeline;
+    return 0;
+}
+
+/* ---- interfaces and what the kernel counts
+ * -------------------------------------------------------- */
+
+static void interface_to_catalog(struct pipeline *pipeline,
+                                 const struct interface_description *description)
+{
+    const struct ring_options *ring = ring_options(pipeline->options.ring);
+    catalog_put_interface(ring->catalog, &ring->ring, description, wall_ns());
+}
+
+/* Makes the interfaces that the source has grown since the last batch known to stream and catalog.
+ */
+static int interfaces_grow(struct pipeline *pipeline)
+{
+    struct source *source = pipeline->source;
+    uint32_t interfaces = source->ops->interfaces(source);
+    if (interfaces == pipeline->interfaces)
+        return 0;
+    if (interfaces > pipeline->counted_room) {
+        uint32_t room = interfaces < 8 ? 8 : 2 * interfaces;
+        struct source_counters *grown = realloc(pipeline->counted, room * sizeof *grown);
+        if (!grown)
+            return ERR_NO_MEMORY;
+        pipeline->counted = grown;
+        pipeline->counted_room = room;
+    }
+    for (; pipeline->interfaces < interfaces; pipeline->interfaces++) {
+        const struct interface_description *description =
+            source->ops->interface(source, pipeline->interfaces);
+        int number = stream_add_interface(pipeline->stream, description);
+        if (number < 0)
+            return number;
+        assert((uint32_t)number == pipeline->first_interface + pipeline->interfaces);
+        pipeline->counted[pipeline->interfaces] = (struct source_counters){0};
+        pipeline->interfaces_all++;
+        interface_to_catalog(pipeline, description);
+    }
+    return 0;
+}
+
+/* Enters the drops that kernel and adapter report: such a packet has been seen, and is accounted
+ * for, in one step. */
+static void counters_read(struct pipeline *pipeline)
+{
+    struct source *source = pipeline->source;
+    for (uint32_t i = 0; i < pipeline->interfaces; i++) {
+        struct source_counters now = {0}, *before = &pipeline->counted[i];
+        source->ops->counters(source, i, &now);
+        if (now.dropped_kernel > before->dropped_kernel) {
+            uint64_t dropped = now.dropped_kernel - before->dropped_kernel;
+            stream_count(pipeline->stream, pipeline->first_interface + i, ACCOUNT_seen, dropped, 0);
+            stream_count(pipeline->stream, pipeline->first_interface + i, ACCOUNT_dropped_kernel,
+                         dropped, 0);
+        } else {
+            now.dropped_kernel =
+                before->dropped_kernel; /* a counter that ran backwards unsays nothing */
+        }
+        atomic_fetch_add(&pipeline->oversized, now.oversized - before->oversized);
+        atomic_fetch_add(&pipeline->time_cut, now.time_cut - before->time_cut);
+        *before = now;
+    }
+}
+
+static void counters_read_if_due(struct pipeline *pipeline, uint64_t now_ns)
+{
+    if (now_ns < pipeline->counters_due_ns)
+        return;
+    counters_read(pipeline);
+    pipeline->counters_due_ns = now_ns + COUNTERS_NS;
+}
+
+/* ---- the packet path: no allocation, no lock, no system call, no print per packet
+ * ----------------- */
+
+/* The whole batch has been seen; packets that lie next to each other are mostly of one interface.
+ */
+static void batch_seen(struct pipeline *pipeline)
+{
+    const struct source_batch *batch = &pipeline->batch;
+    for (uint32_t from = 0, to; from < batch->count; from = to) {
+        uint16_t interface = batch->packet[from].interface;
+        uint64_t bytes = 0;
+        for (to = from; to < batch->count && batch->packet[to].interface == interface; to++)
+            bytes += batch->packet[to].original_bytes;
+        stream_count(pipeline->stream, pipeline->first_interface + interface, ACCOUNT_seen,
+                     to - from, bytes);
+    }
+}
+
+static void packet_not_stored(struct pipeline *pipeline, const struct packet *packet,
+                              enum account_line line)
+{
+    stream_count(pipeline->stream, pipeline->first_interface + packet->interface, line, 1,
+                 packet->original_bytes);
+}
+
+/* Puts a packet into the store, or counts why not. */
+static void packet_store(struct pipeline *pipeline, const struct packet *packet)
+{
+    uint32_t interface = pipeline->first_interface + packet->interface;
+    for (;;) {
+        switch (stream_append(pipeline->stream, interface, packet, packet->captured_bytes, 0, 0)) {
+        case 0:
+            return;
+        case ERR_AGAIN:
+            if (!pipeline->source->waits) {
+                packet_not_stored(pipeline, packet, ACCOUNT_dropped_queue);
+                return;
+            }
+            /* A stop is no reason to leave: what has been seen is stored, it is one batch at most.
+             */
+            stream_tick(pipeline->stream);
+            stream_wait(pipeline->stream, TICK_MS);
+            break;
+        case ERR_TOO_LARGE:
+            packet_not_stored(pipeline, packet, ACCOUNT_refused);
+            return;
+        default: /* ERR_IO: no disk is left */
+            packet_not_stored(pipeline, packet, ACCOUNT_lost_disk);
+            pipeline->no_disk = true;
+            return;
+        }
+    }
+}
+
+/*
+ * The way of one packet. It has been counted as seen, with its batch. What is to come between that
+ * and the store comes here, in this order: decode, duplicates, governor, rules; each may leave the
+ * packet out, under its own line of the account.
+ */
+static void packet_take(struct pipeline *pipeline, const struct packet *packet)
+{
+    packet_store(pipeline, packet);
+}
+
+static void batch_take(struct pipeline *pipeline)
+{
+    batch_seen(pipeline);
+    for (uint32_t i = 0; i < pipeline->batch.count; i++)
+        packet_take(pipeline, &pipeline->batch.packet[i]);
+    pipeline->run_packets += pipeline->batch.count;
+    atomic_fetch_add_explicit(&pipeline->packets, pipeline->batch.count, memory_order_relaxed);
+    atomic_store_explicit(&pipeline->bytes_done, pipeline->source->bytes_done,
+                          memory_order_relaxed);
+}
+
+/* ---- a run
+ * --------------------------------------------------------------------------------------- */
+
+/* Keeps a source that would go faster down to the rate that was asked for. */
+static void pace(struct pipeline *pipeline)
+{
+    uint64_t rate = pipeline->options.packets_per_s;
+    if (rate == 0)
+        return;
+    while (!atomic_load(&pipeline->stop) &&
+           pipeline->run_packets > (monotonic_ns() - pipeline->run_began_ns) * (double)rate / 1e9) {
+        nanosleep(&(struct timespec){.tv_nsec = (long)PACE_NS}, NULL);
+        stream_tick(pipeline->stream);
+    }
+}
+
+static bool stop_now(struct pipeline *pipeline, int result, uint64_t *drained_ns, uint64_t now_ns)
+{
+    if (!atomic_load(&pipeline->stop))
+        return false;
+    if (pipeline->source->waits || result == 0)
+        return true;
+    /* What a live source had received before the stop is still in its buffers: it is the user's. */
+    if (*drained_ns == 0)
+        *drained_ns = now_ns + DRAIN_NS;
+    return now_ns >= *drained_ns;
+}
+
+static int run(struct pipeline *pipeline, struct failure *failure)
+{
+    struct source *source = pipeline->source;
+    uint64_t drained_ns = 0;
+    for (;;) {
+        int result = source_next(source, &pipeline->batch, TICK_MS);
+        int grown =
+            interfaces_grow(pipeline); /* also at the end: an interface without a packet is one */
+        if (result > 0) {
+            if (grown == 0)
+                batch_take(pipeline);
+            source_release(source, &pipeline->batch);
+        }
+        uint64_t now_ns = monotonic_ns();
+        counters_read_if_due(pipeline, now_ns);
+        stream_tick(pipeline->stream);
+        if (grown != 0)
+            return fail(failure, grown, "%s: no room for its interfaces: %s", source->ops->name,
+                        error_text(grown));
+        if (result == ERR_END)
+            return 0;
+        if (result < 0) {
+            if (failure)
+                *failure = source->failure;
+            return result;
+        }
+        if (pipeline->no_disk && source->waits)
+            return fail(failure, ERR_IO, "ring %s: no disk is left to write to",
+                        ring_options(pipeline->options.ring)->name);
+        if (stop_now(pipeline, result, &drained_ns, now_ns))
+            return fail(failure, ERR_INTERRUPTED, "interrupted");
+        pace(pipeline);
+    }
+}
+
+int pipeline_run(struct pipeline *pipeline, struct source *source, struct failure *failure)
+{
+    assert(!pipeline->finished && !pipeline->source);
+    pipeline->source = source;
+    pipeline->first_interface = pipeline->interfaces_all;
+    pipeline->interfaces = 0;
+    pipeline->no_disk = false;
+    pipeline->run_began_ns = monotonic_ns();
+    pipeline->run_packets = 0;
+    pipeline->counters_due_ns = 0;
+    atomic_store(&pipeline->bytes_done, 0);
+    set_waking(pipeline, source);
+
+    int result = run(pipeline, failure);
+
+    counters_read(pipeline);
+    stream_tick(pipeline->stream);
+    set_waking(pipeline, NULL);
+    for (uint32_t i = 0; i < pipeline->interfaces; i++)
+        interface_to_catalog(pipeline,
+                             source->ops->interface(source, i)); /* when it was last seen */
+    pipeline->source = NULL;
+    return result;
+}
+
+/* ---- the end
+ * -------------------------------------------------------------------------------------- */
+
+int pipeline_finish(struct pipeline *pipeline, struct failure *failure)
+{
+    uint64_t ticket = stream_request_flush(pipeline->stream);
+    int result;
+    pipeline->finished = true;
+    while ((result = stream_finish(pipeline->stream)) == ERR_AGAIN) {
+        stream_tick(pipeline->stream); /* serves the ticket, and everybody else's */
+        if (stream_wait_flushed(pipeline->stream, ticket, TICK_MS))
+            stream_wait(pipeline->stream, TICK_MS); /* for buffers: the index is not written yet */
+        nanosleep(&(struct timespec){.tv_nsec = (long)FINISH_NS}, NULL); /* where neither waits */
+    }
+    stream_tick(pipeline->stream);
+    if (result != 0)
+        return fail(failure, result, "ring %s: packets were lost because no disk could store them",
+                    ring_options(pipeline->options.ring)->name);
+    return 0;
+}
+
+void pipeline_close(struct pipeline **slot)
+{
+    struct pipeline *pipeline = *slot;
+    if (!pipeline)
+        return;
+    if (!pipeline->finished)
+        (void)pipeline_finish(pipeline, NULL);
+    (void)ring_stream_close(pipeline->options.ring, &pipeline->stream, NULL, NULL, NULL);
+    pthread_mutex_destroy(&pipeline->wake_lock);
+    free(pipeline->counted);
+    free(pipeline);
+    *slot = NULL;
+}
+
+/* ---- any thread
+ * ----------------------------------------------------------------------------------- */
+
+void pipeline_stop(struct pipeline *pipeline)
+{
+    atomic_store(&pipeline->stop, true);
+    wake(pipeline);
+}
+
+uint32_t pipeline_stream(const struct pipeline *pipeline)
+{
+    return pipeline->stream_number;
+}
+
+void pipeline_interfaces(struct pipeline *pipeline,
+                         void (*each)(const struct stream_interface_state *state, void *context),
+                         void *context)
+{
+    stream_interfaces(pipeline->stream, each, context);
+}
+
+void pipeline_progress(struct pipeline *pipeline, struct pipeline_progress *progress)
+{
+    *progress = (struct pipeline_progress){
+        .packets = atomic_load(&pipeline->packets),
+        .bytes_done = atomic_load(&pipeline->bytes_done),
+        .oversized = atomic_load(&pipeline->oversized),
+        .time_cut = atomic_load(&pipeline->time_cut),
+    };
+}
