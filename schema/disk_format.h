@@ -195,13 +195,19 @@ _Static_assert(sizeof(struct packet_record) == 16, "on-disk layout");
 
 /* ---- bodies of the other kinds ---------------------------------------------------------------- */
 
+struct open_place { /* where a copy was opened; healing may have moved it since */
+    struct identity disk;
+    le32 slot;
+};
+
 struct open_body { /* FRAME_OPEN */
     le64 opened_ns;     /* clock of the recorder */
     le64 slot_bytes;
-    uint8_t copies;     /* that the ring could give when it was opened */
+    uint8_t copies;     /* that the ring could give when it was opened: entries of `place` */
     uint8_t reserved[7];
     char host[64];      /* name of the recorder, zero-padded */
     char version[16];
+    struct open_place place[COPIES_MAX];
 };
 
 struct index_frame_entry { /* FRAME_INDEX, section 1: one for each data frame, in order of offset */
@@ -253,7 +259,7 @@ struct seal_body { /* FRAME_SEAL */
     le64 missing;        /* packets that are known to have been here and are gone (damage found at recovery) */
 };
 
-_Static_assert(sizeof(struct open_body) == 104, "on-disk layout");
+_Static_assert(sizeof(struct open_body) == 184, "on-disk layout");
 _Static_assert(sizeof(struct index_frame_entry) == 48, "on-disk layout");
 _Static_assert(sizeof(struct index_body) == 16, "on-disk layout");
 _Static_assert(sizeof(struct seal_body) == 96, "on-disk layout");

@@ -87,8 +87,7 @@ struct keeper {
 static void settle(struct keeper *keeper, struct stream *stream);
 static void prepare(struct keeper *keeper, struct stream *stream, bool rescue);
 static void segment_check_done(struct segment *segment);
-static void segment_open_flushed(struct segment *segment, struct segment_copy *copy);
-static void segment_copy_failed(struct segment *segment, struct segment_copy *copy);
+static void segment_opened(struct segment *segment, struct segment_copy *copy, bool good);
 
 static void say(struct keeper *keeper, const char *severity, const char *kind, const char *text)
 {
@@ -165,7 +164,7 @@ void keeper_call(struct keeper *keeper, void (*function)(struct keeper *keeper, 
 static struct segment_copy *copy_of(struct segment *segment, const struct disk_request *request)
 {
     for (uint8_t i = 0; i < segment->copies; i++)
-        if (&segment->copy[i].request == request)
+        if (&segment->copy[i].request == request || &segment->copy[i].unseal == request)
             return &segment->copy[i];
     abort();
 }
@@ -252,18 +251,33 @@ static void frame_submit(struct keeper *keeper, struct frame_buffer *buffer)
 
 static void frame_arrived(struct keeper *keeper, struct frame_buffer *buffer)
 {
-    struct stream_queue *queue = stream_queue(buffer->stream);
+    struct segment *segment = buffer->segment;
     buffer->next = NULL;
+    if (segment->phase == SEGMENT_READY)
+        segment->phase = SEGMENT_FILLING;
+    segment->frames_received++;
+    if (buffer->kind != FRAME_DATA) {
+        /* A seal says that all before it is there: it is written when that is so. */
+        struct frame_buffer **end = &segment->closing;
+        while (*end)
+            end = &(*end)->next;
+        *end = buffer;
+        buffer->outstanding = buffer->unflushed = buffer->good = 0;
+        if (buffer->kind == FRAME_SEAL) {
+            atomic_store(&segment->frames_sent, segment->frames_received);
+            for (uint8_t i = 0; i < segment->copies; i++)
+                segment->copy[i].disk->flush_wanted = true;
+        }
+        settle(keeper, buffer->stream);
+        return;
+    }
+    struct stream_queue *queue = stream_queue(buffer->stream);
     if (queue->tail)
         queue->tail->next = buffer;
     else
         queue->head = buffer;
     queue->tail = buffer;
-    struct segment *segment = buffer->segment;
-    if (segment->phase == SEGMENT_READY)
-        segment->phase = SEGMENT_FILLING;
     segment->frames_under_way++;
-    segment->frames_received++;
     frame_submit(keeper, buffer);
     if (buffer->outstanding == 0)
         settle(keeper, buffer->stream);
@@ -373,10 +387,7 @@ static void flush_done(struct keeper *keeper, struct keeper_disk *disk)
         if (request->done == segment_request_done) {
             struct segment *segment = request->owner;
             struct segment_copy *copy = copy_of(segment, request);
-            if (good)
-                segment_open_flushed(segment, copy);
-            else
-                segment_copy_failed(segment, copy);
+            segment_opened(segment, copy, good);
         } else {
             struct frame_buffer *buffer = request->owner;
             buffer->unflushed--;
@@ -503,38 +514,23 @@ static void lose(struct keeper *keeper, struct stream *stream, struct segment *s
     }
 }
 
-/* Moves the frames of the ended segment at the queue's head into the rescue segment, as far as there is room. */
+/* Moves the frames of the ended segment at the queue's head into the rescue segment: they came out of a slot of its size. */
 static void rescue_into(struct keeper *keeper, struct stream *stream, struct segment *ended, struct segment *rescue)
 {
-    struct stream_queue *queue = stream_queue(stream);
     uint32_t offset = PAGE_BYTES, number = 1;
     rescue->phase = SEGMENT_FILLING;
-    /* An index or a seal of the ended segment describes what is not there: it is dropped. */
-    struct frame_buffer *buffer = queue->head, *before = NULL;
-    while (buffer && buffer->segment == ended) {
-        struct frame_buffer *next = buffer->next;
+    for (struct frame_buffer *buffer = stream_queue(stream)->head; buffer && buffer->segment == ended;
+         buffer = buffer->next) {
         ended->frames_under_way--;
-        if (buffer->kind != FRAME_DATA) {
-            if (before)
-                before->next = next;
-            else
-                queue->head = next;
-            if (queue->tail == buffer)
-                queue->tail = before;
-            pool_give(keeper->options.pool, buffer);
-        } else {
-            buffer->segment = rescue;
-            buffer->offset = offset;
-            buffer->number = number++;
-            offset += buffer->length;
-            frame_relabel(buffer->bytes, &rescue->identity, buffer->offset, buffer->number);
-            rescue->frames_under_way++;
-            rescue->frames_received++;
-            buffer->flush = true;
-            frame_submit(keeper, buffer);
-            before = buffer;
-        }
-        buffer = next;
+        buffer->segment = rescue;
+        buffer->offset = offset;
+        buffer->number = number++;
+        offset += buffer->length;
+        frame_relabel(buffer->bytes, &rescue->identity, buffer->offset, buffer->number);
+        rescue->frames_under_way++;
+        rescue->frames_received++;
+        buffer->flush = true;
+        frame_submit(keeper, buffer);
     }
     atomic_store(&rescue->frames_sent, rescue->frames_received);
 }
@@ -550,7 +546,6 @@ static bool rescue(struct keeper *keeper, struct stream *stream, struct segment 
         return false;
     if (keeper->dead) {
         lose(keeper, stream, segment);
-        segment_close(segment);
         return true;
     }
     struct segment *spare = NULL;
@@ -567,6 +562,50 @@ static bool rescue(struct keeper *keeper, struct stream *stream, struct segment 
         return false;
     }
     rescue_into(keeper, stream, segment, spare);
+    return true;
+}
+
+/* Writes the next INDEX frame or the SEAL, when everything before it is durable. Returns whether the segment is closed. */
+static bool closing_go_on(struct keeper *keeper, struct segment *segment)
+{
+    while (segment->closing) {
+        struct frame_buffer *buffer = segment->closing;
+        bool submitted = segment->closing_submitted;
+        if (submitted && (buffer->outstanding > 0 || buffer->unflushed > 0))
+            return false;
+        if (atomic_load(&segment->ended)) {
+            segment->closing = buffer->next;
+            segment->closing_submitted = false;
+            pool_give(keeper->options.pool, buffer);
+            continue;
+        }
+        if (segment->frames_under_way > 0)
+            return false;
+        if (!submitted) {
+            buffer->flush = true;
+            segment->closing_submitted = true;
+            frame_submit(keeper, buffer);
+            if (buffer->outstanding > 0)
+                return false;
+            continue;
+        }
+        if (buffer->good == 0) {
+            segment_end(segment);
+            continue;
+        }
+        row_update(segment, buffer);
+        segment->closing = buffer->next;
+        segment->closing_submitted = false;
+        if (buffer->kind == FRAME_SEAL) {
+            segment->row.state = SEGMENT_SEALED;
+            segment->row.sealed_ns = keeper->options.wall_ns(keeper->options.context);
+            keeper->segments_sealed++;
+        }
+        pool_give(keeper->options.pool, buffer);
+    }
+    if (segment->frames_under_way > 0 || !segment_complete(segment))
+        return false;
+    /* Sealed; or ended, unused or a rescue, and without a seal until the next start gives it one. */
     segment_close(segment);
     return true;
 }
@@ -577,8 +616,7 @@ static void settle(struct keeper *keeper, struct stream *stream)
     while (queue->head) {
         struct frame_buffer *buffer = queue->head;
         struct segment *segment = buffer->segment;
-        bool durable = buffer->outstanding == 0 && buffer->unflushed == 0 && buffer->good > 0;
-        if (!durable) {
+        if (buffer->outstanding > 0 || buffer->unflushed > 0 || buffer->good == 0) {
             if (atomic_load(&segment->ended) && rescue(keeper, stream, segment))
                 continue;
             break;
@@ -586,24 +624,13 @@ static void settle(struct keeper *keeper, struct stream *stream)
         queue_pop(queue);
         segment->frames_under_way--;
         row_update(segment, buffer);
-        if (buffer->kind == FRAME_DATA)
-            stream_settled(stream, buffer, false);
-        bool sealed = buffer->kind == FRAME_SEAL;
+        stream_settled(stream, buffer, false);
         pool_give(keeper->options.pool, buffer);
-        if (sealed) {
-            segment->row.state = SEGMENT_SEALED;
-            segment->row.sealed_ns = keeper->options.wall_ns(keeper->options.context);
-            keeper->segments_sealed++;
-            segment_close(segment);
-        } else if (segment->rescue && segment->frames_under_way == 0) {
-            segment_close(segment); /* stays without a seal until the next start gives it one */
-        }
     }
-    /* Segments that ended with nothing left to rescue, or that the stream took and never used. */
     for (struct segment *one = keeper->segments, *next; one; one = next) {
         next = one->next;
-        if (one->stream == stream && !one->rescue && one->frames_under_way == 0 && segment_complete(one))
-            segment_close(one);
+        if (one->stream == stream && one->phase >= SEGMENT_READY)
+            (void)closing_go_on(keeper, one);
     }
 }
 
@@ -724,7 +751,10 @@ static void segment_give_up(struct segment *segment)
     keeper->prepare_again = true;
 }
 
-/* Writes the OPEN frame to every copy. */
+/* Never written to, but a request's buffer is not const. */
+static _Alignas(PAGE_BYTES) uint8_t zero_page[PAGE_BYTES];
+
+/* Writes the OPEN frame to every copy, and clears the page of the old seal: it would speak for what is being overwritten. */
 static void open_submit(struct segment *segment)
 {
     struct keeper *keeper = segment->keeper;
@@ -735,6 +765,9 @@ static void open_submit(struct segment *segment)
         .copies = segment->copies,
         .version = TAPELOOP_VERSION,
     };
+    for (uint8_t i = 0; i < segment->copies; i++)
+        body.place[i] = (struct open_place){.disk = segment->copy[i].disk->identity,
+                                            .slot = le32_of(segment->copy[i].slot)};
     memcpy(body.host, options->host, strnlen(options->host, sizeof body.host - 1));
     uint8_t salt[32];
     struct frame_finish finish = {.kind = FRAME_OPEN, .salt = salt};
@@ -765,7 +798,6 @@ static void open_submit(struct segment *segment)
     int built = frame_build_plain(segment->page, PAGE_BYTES, &segment->identity, NULL, &finish, &body, sizeof body);
     assert(built == (int)PAGE_BYTES);
     segment->phase = SEGMENT_OPENING;
-    segment->opened = 0;
     for (uint8_t i = 0; i < segment->copies; i++) {
         struct segment_copy *copy = &segment->copy[i];
         copy->request = (struct disk_request){
@@ -777,8 +809,13 @@ static void open_submit(struct segment *segment)
             .done = segment_request_done,
             .owner = segment,
         };
-        segment->outstanding++;
+        copy->unseal = copy->request;
+        copy->unseal.offset = options->slot_bytes - PAGE_BYTES;
+        copy->unseal.buffer = zero_page;
+        copy->opening = 2;
+        segment->outstanding += 2;
         submit(keeper, copy->disk, &copy->request);
+        submit(keeper, copy->disk, &copy->unseal);
     }
 }
 
@@ -838,12 +875,13 @@ static void segment_check_done(struct segment *segment)
 
 static void segment_ready_if_opened(struct segment *segment)
 {
-    uint8_t bad = 0;
-    for (uint8_t i = 0; i < segment->copies; i++)
-        bad += segment->copy[i].bad;
-    if (segment->outstanding > 0 || segment->opened + bad < segment->copies)
-        return;
-    if (segment->opened == 0) {
+    uint8_t good = 0;
+    for (uint8_t i = 0; i < segment->copies; i++) {
+        if (segment->copy[i].opening > 0)
+            return;
+        good += !segment->copy[i].bad;
+    }
+    if (good == 0) {
         segment_give_up(segment);
         return;
     }
@@ -863,16 +901,11 @@ static void segment_ready_if_opened(struct segment *segment)
     stream_grant(segment->stream, segment);
 }
 
-static void segment_open_flushed(struct segment *segment, struct segment_copy *copy)
+/* One of the two writes that open a copy has come to its end: flushed, or failed. */
+static void segment_opened(struct segment *segment, struct segment_copy *copy, bool good)
 {
-    (void)copy;
-    segment->opened++;
-    segment_ready_if_opened(segment);
-}
-
-static void segment_copy_failed(struct segment *segment, struct segment_copy *copy)
-{
-    copy->bad = true;
+    copy->bad |= !good;
+    copy->opening--;
     segment_ready_if_opened(segment);
 }
 
@@ -893,7 +926,7 @@ static void segment_request_finished(struct keeper *keeper, struct disk_request 
     }
     copy->disk->write_errors++;
     disk_error(keeper, copy->disk, "writing a segment's first page", request->result);
-    segment_copy_failed(segment, copy);
+    segment_opened(segment, copy, false);
 }
 
 /* Prepared slots hold nothing of the past any more: a small ring keeps fewer of them. */

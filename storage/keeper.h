@@ -12,9 +12,11 @@
  *       +-------------------------------+      stream closes: slots free again      seal durable: SEALED
  *                                                                             a write failed: ENDED
  *
- * Before a slot is reused its header is read, because the catalog may be behind; and its new OPEN frame is durable before any
- * other frame of the new segment is written, so that after a crash a slot is either wholly the old segment's or
- * recognisably the new one's (promise P2).
+ * Before a slot is reused its header is read, because the catalog may be behind; and its new OPEN frame is durable, and the old seal's page
+ * cleared, before any other frame of the new segment is written, so that after a crash a slot is either wholly the old
+ * segment's or recognisably the new one's (promise P2).
+ *
+ * Index and seal are written when all data frames of the segment are durable: a valid seal proves that its segment is complete.
  *
  * A frame is durable when it and all frames before it in its stream are written and flushed at every place of their segments
  * that has not failed, and at one at least. Buffers return to the pool only then, so that a failed flush loses nothing.
@@ -76,7 +78,9 @@ struct segment_copy {
     struct keeper_disk *disk;
     uint32_t slot;
     bool bad;
+    uint8_t opening;             /* of the two writes that open it: not yet flushed */
     struct disk_request request; /* header read, OPEN write */
+    struct disk_request unseal;  /* clears the page where the last segment's seal is */
 };
 
 /* A segment that is being prepared or filled. The keeper's; a stream reads identity, slot_bytes and `ended` of the one it fills. */
@@ -89,10 +93,11 @@ struct segment {
     uint8_t *page;               /* one for each copy */
     enum segment_phase phase;
     uint8_t copies;
-    uint8_t outstanding;         /* of the copies' own requests */
-    uint8_t opened;              /* copies whose OPEN frame is flushed */
+    uint8_t outstanding;         /* header reads and opening writes that the disks have */
     struct segment_copy copy[COPIES_MAX];
-    uint32_t frames_under_way;   /* buffers that the keeper has and that are not durable */
+    uint32_t frames_under_way;   /* data frames that the keeper has and that are not durable */
+    struct frame_buffer *closing; /* INDEX frames and SEAL, in order: written when what is before them is durable */
+    bool closing_submitted;       /* the first of them is */
     atomic_bool ended;
     uint32_t frames_received;
     _Atomic uint32_t frames_sent; /* set by the stream when it will send no more without a seal; until then FRAMES_NOT_ALL_SENT */

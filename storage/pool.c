@@ -67,10 +67,16 @@ no_area:
 
 void pool_close(struct pool **slot)
 {
+    if (*slot)
+        assert((*slot)->free_count == (*slot)->count && !(*slot)->oversized_out);
+    pool_discard(slot);
+}
+
+void pool_discard(struct pool **slot)
+{
     struct pool *pool = *slot;
     if (!pool)
         return;
-    assert(pool->free_count == pool->count && !pool->oversized_out);
     pthread_cond_destroy(&pool->given);
     pthread_mutex_destroy(&pool->lock);
     munmap(pool->area, (uint64_t)pool->count * FRAME_BYTES_USUAL);

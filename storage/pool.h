@@ -72,6 +72,9 @@ int pool_open(uint64_t bytes, struct pool **pool);
 /* Every buffer has been given back. */
 void pool_close(struct pool **pool);
 
+/* Frees a pool whose buffers will never come back: the simulation, after a crash. */
+void pool_discard(struct pool **pool);
+
 /* A buffer with nothing in it, or null when all are in use. Any thread. */
 struct frame_buffer *pool_take(struct pool *pool);
 

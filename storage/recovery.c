@@ -162,11 +162,18 @@ static void slot_judge(struct recovery *recovery, struct slot_view *view, const 
             recovery->position = view->open.position;
 }
 
-static int found_add(struct recovery *recovery, const struct slot_view *view)
+static bool found_has(const struct recovery *recovery, uint32_t disk, uint32_t slot)
 {
     for (uint32_t i = 0; i < recovery->found_count; i++)
-        if (recovery->found[i].disk == view->disk && recovery->found[i].slot == view->slot)
-            return 0;
+        if (recovery->found[i].disk == disk && recovery->found[i].slot == slot)
+            return true;
+    return false;
+}
+
+static int found_add(struct recovery *recovery, const struct slot_view *view)
+{
+    if (!recovery->options->whole && found_has(recovery, view->disk, view->slot))
+        return 0;
     if (recovery->found_count == recovery->found_room) {
         uint32_t room = recovery->found_room ? 2 * recovery->found_room : 256;
         struct slot_view *grown = realloc(recovery->found, room * sizeof *grown);
@@ -241,6 +248,31 @@ static int order_compare(const void *left, const void *right)
     return a->slot < b->slot ? -1 : a->slot > b->slot;
 }
 
+/* The segment that was believed to be here has been overwritten, if only its first page: it is gone at all its places. */
+static void belief_expires(struct recovery *recovery, const struct slot_belief *belief)
+{
+    struct slot_belief gone = *belief;
+    if (gone.position == 0)
+        return;
+    catalog_drop_segment(recovery->options->catalog, &gone.segment);
+    for (uint32_t disk = 0; disk < recovery->disks; disk++)
+        for (uint32_t slot = 0; slot < recovery->disk[disk].disk->geometry.slot_count; slot++) {
+            struct slot_belief *one = &recovery->disk[disk].belief[slot];
+            if (one->position == gone.position && identity_equal(&one->segment, &gone.segment))
+                *one = (struct slot_belief){0};
+        }
+}
+
+/* Takes what was seen for what is believed from now on. */
+static int believe(struct recovery *recovery, const struct slot_view *view)
+{
+    struct slot_belief *belief = &recovery->disk[view->disk].belief[view->slot], now = belief_of(view);
+    if (!identity_equal(&now.segment, &belief->segment))
+        belief_expires(recovery, belief);
+    *belief = now;
+    return found_add(recovery, view);
+}
+
 /* Reads headers in the order in which the slots would have been reused since the catalog was written. */
 static int walk_on(struct recovery *recovery, uint32_t disk)
 {
@@ -268,8 +300,7 @@ static int walk_on(struct recovery *recovery, uint32_t disk)
             }
             unchanged = 0;
             recovery->report->segments_found++;
-            *belief = now;
-            result = found_add(recovery, &view[i]);
+            result = believe(recovery, &view[i]);
         }
         at += count;
     }
@@ -321,8 +352,7 @@ static int believe_catalog(struct recovery *recovery)
         result = look_at(recovery, open.place[i].disk, &open.place[i].slot, 1, &view);
         if (result != 0)
             break;
-        recovery->disk[open.place[i].disk].belief[open.place[i].slot] = belief_of(&view);
-        result = found_add(recovery, &view);
+        result = believe(recovery, &view);
     }
     free(open.place);
     for (uint32_t disk = 0; disk < recovery->disks && result == 0; disk++)
@@ -441,8 +471,10 @@ static int read_prefix(struct disk *disk, const struct slot_view *view, uint8_t 
             at += PAGE_BYTES;
             continue;
         }
-        if (index->entries == kept && info.frontier <= reached) {
-            at += info.frame_bytes; /* proves nothing: written, and not known to be durable */
+        /* Where the segment's first packet is not known, only a frontier beyond all of the hole proves anything. */
+        uint64_t proof = kept > 0 ? reached + 1 : info.first_packet;
+        if (index->entries == kept && info.frontier < proof) {
+            at += info.frame_bytes;
             continue;
         }
         if (prefix_add(prefix, buffer, &info) != 0) {
@@ -566,18 +598,32 @@ static void interfaces_to_catalog(struct recovery *recovery, const uint8_t *fram
     }
 }
 
+/* Whether the first of two copies is to be believed rather than the second. */
+static bool seal_better(const struct slot_view *a, const struct slot_view *b)
+{
+    if ((a->content == SLOT_SEALED) != (b->content == SLOT_SEALED))
+        return a->content == SLOT_SEALED;
+    if (a->content != SLOT_SEALED)
+        return false;
+    if (a->seal.revision != b->seal.revision)
+        return a->seal.revision > b->seal.revision;
+    /* Two recoveries that saw one copy each have sealed them at different ends. */
+    if (le64_get(a->seal_body.packets) != le64_get(b->seal_body.packets))
+        return le64_get(a->seal_body.packets) > le64_get(b->seal_body.packets);
+    return le32_get(a->seal_body.data_end) > le32_get(b->seal_body.data_end);
+}
+
 /* The views of one segment's copies: [first, first + count) of the sorted list. */
 static int settle_sealed(struct recovery *recovery, struct slot_view *view, uint32_t count)
 {
     uint32_t best = 0;
     for (uint32_t i = 1; i < count; i++)
-        if (view[i].content == SLOT_SEALED &&
-            (view[best].content != SLOT_SEALED || view[i].seal.revision > view[best].seal.revision))
+        if (seal_better(&view[i], &view[best]))
             best = i;
     struct segment_row row;
     row_from_seal(recovery, &view[best], &row);
     for (uint32_t i = 0; i < count; i++)
-        if (view[i].content == SLOT_SEALED && view[i].seal.revision == view[best].seal.revision) {
+        if (view[i].content == SLOT_SEALED && !seal_better(&view[best], &view[i])) {
             row_add_place(recovery, &view[i], &row);
             if (view[i].header_damaged)
                 repair_header(recovery, &view[i]);
@@ -726,6 +772,29 @@ out:
     return result;
 }
 
+/* Copies of an open segment that neither catalog nor walk led to: its first page names them. */
+static int look_at_other_copies(struct recovery *recovery)
+{
+    int result = 0;
+    for (uint32_t at = 0; at < recovery->found_count && result == 0; at++) {
+        const struct slot_view one = recovery->found[at];
+        if (one.content != SLOT_UNSEALED || one.header_damaged)
+            continue;
+        for (uint8_t i = 0; i < one.open_body.copies && i < COPIES_MAX && result == 0; i++)
+            for (uint32_t disk = 0; disk < recovery->disks; disk++) {
+                uint32_t slot = le32_get(one.open_body.place[i].slot);
+                struct slot_view view;
+                if (!identity_equal(&recovery->disk[disk].identity, &one.open_body.place[i].disk) ||
+                    slot >= recovery->disk[disk].disk->geometry.slot_count || found_has(recovery, disk, slot))
+                    continue;
+                result = look_at(recovery, disk, &slot, 1, &view);
+                if (result == 0)
+                    result = believe(recovery, &view);
+            }
+    }
+    return result;
+}
+
 static int view_compare(const void *left, const void *right)
 {
     const struct slot_view *a = left, *b = right;
@@ -779,6 +848,8 @@ int recovery_run(const struct recovery_options *options, struct recovery_disk *d
     } else {
         result = believe_catalog(&recovery);
     }
+    if (result == 0 && !options->whole)
+        result = look_at_other_copies(&recovery);
     if (result == 0)
         result = settle_all(&recovery);
     *position = recovery.position;

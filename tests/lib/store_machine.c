@@ -1,0 +1,474 @@
+/*
+ * store_machine.c - see store_machine.h.
+ */
+#include "store_machine.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frame.h"
+
+#define POOL_BYTES (24u * FRAME_BYTES_USUAL)
+
+static void machine_fail(const struct machine *machine, const char *format, ...)
+    __attribute__((format(printf, 2, 3), noreturn));
+
+static void machine_fail(const struct machine *machine, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fprintf(stderr, "seed %llu, life %u: ", (unsigned long long)machine->options.seed, machine->lives);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    abort();
+}
+
+uint64_t machine_random(struct machine *machine, uint64_t bound)
+{
+    return simulation_random(machine->simulation, bound);
+}
+
+/* ---- packets ------------------------------------------------------------------------------------ */
+
+static uint64_t mix(uint64_t value)
+{
+    value ^= value >> 31;
+    value *= 0x9fb21c651e98df25ull;
+    value ^= value >> 28;
+    value *= 0xd6e8feb86659fd93ull;
+    return value ^ value >> 32;
+}
+
+static uint64_t packet_key(const struct machine *machine, uint32_t life, uint32_t stream, uint64_t number)
+{
+    return mix(mix(machine->options.seed * 1000003 + life) + stream * 7919 + number * 2 + 1);
+}
+
+static uint32_t packet_make(const struct machine *machine, uint32_t life, uint32_t stream, uint64_t number,
+                            uint8_t *bytes, struct packet *packet)
+{
+    uint64_t key = packet_key(machine, life, stream, number);
+    uint32_t length = 20 + (uint32_t)(key % (machine->options.packet_bytes_max - 20));
+    for (uint32_t i = 0; i < length; i += 8) {
+        uint64_t word = mix(key + i);
+        memcpy(bytes + i, &word, sizeof word);
+    }
+    *packet = (struct packet){
+        .bytes = bytes,
+        .captured_bytes = length,
+        .original_bytes = length + (uint32_t)(key >> 60),
+        .time_ns = (int64_t)(key >> 1) - (int64_t)(1ull << 61),
+    };
+    return length;
+}
+
+/* ---- life ----------------------------------------------------------------------------------------- */
+
+static uint64_t monotonic_ns(void *context)
+{
+    return simulation_now_ns(((struct machine *)context)->simulation);
+}
+
+static int64_t wall_ns(void *context)
+{
+    return (int64_t)simulation_now_ns(((struct machine *)context)->simulation);
+}
+
+static void count_event(void *context, const char *severity, const char *kind, const char *text)
+{
+    (void)severity, (void)kind, (void)text;
+    ((struct machine *)context)->events++;
+}
+
+void machine_make(struct machine *machine, const struct machine_options *options)
+{
+    *machine = (struct machine){.options = *options};
+    machine->simulation = simulation_new(options->seed);
+    machine->catalog = catalog_memory_new();
+    identity_make(&machine->ring);
+    for (uint32_t i = 0; i < options->disks; i++) {
+        uint64_t bytes = META_BYTES * 2 + (uint64_t)options->slots * options->slot_bytes;
+        machine->media[i] =
+            simulated_media_new(machine->simulation, bytes, options->bandwidth, options->latency_ns);
+        identity_make(&machine->identity[i]);
+    }
+}
+
+static void forget(struct machine *machine)
+{
+    for (uint32_t i = 0; i < machine->options.streams; i++)
+        if (machine->stream[i])
+            stream_free(&machine->stream[i]);
+    keeper_free(&machine->keeper);
+    for (uint32_t i = 0; i < machine->options.disks; i++)
+        simulated_disk_forget(&machine->disk[i]);
+    pool_discard(&machine->pool);
+    machine->running = false;
+}
+
+void machine_free(struct machine *machine)
+{
+    if (machine->running) {
+        simulation_power_cut(machine->simulation);
+        forget(machine);
+    }
+    for (uint32_t i = 0; i < machine->options.disks; i++)
+        simulated_media_free(&machine->media[i]);
+    catalog_close(&machine->catalog);
+    simulation_free(&machine->simulation);
+}
+
+void machine_boot(struct machine *machine, bool whole)
+{
+    const struct machine_options *options = &machine->options;
+    struct recovery_disk recovery[MACHINE_DISKS_MAX] = {0};
+    struct failure failure = {0};
+    if (machine->lives == MACHINE_LIVES_MAX)
+        machine_fail(machine, "too many lives for this test");
+    for (uint32_t i = 0; i < options->disks; i++) {
+        if (simulated_disk_open(machine->media[i], DISK_OPEN_EXCLUSIVE, &machine->disk[i], &failure) != 0)
+            machine_fail(machine, "disk %u does not open: %s", i, failure.text);
+        machine->disk[i]->geometry = (struct disk_geometry){
+            .disk_bytes = machine->disk[i]->bytes,
+            .slots_offset = META_BYTES,
+            .slot_bytes = options->slot_bytes,
+            .slot_count = options->slots,
+        };
+        recovery[i] = (struct recovery_disk){.disk = machine->disk[i],
+                                             .identity = machine->identity[i],
+                                             .belief = calloc(options->slots, sizeof *recovery[i].belief)};
+    }
+    struct recovery_options recover = {
+        .ring = machine->ring,
+        .catalog = machine->catalog,
+        .whole = whole,
+        .wall_ns = wall_ns,
+        .event = count_event,
+        .context = machine,
+    };
+    uint64_t position;
+    int result = recovery_run(&recover, recovery, options->disks, &position, &machine->report, &failure);
+    if (result != 0)
+        machine_fail(machine, "recovery failed: %s", failure.text);
+    if (pool_open(POOL_BYTES, &machine->pool) != 0)
+        machine_fail(machine, "no memory");
+    struct keeper_options keep = {
+        .ring = machine->ring,
+        .slot_bytes = options->slot_bytes,
+        .copies = options->copies,
+        .flush_window_ns = options->flush_window_ns,
+        .pool = machine->pool,
+        .catalog = machine->catalog,
+        .monotonic_ns = monotonic_ns,
+        .wall_ns = wall_ns,
+        .event = count_event,
+        .context = machine,
+    };
+    identity_make(&keep.run);
+    machine->life[machine->lives] = (struct machine_life){.run = keep.run};
+    if (keeper_new(&keep, &machine->keeper) != 0)
+        machine_fail(machine, "no memory");
+    for (uint32_t i = 0; i < options->disks; i++) {
+        if (keeper_add_disk(machine->keeper, machine->disk[i], &machine->identity[i], recovery[i].belief, NULL) != 0)
+            machine_fail(machine, "no memory");
+        free(recovery[i].belief);
+        uint32_t count;
+        uint8_t *area = pool_area(machine->pool, &count);
+        if (machine->disk[i]->ops->register_buffers(machine->disk[i], area, FRAME_BYTES_USUAL, count) != 0)
+            machine_fail(machine, "buffers cannot be registered");
+    }
+    keeper_raise_position(machine->keeper, position);
+    static const struct interface_description interface = {.link_type = 1, .name = "sim0"};
+    struct stream_options stream = {0};
+    for (uint32_t i = 0; i < options->streams; i++)
+        if (stream_open(machine->keeper, i, &stream, &machine->stream[i]) != 0 ||
+            stream_add_interface(machine->stream[i], &interface) != 0)
+            machine_fail(machine, "no memory");
+    machine->running = true;
+    machine->lives++;
+}
+
+static struct machine_life *life(struct machine *machine)
+{
+    return &machine->life[machine->lives - 1];
+}
+
+int machine_append(struct machine *machine, uint32_t stream)
+{
+    static uint8_t bytes[1 << 20];
+    struct packet packet;
+    uint64_t number = life(machine)->taken[stream];
+    packet_make(machine, machine->lives - 1, stream, number, bytes, &packet);
+    int result = stream_append(machine->stream[stream], 0, &packet, packet.captured_bytes, 0, 0);
+    if (result != 0)
+        return result;
+    stream_count(machine->stream[stream], 0, ACCOUNT_seen, 1, packet.original_bytes);
+    life(machine)->taken[stream]++;
+    return 0;
+}
+
+bool machine_step(struct machine *machine)
+{
+    bool did = keeper_run(machine->keeper, 0);
+    return simulation_step(machine->simulation) || did;
+}
+
+void machine_settle(struct machine *machine)
+{
+    while (machine_step(machine))
+        continue;
+}
+
+void machine_work(struct machine *machine, uint32_t packets)
+{
+    uint32_t stream = 0;
+    while (packets > 0) {
+        stream = (uint32_t)machine_random(machine, machine->options.streams);
+        uint32_t burst = 1 + (uint32_t)machine_random(machine, 20);
+        while (burst > 0 && packets > 0) {
+            int result = machine_append(machine, stream);
+            if (result == ERR_AGAIN) {
+                if (!machine_step(machine)) {
+                    simulation_advance(machine->simulation, machine->options.flush_window_ns);
+                    for (uint32_t i = 0; i < machine->options.streams; i++)
+                        stream_tick(machine->stream[i]);
+                }
+                continue;
+            }
+            if (result != 0)
+                return;
+            burst--;
+            packets--;
+        }
+        switch (machine_random(machine, 6)) {
+        case 0:
+            stream_tick(machine->stream[stream]);
+            break;
+        case 1:
+            simulation_advance(machine->simulation, machine_random(machine, machine->options.flush_window_ns));
+            break;
+        case 2:
+            (void)keeper_run(machine->keeper, 0);
+            break;
+        case 3:
+            for (uint64_t n = machine_random(machine, 8); n > 0; n--)
+                (void)machine_step(machine);
+            break;
+        case 4:
+            (void)stream_request_flush(machine->stream[stream]);
+            break;
+        default:
+            catalog_memory_catch_up(machine->catalog, (uint32_t)machine_random(machine, 4));
+            break;
+        }
+    }
+}
+
+static void note_frontiers(struct machine *machine)
+{
+    for (uint32_t i = 0; i < machine->options.streams; i++)
+        life(machine)->durable[i] = stream_frontier(machine->stream[i]);
+}
+
+void machine_power_cut(struct machine *machine, uint32_t catalog_changes)
+{
+    note_frontiers(machine);
+    simulation_power_cut(machine->simulation);
+    catalog_memory_catch_up(machine->catalog, catalog_changes);
+    catalog_memory_crash(machine->catalog);
+    forget(machine);
+}
+
+void machine_kill(struct machine *machine, uint32_t catalog_changes)
+{
+    note_frontiers(machine);
+    simulation_process_kill(machine->simulation);
+    catalog_memory_catch_up(machine->catalog, catalog_changes);
+    catalog_memory_crash(machine->catalog);
+    forget(machine);
+    while (simulation_step(machine->simulation))
+        continue;
+}
+
+void machine_shut_down(struct machine *machine)
+{
+    for (uint32_t i = 0; i < machine->options.streams; i++) {
+        int result;
+        while ((result = stream_finish(machine->stream[i])) == ERR_AGAIN)
+            if (!machine_step(machine))
+                simulation_advance(machine->simulation, machine->options.flush_window_ns);
+        if (result != 0)
+            machine_fail(machine, "closing stream %u: %s", i, error_text(result));
+    }
+    machine_settle(machine);
+    note_frontiers(machine);
+    for (uint32_t i = 0; i < machine->options.streams; i++) {
+        if (life(machine)->durable[i] != life(machine)->taken[i])
+            machine_fail(machine, "closed in good order, and not everything is durable");
+        keeper_detach_stream(machine->keeper, machine->stream[i]);
+        stream_free(&machine->stream[i]);
+    }
+    machine_settle(machine);
+    if (!keeper_idle(machine->keeper))
+        machine_fail(machine, "closed, and something is under way");
+    keeper_free(&machine->keeper);
+    for (uint32_t i = 0; i < machine->options.disks; i++)
+        disk_close(&machine->disk[i]);
+    pool_close(&machine->pool);
+    catalog_memory_catch_up(machine->catalog, UINT32_MAX);
+    machine->running = false;
+}
+
+/* ---- verifying ------------------------------------------------------------------------------------ */
+
+struct verify {
+    struct machine *machine;
+    struct machine_check *check;
+    uint8_t *slot;
+    uint8_t *expected;
+    /* by life, stream and packet: the position of the segment where it was found, 0 where it was not */
+    uint64_t *found[MACHINE_LIVES_MAX][MACHINE_STREAMS_MAX];
+    uint64_t position_max;
+};
+
+static void check_packet(struct verify *verify, uint32_t which, uint32_t stream, uint64_t number, uint64_t position,
+                         const struct packet *found)
+{
+    struct machine *machine = verify->machine;
+    struct packet expected;
+    if (number >= machine->life[which].taken[stream])
+        machine_fail(machine, "packet %llu of life %u stream %u was never taken", (unsigned long long)number, which,
+                     stream);
+    packet_make(machine, which, stream, number, verify->expected, &expected);
+    if (found->captured_bytes != expected.captured_bytes || found->original_bytes != expected.original_bytes ||
+        found->time_ns != expected.time_ns ||
+        memcmp(found->bytes, expected.bytes, expected.captured_bytes) != 0)
+        machine_fail(machine, "packet %llu of life %u stream %u is not what was stored", (unsigned long long)number,
+                     which, stream);
+    verify->found[which][stream][number] = position;
+    if (position > verify->position_max)
+        verify->position_max = position;
+    verify->check->packets++;
+}
+
+static uint32_t life_of(struct machine *machine, const struct identity *run)
+{
+    for (uint32_t i = 0; i < machine->lives; i++)
+        if (identity_equal(&machine->life[i].run, run))
+            return i;
+    machine_fail(machine, "a segment of a run that never was");
+}
+
+static int verify_segment(const struct segment_row *row, void *context)
+{
+    struct verify *verify = context;
+    struct machine *machine = verify->machine;
+    uint32_t which = life_of(machine, &row->run);
+    if (row->packets == 0)
+        return 0;
+    if (row->places == 0)
+        machine_fail(machine, "a segment without a place");
+    verify->check->segments++;
+    for (uint8_t place = 0; place < row->places; place++) {
+        uint32_t disk = 0;
+        while (!identity_equal(&machine->identity[disk], &row->place[place].disk))
+            disk++;
+        simulated_media_peek(machine->media[disk],
+                             META_BYTES + (uint64_t)row->place[place].slot * machine->options.slot_bytes, verify->slot,
+                             machine->options.slot_bytes);
+        uint64_t counted = 0;
+        for (uint32_t offset = PAGE_BYTES; offset < row->data_end;) {
+            struct frame_info info;
+            uint8_t *frame = verify->slot + offset;
+            if (frame_parse(frame, row->data_end - offset, &info) != 0 || info.kind != FRAME_DATA ||
+                frame_check(frame, &info) != 0 || !identity_equal(&info.segment, &row->segment) ||
+                info.revision != row->data_revision || info.offset != offset) {
+                verify->check->bad_frames++;
+                offset += PAGE_BYTES;
+                continue;
+            }
+            struct frame_cursor cursor;
+            struct frame_packet packet;
+            uint64_t number = info.first_packet;
+            frame_cursor_start(&cursor, frame, &info);
+            int result;
+            while ((result = frame_cursor_next(&cursor, &packet)) > 0)
+                check_packet(verify, which, row->stream, number++, row->position, &packet.packet);
+            if (result < 0)
+                machine_fail(machine, "a frame whose records contradict its header");
+            counted += info.packets;
+            offset += info.frame_bytes;
+        }
+        if (counted != row->packets)
+            machine_fail(machine, "segment at position %llu: the catalog says %llu packets, the slot holds %llu",
+                         (unsigned long long)row->position, (unsigned long long)row->packets,
+                         (unsigned long long)counted);
+    }
+    return 0;
+}
+
+/*
+ * What was durable may be gone only because the ring has overwritten it. On each disk the oldest goes first, and the disks fill
+ * evenly, so whatever is newer than the number of slots, less those that streams hold ready or that a crash left unused, must
+ * be there.
+ */
+static void check_stream(struct verify *verify, uint32_t which, uint32_t stream)
+{
+    struct machine *machine = verify->machine;
+    const struct machine_options *options = &machine->options;
+    uint64_t slots = (uint64_t)options->disks * options->slots / options->copies;
+    uint64_t held = (options->streams * (KEEPER_LEASES_AHEAD + 2)) * (1 + machine->lives) + options->disks;
+    uint64_t reach = slots > held ? slots - held : 0;
+    uint64_t next_position = 0; /* of the next packet that is there */
+    for (uint64_t n = machine->life[which].taken[stream]; n-- > 0;) {
+        uint64_t position = verify->found[which][stream][n];
+        if (position != 0) {
+            next_position = position;
+            continue;
+        }
+        if (n >= machine->life[which].durable[stream]) {
+            verify->check->holes += next_position != 0;
+            continue;
+        }
+        /* Alone on its disk, a stream loses its oldest packets first: nothing before a gap can be there. */
+        if (options->disks == 1 && options->streams == 1)
+            for (uint64_t before = 0; before < n; before++)
+                if (verify->found[which][stream][before] != 0)
+                    machine_fail(machine, "packet %llu of life %u was durable and is gone, packet %llu is there",
+                                 (unsigned long long)n, which, (unsigned long long)before);
+        if (next_position != 0 && next_position + reach > verify->position_max)
+            machine_fail(machine,
+                         "packet %llu of life %u stream %u was durable and is gone; it lay before position %llu, "
+                         "the last one is %llu",
+                         (unsigned long long)n, which, stream, (unsigned long long)next_position,
+                         (unsigned long long)verify->position_max);
+        if (options->disks == 1 && options->streams == 1)
+            return;
+    }
+}
+
+void machine_verify(struct machine *machine, struct machine_check *check)
+{
+    *check = (struct machine_check){0};
+    struct verify verify = {.machine = machine, .check = check};
+    verify.slot = aligned_alloc(PAGE_BYTES, round_up(machine->options.slot_bytes, PAGE_BYTES));
+    verify.expected = malloc(1 << 20);
+    for (uint32_t i = 0; i < machine->lives; i++)
+        for (uint32_t s = 0; s < machine->options.streams; s++)
+            verify.found[i][s] = calloc(machine->life[i].taken[s] + 1, sizeof(uint64_t));
+    catalog_memory_catch_up(machine->catalog, UINT32_MAX);
+    int result = catalog_find(machine->catalog, &machine->ring, INT64_MIN, INT64_MAX, verify_segment, &verify);
+    if (result != 0)
+        machine_fail(machine, "the catalog does not answer: %s", error_text(result));
+    for (uint32_t i = 0; i < machine->lives; i++)
+        for (uint32_t s = 0; s < machine->options.streams; s++)
+            check_stream(&verify, i, s);
+    for (uint32_t i = 0; i < machine->lives; i++)
+        for (uint32_t s = 0; s < machine->options.streams; s++)
+            free(verify.found[i][s]);
+    free(verify.expected);
+    free(verify.slot);
+}
