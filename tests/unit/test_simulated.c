@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "buffer_poison.h"
 #include "checksum.h"
 #include "simulation.h"
 #include "unit_test.h"
@@ -598,6 +599,32 @@ static void sparse_media_are_cheap(void **state)
     free(back);
 }
 
+/* Under the address sanitizer, whoever looks into a read buffer before done() is told. */
+static void a_buffer_under_a_read_is_poisoned(void **state)
+{
+    (void)state;
+#ifdef BUFFER_POISON
+    struct bench bench;
+    bench_open(&bench, 1);
+    uint8_t *buffer = pages(1, 1);
+    struct disk_request read = make(DISK_READ, 0, buffer, 4096);
+    assert_false(__asan_address_is_poisoned(buffer + 4095));
+    disk_submit(bench.disk, &read);
+    assert_true(__asan_address_is_poisoned(buffer));
+    assert_true(__asan_address_is_poisoned(buffer + 4095));
+    disk_wait(bench.disk, &read);
+    assert_false(__asan_address_is_poisoned(buffer + 4095));
+    disk_submit(bench.disk, &read);
+    simulation_power_cut(bench.simulation);
+    simulated_disk_forget(&bench.disk);
+    assert_false(__asan_address_is_poisoned(buffer + 4095));
+    bench_close(&bench);
+    free(buffer);
+#else
+    skip();
+#endif
+}
+
 /* Runs `what` in a child; true if it was ended by abort(). */
 static bool aborts(void (*what)(void))
 {
@@ -694,6 +721,7 @@ int main(void)
         cmocka_unit_test(a_lost_flush_covers_nothing),
         cmocka_unit_test(a_seed_replays_exactly),
         cmocka_unit_test(sparse_media_are_cheap),
+        cmocka_unit_test(a_buffer_under_a_read_is_poisoned),
         cmocka_unit_test(bugs_of_the_caller_are_caught),
         cmocka_unit_test(faulty_fails_the_request_it_was_told),
     };
