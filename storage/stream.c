@@ -23,11 +23,15 @@
 #define NOT_IN_TABLE UINT16_MAX
 #define FRAME_ROOM_MIN (2 * PAGE_BYTES) /* a shorter rest of a slot is left */
 
+struct settled {
+    uint64_t packets, bytes, captured_bytes, cut;
+};
+
 struct stream_interface {
     struct interface_description description;
     struct account account;   /* the capture thread's */
     struct account published; /* a copy, under the lock; `stored` is what was taken */
-    struct settled { uint64_t packets, bytes, captured_bytes, cut; } durable, lost; /* under the lock */
+    struct settled durable, lost; /* under the lock */
     uint16_t table_number;    /* in the open segment's table, or NOT_IN_TABLE */
     bool dirty;
 };
@@ -52,7 +56,9 @@ struct stream {
     struct frame_builder builder;
     uint64_t next_packet;
     uint32_t frames_sent;
+    /* Packets of one kind in a row: the entry that they share, and what is not yet in the accounts. */
     struct { uint32_t interface, rule; uint8_t direction, action, entry; bool valid; uint16_t share; } last;
+    struct settled fresh;
     bool sealing;
     uint32_t sealing_part;
     struct segment_seal seal;
@@ -181,8 +187,33 @@ void stream_set_count(struct stream *stream, uint32_t interface, enum account_li
     one->account.packets[line] = packets;
 }
 
+static void account_stored(struct account *account, const struct settled *fresh)
+{
+    account->packets[ACCOUNT_stored] += fresh->packets;
+    account->bytes[ACCOUNT_stored] += fresh->bytes;
+    account->stored_bytes += fresh->captured_bytes;
+    account->cut_packets += fresh->cut;
+}
+
+/* Brings the accounts up to date with what has been appended. */
+static void fold_fresh(struct stream *stream)
+{
+    const struct settled *fresh = &stream->fresh;
+    if (fresh->packets == 0)
+        return;
+    struct frame_share *share = &stream->buffer->share[stream->last.share];
+    share->packets += (uint32_t)fresh->packets;
+    share->bytes += fresh->bytes;
+    share->captured_bytes += fresh->captured_bytes;
+    share->cut += (uint32_t)fresh->cut;
+    account_stored(&touch(stream, stream->last.interface)->account, fresh);
+    account_stored(&stream->account, fresh);
+    stream->fresh = (struct settled){0};
+}
+
 static void publish(struct stream *stream)
 {
+    fold_fresh(stream);
     pthread_mutex_lock(&stream->lock);
     for (uint32_t i = 0; i < stream->dirty_count; i++) {
         struct stream_interface *one = &stream->interface[stream->dirty[i]];
@@ -360,6 +391,7 @@ static int entry_for(struct stream *stream, uint32_t interface, uint8_t directio
     if (stream->last.valid && stream->last.interface == interface && stream->last.rule == rule &&
         stream->last.direction == direction && stream->last.action == action)
         return stream->last.entry;
+    fold_fresh(stream);
     struct stream_interface *one = &stream->interface[interface];
     if (one->table_number == NOT_IN_TABLE) {
         int number = frame_table_add_interface(stream->table, &one->description);
@@ -452,20 +484,10 @@ int stream_append(struct stream *stream, uint32_t interface, const struct packet
         if (entry == ERR_NO_SPACE)
             seal_begin(stream, SEAL_TABLE);
     }
-    struct frame_share *share = &stream->buffer->share[stream->last.share];
-    share->packets++;
-    share->bytes += packet->original_bytes;
-    share->captured_bytes += captured_bytes;
-    share->cut += action != 0;
-    struct stream_interface *one = touch(stream, interface);
-    one->account.packets[ACCOUNT_stored]++;
-    one->account.bytes[ACCOUNT_stored] += packet->original_bytes;
-    one->account.stored_bytes += captured_bytes;
-    one->account.cut_packets += action != 0;
-    stream->account.packets[ACCOUNT_stored]++;
-    stream->account.bytes[ACCOUNT_stored] += packet->original_bytes;
-    stream->account.stored_bytes += captured_bytes;
-    stream->account.cut_packets += action != 0;
+    stream->fresh.packets++;
+    stream->fresh.bytes += packet->original_bytes;
+    stream->fresh.captured_bytes += captured_bytes;
+    stream->fresh.cut += action != 0;
     stream->next_packet++;
     return 0;
 }
