@@ -1,0 +1,254 @@
+/*
+ * test_keeper.c - the keeper and its streams when disks fail in the middle of work: on simulated disks, on virtual time.
+ *
+ * Style: fail the 1st call, the 2nd, ... until the work gets through without meeting the fault.
+ */
+#include "unit_test.h"
+
+#include <stdio.h>
+
+#include "store_machine.h"
+
+static struct machine_options small(uint64_t seed, uint32_t disks, uint8_t copies)
+{
+    return (struct machine_options){
+        .seed = seed,
+        .disks = disks,
+        .slots = 12,
+        .slot_bytes = 64 * 1024,
+        .copies = copies,
+        .streams = 1,
+        .packet_bytes_max = 1500,
+        .flush_window_ns = 50000000,
+        .latency_ns = 100000,
+    };
+}
+
+struct sums {
+    uint64_t seen, stored, in_flight, lost;
+};
+
+static void sum_up(const struct stream_interface_state *state, void *context)
+{
+    struct sums *sums = context;
+    const struct account *account = &state->account;
+    assert_int_equal(account->packets[ACCOUNT_seen], account_sum(account)); /* P6 */
+    sums->seen += account->packets[ACCOUNT_seen];
+    sums->stored += account->packets[ACCOUNT_stored];
+    sums->in_flight += account->packets[ACCOUNT_in_flight];
+    sums->lost += account->packets[ACCOUNT_lost_disk];
+}
+
+/* Boots again and reads everything. */
+static void check_all(struct machine *machine)
+{
+    struct machine_check check;
+    machine_boot(machine, false);
+    machine_verify(machine, &check);
+    assert_int_equal(check.bad_frames, 0);
+    machine_shut_down(machine);
+    machine_boot(machine, true); /* and from the disks alone (P5) */
+    machine_verify(machine, &check);
+    assert_int_equal(check.bad_frames, 0);
+}
+
+static void test_clean_life(void **state)
+{
+    (void)state;
+    struct machine machine;
+    struct machine_options options = small(1, 1, 1);
+    machine_make(&machine, &options);
+    machine_boot(&machine, true);
+    machine_work(&machine, 500);
+    struct sums sums = {0};
+    stream_interfaces(machine.stream[0], sum_up, &sums);
+    machine_shut_down(&machine);
+    assert_int_equal(machine.life[0].durable[0], 500);
+    check_all(&machine);
+    assert_int_equal(machine.report.packets_missing, 0);
+    machine_free(&machine);
+}
+
+/* One fault of a kind, at each write (or flush, or read) in turn. Nothing may be lost while a disk is left that works. */
+static void one_fault_everywhere(enum fault_kind kind, enum disk_op op, uint32_t disks, uint8_t copies)
+{
+    uint32_t struck = 0;
+    for (uint32_t after = 0;; after++) {
+        struct machine machine;
+        struct machine_options options = small(after + 1, disks, copies);
+        machine_make(&machine, &options);
+        machine_boot(&machine, true);
+        simulated_media_fault(machine.media[0], kind, op, after, 0);
+        machine_work(&machine, 250);
+        machine_shut_down(&machine); /* fails the test where something is not durable */
+        bool met = simulated_media_struck(machine.media[0], kind) > 0;
+        struck += met;
+        check_all(&machine);
+        machine_free(&machine);
+        if (!met)
+            break;
+    }
+    assert_true(struck > 3);
+}
+
+static void test_failed_write(void **state)
+{
+    (void)state;
+    one_fault_everywhere(FAULT_EIO, DISK_WRITE, 1, 1);
+    one_fault_everywhere(FAULT_EIO, DISK_WRITE, 2, 1);
+    one_fault_everywhere(FAULT_EIO, DISK_WRITE, 2, 2);
+    one_fault_everywhere(FAULT_EIO, DISK_WRITE, 3, 2);
+}
+
+static void test_failed_write_that_landed(void **state)
+{
+    (void)state;
+    one_fault_everywhere(FAULT_EIO_LANDED, DISK_WRITE, 1, 1);
+    one_fault_everywhere(FAULT_EIO_LANDED, DISK_WRITE, 2, 2);
+}
+
+static void test_failed_flush(void **state)
+{
+    (void)state;
+    one_fault_everywhere(FAULT_EIO, DISK_FLUSH, 1, 1);
+    one_fault_everywhere(FAULT_EIO, DISK_FLUSH, 2, 2);
+}
+
+static void test_failed_read(void **state)
+{
+    (void)state;
+    for (uint32_t after = 0; after < 8; after++) {
+        struct machine machine;
+        struct machine_options options = small(after + 1, 1, 1);
+        machine_make(&machine, &options);
+        machine_boot(&machine, true);
+        simulated_media_fault(machine.media[0], FAULT_EIO, DISK_READ, after, 0);
+        machine_work(&machine, 2000); /* more than a lap: headers are read before slots are reused */
+        machine_shut_down(&machine);
+        check_all(&machine);
+        machine_free(&machine);
+    }
+}
+
+/* Two disks, one copy: the one that is left takes what the other has lost from the buffers. */
+static void test_one_disk_vanishes(void **state)
+{
+    (void)state;
+    for (uint32_t after = 0; after < 40; after += 3) {
+        struct machine machine;
+        struct machine_options options = small(100 + after, 2, 1);
+        machine_make(&machine, &options);
+        machine_boot(&machine, true);
+        simulated_media_fault(machine.media[0], FAULT_VANISHED, DISK_WRITE, after, 0);
+        machine_work(&machine, 400);
+        uint64_t taken = machine.life[0].taken[0];
+        assert_int_equal(taken, 400);
+        for (int result; (result = stream_finish(machine.stream[0])) != 0;) {
+            assert_int_equal(result, ERR_AGAIN);
+            if (!machine_step(&machine))
+                simulation_advance(machine.simulation, options.flush_window_ns);
+        }
+        struct sums sums = {0};
+        stream_interfaces(machine.stream[0], sum_up, &sums);
+        assert_int_equal(sums.lost, 0);
+        assert_int_equal(sums.stored, 400);
+        machine_free(&machine);
+    }
+}
+
+/* No disk is left: the stream says so, nothing hangs, and every packet is accounted for. */
+static void test_last_disk_vanishes(void **state)
+{
+    (void)state;
+    for (uint32_t after = 0; after < 40; after++) {
+        struct machine machine;
+        struct machine_options options = small(200 + after, 1, 1);
+        machine_make(&machine, &options);
+        machine_boot(&machine, true);
+        simulated_media_fault(machine.media[0], FAULT_VANISHED, 0, after, 0);
+        uint32_t refused = 0;
+        for (uint32_t i = 0; i < 3000 && refused == 0; i++) {
+            int result = machine_append(&machine, 0);
+            if (result == ERR_IO)
+                refused++;
+            if (result == ERR_AGAIN && !machine_step(&machine))
+                simulation_advance(machine.simulation, options.flush_window_ns);
+            if (i % 50 == 0)
+                stream_tick(machine.stream[0]);
+            (void)machine_step(&machine);
+        }
+        int result;
+        while ((result = stream_finish(machine.stream[0])) == ERR_AGAIN)
+            if (!machine_step(&machine))
+                simulation_advance(machine.simulation, options.flush_window_ns);
+        struct sums sums = {0};
+        stream_interfaces(machine.stream[0], sum_up, &sums);
+        assert_int_equal(sums.in_flight, 0);
+        assert_int_equal(sums.seen, sums.stored + sums.lost);
+        assert_int_equal(result, sums.lost > 0 ? ERR_IO : 0);
+        assert_true(refused > 0 || machine.life[0].taken[0] == 0 || sums.lost == 0);
+        machine_free(&machine);
+    }
+}
+
+/* What the catalog says is never reason enough to overwrite: it is lost at each crash here. */
+static void test_stale_catalog(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        struct machine machine;
+        struct machine_options options = small(seed, 1, 1);
+        machine_make(&machine, &options);
+        machine_boot(&machine, true);
+        for (int life = 0; life < 5; life++) {
+            struct machine_check check;
+            machine_work(&machine, 30 + (uint32_t)machine_random(&machine, 900));
+            machine_power_cut(&machine, (uint32_t)machine_random(&machine, 3));
+            machine_boot(&machine, false);
+            machine_verify(&machine, &check);
+            assert_int_equal(check.bad_frames, 0);
+        }
+        machine_free(&machine);
+    }
+}
+
+/* A frame that is larger than usual, and one that no slot can hold. */
+static void test_sizes(void **state)
+{
+    (void)state;
+    struct machine machine;
+    struct machine_options options = small(7, 1, 1);
+    options.slot_bytes = 1024 * 1024;
+    options.packet_bytes_max = 900000;
+    options.slots = 20;
+    machine_make(&machine, &options);
+    machine_boot(&machine, true);
+    machine_work(&machine, 12);
+    static uint8_t big[1100000];
+    struct packet packet = {.bytes = big, .captured_bytes = sizeof big, .original_bytes = sizeof big};
+    int result;
+    while ((result = stream_append(machine.stream[0], 0, &packet, packet.captured_bytes, 0, 0)) == ERR_AGAIN)
+        if (!machine_step(&machine))
+            simulation_advance(machine.simulation, options.flush_window_ns);
+    assert_int_equal(result, ERR_TOO_LARGE);
+    machine_work(&machine, 5);
+    machine_shut_down(&machine);
+    check_all(&machine);
+    machine_free(&machine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_clean_life),
+        cmocka_unit_test(test_failed_write),
+        cmocka_unit_test(test_failed_write_that_landed),
+        cmocka_unit_test(test_failed_flush),
+        cmocka_unit_test(test_failed_read),
+        cmocka_unit_test(test_one_disk_vanishes),
+        cmocka_unit_test(test_last_disk_vanishes),
+        cmocka_unit_test(test_stale_catalog),
+        cmocka_unit_test(test_sizes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
