@@ -1,0 +1,30 @@
+/*
+ * commands.h - the rows of the command table, one for each command; main.c puts them in order.
+ */
+#ifndef CLI_COMMANDS_H
+#define CLI_COMMANDS_H
+
+#include "options.h"
+
+extern const struct command ring_create_command;
+extern const struct command ring_list_command;
+extern const struct command ring_show_command;
+extern const struct command ring_set_command;
+extern const struct command ring_delete_command;
+extern const struct command ring_adopt_command;
+extern const struct command disk_list_command;
+extern const struct command record_command;
+extern const struct command import_command;
+extern const struct command extract_command;
+extern const struct command verify_command;
+extern const struct command rebuild_command;
+extern const struct command status_command;
+extern const struct command history_command;
+extern const struct command events_command;
+extern const struct command flush_command;
+extern const struct command interfaces_command;
+extern const struct command shutdown_command;
+extern const struct command version_command;
+extern const struct command help_command;
+
+#endif

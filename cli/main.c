@@ -1,0 +1,121 @@
+/*
+ * main.c - the tapeloop command: which commands there are, and from a command line to an exit
+ * status.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "commands.h"
+#include "interrupt.h"
+#include "output.h"
+
+static const struct command *const commands[] = {
+    &ring_create_command, &ring_list_command,   &ring_show_command,
+    &ring_set_command,    &ring_delete_command, &ring_adopt_command,
+    &disk_list_command,   &record_command,      &import_command,
+    &extract_command,     &verify_command,      &rebuild_command,
+    &status_command,      &history_command,     &events_command,
+    &flush_command,       &interfaces_command,  &shutdown_command,
+    &version_command,     &help_command,        NULL,
+};
+
+static const struct later_row later[] = {
+    {"run", NULL,
+     "this version has no web interface that run could start: tapeloop record RING -i INTERFACE "
+     "records "
+     "in the foreground"},
+    {"rule", NULL,
+     "this version has no rules: it records every packet whole, or to record's "
+     "--snapshot-length"},
+    {"analyze", NULL,
+     "this version does not analyze: tapeloop extract hands the packets to a tool that does"},
+    {"keep", NULL, "this version cannot pin a range: tapeloop extract keeps it as a file"},
+    {"purge", NULL, "this version cannot remove packets by filter"},
+    {"disk add", NULL,
+     "this version cannot add a disk to a ring: tapeloop ring create names all of them"},
+    {"disk remove", NULL, "this version cannot take a disk out of a ring"},
+    {"disk resume", NULL,
+     "this version cannot resume a disk: it is taken up again when the recorder starts"},
+    {"disk locate", NULL, "this version cannot light a disk's lamp"},
+    {"--encrypt", "ring create", "this version does not encrypt: --encrypt is not there yet"},
+    {"--key-file", "ring create", "this version does not encrypt: --key-file is not there yet"},
+    {"--explain", "extract", "this version has no plan to explain: it reads the whole time range"},
+    {"--server", NULL,
+     "this version does not reach other machines: run tapeloop there, through ssh"},
+    {0},
+};
+
+static const struct command_table table = {.commands = commands, .later = later};
+
+/* Descriptors 0 to 2 exist: what is opened later must not become one of them. */
+static void standard_descriptors(void)
+{
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
+static int exit_status(int code)
+{
+    if (code >= 0)
+        return code;
+    return code == ERR_INVALID ? EXIT_USAGE : EXIT_FAILED;
+}
+
+static int show_help(const struct invocation *invocation)
+{
+    if (invocation->command)
+        options_help_command(invocation->command);
+    else if (!invocation->group || !options_help_group(&table, invocation->group))
+        options_help(&table);
+    return EXIT_DONE;
+}
+
+/* With a usage error before --json was read: did the user ask for it at all? */
+static bool json_wanted(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--json") == 0)
+            return true;
+    return false;
+}
+
+int main(int argc, char **argv)
+{
+    standard_descriptors();
+    interrupt_open();
+
+    struct invocation invocation;
+    struct failure failure = {0};
+    int code = options_parse(&table, argc, argv, &invocation, &failure);
+    output_setup(code == 0 ? invocation.json : json_wanted(argc, argv), invocation.quiet,
+                 invocation.verbose);
+    if (code == 0) {
+        if (invocation.help)
+            code = show_help(&invocation);
+        else if (invocation.version)
+            code = version_command.run(&invocation, &failure);
+        else
+            code = invocation.command->run(&invocation, &failure);
+    }
+    options_free(&invocation);
+
+    struct failure write_failure = {0};
+    int written = output_flush(&write_failure);
+    if (code < 0) {
+        failure.code = code;
+        output_failure(&failure);
+    } else if (written == ERR_CLOSED) {
+        code = EXIT_FAILED; /* nobody is left to be told */
+    } else if (written != 0) {
+        output_failure(&write_failure);
+        code = EXIT_FAILED;
+    }
+    return exit_status(code);
+}

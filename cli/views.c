@@ -1,0 +1,270 @@
+#include "views.h"
+
+#include <inttypes.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "answer.h"
+#include "output.h"
+#include "text.h"
+
+#define LINES_ALWAYS 2 /* seen and stored are shown also where they are 0 */
+
+const char *view_line_name(int line)
+{
+    static char names[ACCOUNT_LINES][24];
+    char *name = names[line];
+    snprintf(name, sizeof names[0], "%s", account_name((enum account_line)line));
+    for (char *c = name; *c; c++)
+        if (*c == '_')
+            *c = ' ';
+    return name;
+}
+
+uint64_t view_dropped(const struct account *account)
+{
+    return account->packets[ACCOUNT_dropped_queue] + account->packets[ACCOUNT_dropped_kernel] +
+           account->packets[ACCOUNT_lost_disk];
+}
+
+static const char *size_of(const json_t *object, const char *name, char text[TEXT_SIZE_SIZE])
+{
+    return text_size(answer_count(object, name), text);
+}
+
+static void line_time(const char *label, const json_t *time_ns)
+{
+    char text[TEXT_TIME_SIZE];
+    int64_t value;
+    printf("  %-14s %s\n", label, answer_time(time_ns, &value) ? text_time(value, text) : "-");
+}
+
+/* Used and whole size, in words. */
+static void line_sizes(const json_t *ring)
+{
+    char total[TEXT_SIZE_SIZE];
+    char used[TEXT_SIZE_SIZE];
+    uint64_t total_bytes = answer_count(ring, "total_bytes");
+    uint64_t used_bytes = answer_count(ring, "used_bytes");
+    const json_t *disks = json_object_get(ring, "disks");
+    uint64_t count = json_is_array(disks) ? json_array_size(disks) : answer_count(ring, "disks");
+    printf("  %-14s %s on %" PRIu64 " disk%s", "size", text_size(total_bytes, total), count,
+           count == 1 ? "" : "s");
+    if (total_bytes > 0)
+        printf(", %s used (%u %%)", text_size(used_bytes, used),
+               (unsigned)((double)used_bytes * 100 / (double)total_bytes));
+    printf("\n  %-14s %s\n", "segment size", size_of(ring, "slot_bytes", used));
+    printf("  %-14s %" PRIu64 "\n", "copies", answer_count(ring, "copies"));
+}
+
+void view_ring(const json_t *ring)
+{
+    printf("ring %s: %s\n", output_printable(answer_text(ring, "name")),
+           output_printable(answer_text(ring, "state")));
+    const char *error = answer_text(ring, "error");
+    if (error[0])
+        printf("  %-14s %s\n", "error", output_printable(error));
+    line_sizes(ring);
+    printf("  %-14s %" PRIu64 "\n", "packets", answer_count(ring, "packets"));
+    line_time("oldest packet", json_object_get(ring, "oldest_ns"));
+    line_time("newest packet", json_object_get(ring, "newest_ns"));
+}
+
+void view_rings(const json_t *rings)
+{
+    struct table table;
+    table_open(&table, 8);
+    static const char *const heading[] = {"RING", "STATE", "DISKS",  "COPIES",
+                                          "SIZE", "USED",  "OLDEST", "NEWEST"};
+    for (size_t i = 0; i < sizeof heading / sizeof heading[0]; i++)
+        table_text(&table, heading[i]);
+    size_t i;
+    json_t *ring;
+    json_array_foreach(rings, i, ring)
+    {
+        table_text(&table, answer_text(ring, "name"));
+        table_text(&table, answer_text(ring, "state"));
+        const json_t *disks = json_object_get(ring, "disks");
+        table_number(&table,
+                     json_is_array(disks) ? json_array_size(disks) : answer_count(ring, "disks"));
+        table_number(&table, answer_count(ring, "copies"));
+        table_size(&table, answer_count(ring, "total_bytes"));
+        table_size(&table, answer_count(ring, "used_bytes"));
+        table_time(&table, json_object_get(ring, "oldest_ns"));
+        table_time(&table, json_object_get(ring, "newest_ns"));
+    }
+    table_print(&table, stdout, "");
+    table_close(&table);
+}
+
+void view_disks(const json_t *disks, const char *ring, const char *indent)
+{
+    static const char *const heading[] = {"DISK", "STATE",   "SIZE",        "SLOTS",
+                                          "FREE", "WRITTEN", "READ-ERRORS", "WRITE-ERRORS"};
+    struct table table;
+    table_open(&table, (uint32_t)(sizeof heading / sizeof heading[0]) + (ring ? 1 : 2));
+    if (!ring)
+        table_text(&table, "RING");
+    for (size_t i = 0; i < sizeof heading / sizeof heading[0]; i++)
+        table_text(&table, heading[i]);
+    table_text(&table, "PATH");
+    size_t i;
+    json_t *disk;
+    json_array_foreach(disks, i, disk)
+    {
+        if (ring && strcmp(answer_text(disk, "ring"), ring) != 0)
+            continue;
+        if (!ring)
+            table_text(&table, answer_text(disk, "ring"));
+        table_number(&table, answer_count(disk, "number"));
+        table_text(&table, answer_text(disk, "state"));
+        table_size(&table, answer_count(disk, "bytes"));
+        table_number(&table, answer_count(disk, "slots"));
+        table_number(&table, answer_count(disk, "free_slots"));
+        table_size(&table, answer_count(disk, "written_bytes"));
+        table_number(&table, answer_count(disk, "read_errors"));
+        table_number(&table, answer_count(disk, "write_errors"));
+        table_text(&table, answer_text(disk, "path"));
+    }
+    table_print(&table, stdout, indent);
+    table_close(&table);
+}
+
+static void account_row(struct table *table, const char *name, const struct account *account,
+                        const bool shown[ACCOUNT_LINES])
+{
+    table_text(table, name);
+    for (int line = 0; line < ACCOUNT_LINES; line++) {
+        if (!shown[line])
+            continue;
+        table_number(table, account->packets[line]);
+        if (line == ACCOUNT_seen) /* the sum follows */
+            table_text(table, account_sum(account) == account->packets[line] ? "=" : "?");
+    }
+}
+
+void view_interfaces(const json_t *interfaces, const char *indent)
+{
+    struct account all = {0};
+    struct account one;
+    size_t i;
+    json_t *row;
+    json_array_foreach(interfaces, i, row)
+    {
+        answer_account(json_object_get(row, "account"), &one);
+        account_add(&all, &one);
+    }
+    bool shown[ACCOUNT_LINES];
+    uint32_t columns = 2; /* name, and "=" */
+    for (int line = 0; line < ACCOUNT_LINES; line++) {
+        shown[line] = line < LINES_ALWAYS || line == ACCOUNT_dropped_queue ||
+                      line == ACCOUNT_dropped_kernel || all.packets[line] > 0;
+        columns += shown[line];
+    }
+    struct table table;
+    table_open(&table, columns);
+    table_text(&table, "INTERFACE");
+    for (int line = 0; line < ACCOUNT_LINES; line++) {
+        if (!shown[line])
+            continue;
+        char heading[24];
+        snprintf(heading, sizeof heading, "%.23s", view_line_name(line));
+        for (char *c = heading; *c; c++)
+            *c = *c == ' ' ? '-' : *c >= 'a' && *c <= 'z' ? (char)(*c - 'a' + 'A') : *c;
+        table_text(&table, heading);
+        if (line == ACCOUNT_seen)
+            table_text(&table, "=");
+    }
+    json_array_foreach(interfaces, i, row)
+    {
+        answer_account(json_object_get(row, "account"), &one);
+        account_row(&table, answer_text(row, "name"), &one, shown);
+    }
+    if (json_array_size(interfaces) > 1)
+        account_row(&table, "all", &all, shown);
+    table_print(&table, stdout, indent);
+    table_close(&table);
+}
+
+void view_account(const struct account *account, FILE *file)
+{
+    int width = 6;
+    char text[24];
+    for (int line = 0; line < ACCOUNT_LINES; line++) {
+        int length = snprintf(text, sizeof text, "%" PRIu64, account->packets[line]);
+        if (length > width)
+            width = length;
+    }
+    fprintf(file, "%-16s %*" PRIu64 "  %s\n", view_line_name(ACCOUNT_seen), width,
+            account->packets[ACCOUNT_seen], account_help(ACCOUNT_seen));
+    for (int line = 0; line < ACCOUNT_LINES; line++) {
+        bool always = line == ACCOUNT_stored || line == ACCOUNT_dropped_queue ||
+                      line == ACCOUNT_dropped_kernel;
+        if (line == ACCOUNT_seen || (!always && account->packets[line] == 0))
+            continue;
+        fprintf(file, "  %-14s %*" PRIu64 "  %s\n", view_line_name(line), width,
+                account->packets[line], account_help((enum account_line)line));
+    }
+    uint64_t sum = account_sum(account);
+    uint64_t seen = account->packets[ACCOUNT_seen];
+    fprintf(file, "%-16s %*" PRIu64 "  ", "sum", width, sum);
+    if (sum == seen)
+        fprintf(file, "every packet is accounted for\n");
+    else
+        fprintf(file, "DIFFERS from what was seen by %" PRIu64 "\n",
+                sum > seen ? sum - seen : seen - sum);
+}
+
+/* A value that is one thing; false for those that are made of others. */
+static bool member_print(const char *name, const json_t *value, const char *indent, FILE *file)
+{
+    char label[64];
+    snprintf(label, sizeof label, "%s", output_printable(name));
+    int64_t time_ns;
+    char time[TEXT_TIME_SIZE];
+    size_t length = strlen(name);
+    bool is_time = length > 3 && strcmp(name + length - 3, "_ns") == 0;
+    if (is_time && json_is_string(value) && answer_time(value, &time_ns))
+        fprintf(file, "%s%-24s %s\n", indent, label, text_time(time_ns, time));
+    else if (json_is_string(value))
+        fprintf(file, "%s%-24s %s\n", indent, label, output_printable(json_string_value(value)));
+    else if (json_is_integer(value))
+        fprintf(file, "%s%-24s %" JSON_INTEGER_FORMAT "\n", indent, label,
+                json_integer_value(value));
+    else if (json_is_real(value))
+        fprintf(file, "%s%-24s %g\n", indent, label, json_real_value(value));
+    else if (json_is_boolean(value))
+        fprintf(file, "%s%-24s %s\n", indent, label, json_is_true(value) ? "yes" : "no");
+    else
+        return json_is_null(value);
+    return true;
+}
+
+void view_members(const json_t *object, const char *indent, FILE *file)
+{
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)object, name, value)
+    {
+        if (member_print(name, value, indent, file))
+            continue;
+        size_t i;
+        json_t *element;
+        json_array_foreach(value, i, element)
+        {
+            if (json_is_object(element)) {
+                fprintf(file, "%s%s:\n", indent, output_printable(name));
+                const char *inner;
+                json_t *inner_value;
+                json_object_foreach(element, inner, inner_value)
+                    member_print(inner, inner_value, "    ", file);
+            } else {
+                member_print(name, element, indent, file);
+            }
+        }
+        const char *inner;
+        json_t *inner_value;
+        json_object_foreach(value, inner, inner_value)
+            member_print(inner, inner_value, indent, file);
+    }
+}
