@@ -34,8 +34,7 @@
 #define FILE_MODE 0600    /* other people's packets */
 #define SIGNATURES_MAX 64 /* wiped from one device: more is a loop */
 
-/* ---- what a descriptor is
- * ------------------------------------------------------------------------- */
+/* ---- what a descriptor is -------------------------------------------------------------------- */
 
 static int source_alignment(int fd, const struct stat *status, struct disk_source *source,
                             struct failure *failure)
@@ -169,8 +168,7 @@ int disk_uring_from_fd(int fd, const char *name, struct disk **disk, struct fail
     return start(fd, name, true, false, disk, failure);
 }
 
-/* ---- what is on it already
- * --------------------------------------------------------------------------- */
+/* ---- what is on it already ------------------------------------------------------------------- */
 
 static const char *article(const char *word)
 {
@@ -333,8 +331,7 @@ static int wipe_signatures(const char *path, struct failure *failure)
     return result;
 }
 
-/* ---- making
- * ------------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 /* A full file system hurts everybody on it, for as long as a doomed allocation runs: look first. */
 static int check_room(int fd, const char *path, uint64_t more_bytes, struct failure *failure)

@@ -181,8 +181,7 @@ static struct simulated_disk *simulated(struct disk *disk)
     return (struct simulated_disk *)disk;
 }
 
-/* ---- the heap of flights, by time and then by submission
- * ------------------------------------------ */
+/* ---- the heap of flights, by time and then by submission ------------------------------------- */
 
 static bool flight_before(const struct flight *a, const struct flight *b)
 {
@@ -231,8 +230,7 @@ static struct flight *heap_pop(struct simulation *simulation)
     return first;
 }
 
-/* ---- lists of flights
- * ----------------------------------------------------------------------------- */
+/* ---- lists of flights ------------------------------------------------------------------------ */
 
 static void list_add(struct flight **list, struct flight *flight)
 {
@@ -253,8 +251,7 @@ static void list_remove(struct flight **list, struct flight *flight)
         flight->next->previous = flight->previous;
 }
 
-/* ---- the media: writes, the log, what a cut leaves
- * -------------------------------------------------- */
+/* ---- the media: writes, the log, what a cut leaves ------------------------------------------- */
 
 /* Does this write change the media at all when it lands? */
 static bool flight_lands(const struct flight *flight)
@@ -467,8 +464,7 @@ static void read_land(struct simulated_media *media, struct flight *flight)
         flip_one_bit(media->simulation, buffer, bytes);
 }
 
-/* ---- the end of the world
- * ---------------------------------------------------------------------------- */
+/* ---- the end of the world -------------------------------------------------------------------- */
 
 static int by_landing(const void *a, const void *b)
 {
@@ -620,8 +616,7 @@ static void event_count(struct simulation *simulation)
         simulation_process_kill(simulation);
 }
 
-/* ---- completion
- * --------------------------------------------------------------------------------------- */
+/* ---- completion ------------------------------------------------------------------------------ */
 
 static int flight_land(struct simulated_media *media, struct flight *flight)
 {
@@ -678,8 +673,7 @@ bool simulation_step(struct simulation *simulation)
     return true;
 }
 
-/* ---- faults
- * ------------------------------------------------------------------------------------------- */
+/* ---- faults ---------------------------------------------------------------------------------- */
 
 void simulated_media_fault(struct simulated_media *media, enum fault_kind kind, enum disk_op op,
                            uint32_t after, uint64_t delay_ns)
@@ -804,8 +798,7 @@ void simulated_media_return(struct simulated_media *media)
     media->vanished = false;
 }
 
-/* ---- the seam's verbs
- * ----------------------------------------------------------------------------------- */
+/* ---- the seam's verbs ------------------------------------------------------------------------ */
 
 /* One budget for reads and writes: transfers follow one another, latency and jitter do not. */
 static uint64_t completion_time(struct simulated_media *media, uint32_t bytes)
@@ -982,8 +975,7 @@ void simulated_disk_forget(struct disk **head)
     *head = NULL;
 }
 
-/* ---- simulation and media
- * ------------------------------------------------------------------------------ */
+/* ---- simulation and media -------------------------------------------------------------------- */
 
 struct simulation *simulation_new(uint64_t seed)
 {

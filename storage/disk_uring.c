@@ -133,8 +133,7 @@ static int result_of_errno(int number)
     return error_from_errno(number) == ERR_NO_SPACE ? ERR_NO_SPACE : ERR_IO;
 }
 
-/* ---- any thread
- * ---------------------------------------------------------------------------------- */
+/* ---- any thread ------------------------------------------------------------------------------ */
 
 static void wake(struct disk_uring *disk)
 {
@@ -227,8 +226,7 @@ static void uring_close(struct disk *head)
     uring_free(disk);
 }
 
-/* ---- the disk's thread: giving requests back
- * ------------------------------------------------------ */
+/* ---- the disk's thread: giving requests back ------------------------------------------------- */
 
 static void finish(struct disk_uring *disk, struct disk_request *request, int result)
 {
@@ -288,8 +286,7 @@ static bool is_refused(struct disk_uring *disk, struct disk_request *request)
     return true;
 }
 
-/* ---- the disk's thread: operations
- * ----------------------------------------------------------------- */
+/* ---- the disk's thread: operations ----------------------------------------------------------- */
 
 /* Does the request's memory lie in the registered buffer that it names? */
 static bool is_registered(const struct disk_uring *disk, const struct disk_request *request)
@@ -361,8 +358,7 @@ static void operation_completed(struct disk_uring *disk, struct operation *opera
     }
 }
 
-/* ---- the disk's thread: its ring
- * --------------------------------------------------------------------- */
+/* ---- the disk's thread: its ring ------------------------------------------------------------- */
 
 static void ring_wake_arm(struct disk_uring *disk)
 {
@@ -472,8 +468,7 @@ static int ring_open(struct disk_uring *disk)
     return answer;
 }
 
-/* ---- the disk's thread: without a ring
- * ------------------------------------------------------------------ */
+/* ---- the disk's thread: without a ring ------------------------------------------------------- */
 
 static int transfer_plainly(struct disk_uring *disk, struct disk_request *request)
 {
@@ -546,8 +541,7 @@ static void *serve(void *argument)
     return NULL;
 }
 
-/* ---- starting
- * ------------------------------------------------------------------------------------------ */
+/* ---- starting -------------------------------------------------------------------------------- */
 
 static const struct disk_ops uring_ops = {
     .name = "io_uring",

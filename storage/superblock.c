@@ -80,8 +80,7 @@ const char *superblock_place_text(enum superblock_place place)
     return place < SUPERBLOCK_PLACES ? text[place] : "no place";
 }
 
-/* ---- making
- * --------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 void superblock_set_text(char *field, size_t field_bytes, const char *text)
 {
@@ -121,8 +120,7 @@ void superblock_geometry(const struct superblock *superblock, struct disk_geomet
     };
 }
 
-/* ---- checking
- * ------------------------------------------------------------------------------------- */
+/* ---- checking -------------------------------------------------------------------------------- */
 
 static uint32_t superblock_crc(const uint8_t *bytes)
 {
@@ -214,8 +212,7 @@ int superblock_check(const uint8_t *bytes, size_t size)
     return is_plausible(superblock) ? 0 : ERR_CORRUPT;
 }
 
-/* ---- reading
- * -------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* What was found in the four places; `copy` is 4 x SUPERBLOCK_BYTES, page-aligned. */
 struct reading {
@@ -382,8 +379,7 @@ int superblock_read(struct disk *disk, struct superblock *superblock,
     return result;
 }
 
-/* ---- writing
- * -------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* disk_write() of a page-aligned buffer, with the sentence. */
 static int put(struct disk *disk, uint64_t offset, uint8_t *bytes, uint32_t count,

@@ -79,8 +79,7 @@ static void count_done(struct disk_request *request)
     pthread_mutex_unlock(&counter->lock);
 }
 
-/* ---- transfers
- * -------------------------------------------------------------------------------------- */
+/* ---- transfers ------------------------------------------------------------------------------- */
 
 /* 64 requests at once, in and out of order, with and without registered buffers, over and under one
  * ring's depth. */
@@ -273,8 +272,31 @@ static void any_thread_may_submit(void **state)
     unlink(path);
 }
 
-/* ---- locks
- * --------------------------------------------------------------------------------------------- */
+/* The wrapper of simulation.h does the same around a real disk as around a simulated one. */
+static void a_faulty_disk_fails_one_request_of_many_threads(void **state)
+{
+    (void)state;
+    const char *path = path_in(0, "faulty");
+    struct disk *disk = disk_faulty_wrap(make_file(path, FILE_BYTES), DISK_WRITE, 500, true);
+    pthread_t thread[6];
+    struct submitter submitter[COUNT(thread)];
+    uint32_t wrong = 0;
+    assert_string_equal(disk->name, path);
+    for (uint32_t i = 0; i < COUNT(thread); i++) {
+        submitter[i] = (struct submitter){.disk = disk, .number = i};
+        assert_int_equal(pthread_create(&thread[i], NULL, submit_many, &submitter[i]), 0);
+    }
+    for (uint32_t i = 0; i < COUNT(thread); i++) {
+        pthread_join(thread[i], NULL);
+        wrong += submitter[i].wrong;
+    }
+    assert_true(disk_faulty_struck(disk));
+    assert_int_equal(wrong, 2); /* the write that failed, and what was then read in its place */
+    disk_close(&disk);
+    unlink(path);
+}
+
+/* ---- locks ----------------------------------------------------------------------------------- */
 
 static void one_recorder_at_a_time(void **state)
 {
@@ -381,8 +403,7 @@ static void a_killed_recorder_holds_its_lock_until_its_writes_have_landed(void *
     }
 }
 
-/* ---- making
- * -------------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static void write_file(const char *path, const char *text)
 {
@@ -578,8 +599,7 @@ static void a_descriptor_is_enough_to_read(void **state)
     free(back);
 }
 
-/* ---- a full file system
- * ------------------------------------------------------------------------------- */
+/* ---- a full file system ---------------------------------------------------------------------- */
 
 /* In a child with a mount namespace of its own: 77 where there can be none, else 0 if all is well.
  */
@@ -651,8 +671,7 @@ static void a_full_file_system_is_left_as_it_was(void **state)
     assert_int_equal(answer, 0);
 }
 
-/* ---- without io_uring
- * ----------------------------------------------------------------------------------- */
+/* ---- without io_uring ------------------------------------------------------------------------ */
 
 static int without_io_uring(void)
 {
@@ -706,8 +725,7 @@ static void it_works_without_io_uring(void **state)
     assert_int_equal(answer, 0);
 }
 
-/* ---- a block device
- * -------------------------------------------------------------------------------------- */
+/* ---- a block device -------------------------------------------------------------------------- */
 
 static bool loop_attach(const char *backing, char *device, size_t device_bytes, int *loop)
 {
