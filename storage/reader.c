@@ -1,0 +1,900 @@
+/*
+ * reader.c - streams, their merge, and what is missing from them.
+ *
+ * A stream goes through its segments with a segment_reader; when all of the current segment is on
+ * its way, the next one's begins to read ahead. Streams stand in a binary heap by the time of their
+ * next packet, an unopened one by the smallest time that its next packet can have. The stream at
+ * the top stays there as long as its packets are the earliest, so that a run of packets of one
+ * stream costs one comparison each.
+ *
+ * Memory: three quarters are pieces, shared by all streams. A stream for which no piece is left
+ * reads its frames one by one into a buffer that all share, and keeps in a stash what it has room
+ * for there: records, whole and checked. What did not fit is fetched again, and numbering skips
+ * what was handed out. The stashes are the other quarter.
+ */
+#include "reader.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "account.h"
+#include "segment_reader.h"
+
+#define STASH_BYTES_MIN (4u * 1024)
+#define NOT_IN_HEAP UINT32_MAX
+#define NO_INTERFACE UINT32_MAX
+
+struct reader_stream {
+    struct identity run;
+    uint32_t number;
+    uint32_t order; /* of appearance */
+
+    struct worker_segment *segment; /* by position */
+    uint32_t segments;
+    uint32_t room;
+    uint32_t current;
+    bool open; /* `now` reads segment[current] */
+    bool next_open;
+    struct segment_reader now;
+    struct segment_reader next; /* reads ahead in segment[current + 1] */
+
+    uint32_t heap_at;
+    int64_t key_ns;
+    uint64_t key_position;
+
+    bool has_head;
+    struct frame_packet head;
+    bool walking; /* the cursor is in a frame */
+    bool damaged; /* of which only a part is good */
+    bool rest;    /* of which the stash holds only a part */
+    struct frame_cursor cursor;
+    struct frame_info info; /* of that frame */
+    uint8_t *stash;
+    uint32_t stash_room;
+
+    bool numbered;
+    uint64_t next_packet; /* the first number that was not yet seen */
+    bool timed;
+    int64_t last_ns;  /* of the last packet seen */
+    uint32_t pending; /* why the numbers that come next may be missing; 0: not known */
+
+    uint32_t map[FRAME_ENTRIES_MAX]; /* from the frame's interfaces to the reader's */
+    uint8_t *table;                  /* the frame's interface table that the map is for */
+    uint32_t table_bytes;
+    uint32_t interface; /* the stream's only one, or NO_INTERFACE */
+    bool several;
+
+    bool has_before; /* `before` is the account before the range */
+    bool counted;    /* `before` and `after` are the accounts around the range */
+    struct account before;
+    struct account after;
+    int64_t counted_from_ns;
+    int64_t counted_to_ns;
+};
+
+struct known_interface {
+    struct interface_description description;
+    bool mixed; /* a stream counts it together with others */
+};
+
+struct reader {
+    struct reader_options options;
+    struct segment_readers shared;
+    struct reader_stream **stream;
+    uint32_t streams;
+    struct reader_stream **heap;
+    uint32_t heap_count;
+    struct reader_stream *last; /* whose packet was handed out */
+    bool added;                 /* streams may have to go into the heap */
+    uint32_t active;            /* streams with an open segment */
+    uint64_t stash_max;         /* bytes for all stashes */
+    uint64_t segments_total;
+    uint64_t segments_done;
+    struct known_interface *interface;
+    uint32_t interfaces;
+};
+
+/* ---- the heap ----------------------------------------------------------------------------------
+ */
+
+static bool before(const struct reader_stream *a, const struct reader_stream *b)
+{
+    if (a->key_ns != b->key_ns)
+        return a->key_ns < b->key_ns;
+    if (a->key_position != b->key_position)
+        return a->key_position < b->key_position;
+    return a->order < b->order;
+}
+
+static void heap_put(struct reader *reader, uint32_t at, struct reader_stream *stream)
+{
+    reader->heap[at] = stream;
+    stream->heap_at = at;
+}
+
+static void heap_down(struct reader *reader, uint32_t at)
+{
+    struct reader_stream *stream = reader->heap[at];
+    for (;;) {
+        uint32_t child = 2 * at + 1;
+        if (child >= reader->heap_count)
+            break;
+        if (child + 1 < reader->heap_count && before(reader->heap[child + 1], reader->heap[child]))
+            child++;
+        if (before(stream, reader->heap[child]))
+            break;
+        heap_put(reader, at, reader->heap[child]);
+        at = child;
+    }
+    heap_put(reader, at, stream);
+}
+
+static void heap_add(struct reader *reader, struct reader_stream *stream)
+{
+    uint32_t at = reader->heap_count++;
+    while (at > 0 && before(stream, reader->heap[(at - 1) / 2])) {
+        heap_put(reader, at, reader->heap[(at - 1) / 2]);
+        at = (at - 1) / 2;
+    }
+    heap_put(reader, at, stream);
+}
+
+static void heap_take_first(struct reader *reader)
+{
+    reader->heap[0]->heap_at = NOT_IN_HEAP;
+    struct reader_stream *last = reader->heap[--reader->heap_count];
+    if (reader->heap_count > 0) {
+        heap_put(reader, 0, last);
+        heap_down(reader, 0);
+    }
+}
+
+/* ---- interfaces --------------------------------------------------------------------------------
+ */
+
+static bool same_interface(const struct interface_description *a,
+                           const struct interface_description *b)
+{
+    return a->link_type == b->link_type && a->snapshot_length == b->snapshot_length &&
+           memcmp(a->hardware, b->hardware, sizeof a->hardware) == 0 &&
+           strcmp(a->name, b->name) == 0 && strcmp(a->description, b->description) == 0;
+}
+
+static int number_interface(struct reader *reader, const struct interface_description *description,
+                            uint32_t *number)
+{
+    for (uint32_t i = 0; i < reader->interfaces; i++) {
+        if (same_interface(&reader->interface[i].description, description)) {
+            *number = i;
+            return 0;
+        }
+    }
+    if ((reader->interfaces & (reader->interfaces - 1)) == 0) { /* full at every power of two */
+        uint32_t room = reader->interfaces == 0 ? 1 : 2 * reader->interfaces;
+        struct known_interface *more = realloc(reader->interface, room * sizeof *more);
+        if (!more)
+            return ERR_NO_MEMORY;
+        reader->interface = more;
+    }
+    *number = reader->interfaces;
+    reader->interface[reader->interfaces++] = (struct known_interface){.description = *description};
+    return 0;
+}
+
+/* Makes the map for a frame. Frames of a stream mostly have the same table: then it stays. */
+static int map_interfaces(struct reader *reader, struct reader_stream *stream,
+                          const struct segment_frame *frame)
+{
+    const struct frame_info *info = &frame->info;
+    const uint8_t *table = frame->bytes + sizeof(struct frame_header) +
+                           info->blocks * sizeof(struct frame_block) +
+                           info->entries * sizeof(struct frame_entry);
+    if (info->interface_bytes == 0 || (info->interface_bytes == stream->table_bytes &&
+                                       memcmp(table, stream->table, info->interface_bytes) == 0))
+        return 0; /* with none at all, the cursor refuses every packet */
+    uint8_t *copy = realloc(stream->table, info->interface_bytes);
+    if (!copy)
+        return ERR_NO_MEMORY;
+    stream->table = copy;
+    stream->table_bytes = 0; /* until the map is whole */
+    for (uint32_t i = 0; i < info->interfaces; i++) {
+        struct interface_description description;
+        int result = frame_interface(frame->bytes, info, i, &description);
+        if (!result)
+            result = number_interface(reader, &description, &stream->map[i]);
+        if (result)
+            return result;
+        if (stream->interface != NO_INTERFACE && stream->interface != stream->map[i]) {
+            stream->several = true;
+            reader->interface[stream->interface].mixed = reader->interface[stream->map[i]].mixed =
+                true;
+        }
+        stream->interface = stream->map[i];
+    }
+    memcpy(copy, table, info->interface_bytes);
+    stream->table_bytes = info->interface_bytes;
+    return 0;
+}
+
+/* ---- numbers and gaps --------------------------------------------------------------------------
+ */
+
+static bool in_range(const struct reader *reader, int64_t first_ns, int64_t last_ns)
+{
+    return last_ns >= reader->options.from_ns &&
+           (first_ns < reader->options.to_ns || reader->options.to_ns == INT64_MAX);
+}
+
+static void tell_gap(struct reader *reader, const struct reader_stream *stream, uint32_t reason,
+                     uint64_t packets, int64_t from_ns, int64_t to_ns)
+{
+    int64_t low = from_ns < to_ns ? from_ns : to_ns, high = from_ns < to_ns ? to_ns : from_ns;
+    if (!in_range(reader, low, high))
+        return;
+    struct worker_gap gap = {.from_ns = low, .to_ns = high, .packets = packets, .reason = reason};
+    if (reason == WORKER_GAP_DROPPED && !stream->several && stream->interface != NO_INTERFACE)
+        memcpy(gap.interface, reader->interface[stream->interface].description.name,
+               sizeof gap.interface - 1);
+    reader->options.gap(reader->options.context, &gap);
+}
+
+/* Where numbering begins: at the stream's first segment that says where. */
+static void begin_numbers(struct reader_stream *stream, uint64_t first)
+{
+    if (stream->numbered)
+        return;
+    stream->numbered = true;
+    stream->next_packet = first;
+    for (uint32_t i = 0; i <= stream->current && i < stream->segments; i++) {
+        const struct worker_segment *segment = &stream->segment[i];
+        if (segment->packets > 0 && segment->first_packet < stream->next_packet) {
+            stream->next_packet = segment->first_packet;
+            stream->last_ns = segment->head_ns;
+            stream->timed = true;
+        }
+    }
+}
+
+/* Packets [first, first + count) come now. Tells what is missing before them; returns how many of
+ * them were seen. */
+static uint64_t note_packets(struct reader *reader, struct reader_stream *stream, uint64_t first,
+                             uint64_t count, int64_t head_ns)
+{
+    begin_numbers(stream, first);
+    if (first > stream->next_packet) {
+        tell_gap(reader, stream, stream->pending ? stream->pending : WORKER_GAP_LOST,
+                 first - stream->next_packet, stream->timed ? stream->last_ns : head_ns, head_ns);
+        stream->next_packet = first;
+    }
+    if (first + count > stream->next_packet)
+        stream->pending = 0;
+    uint64_t seen = stream->next_packet - first;
+    return seen < count ? seen : count;
+}
+
+/* They all lie outside the range. */
+static void skip_packets(struct reader *reader, struct reader_stream *stream, uint64_t first,
+                         uint64_t count, int64_t head_ns, int64_t last_ns)
+{
+    if (count == 0 || note_packets(reader, stream, first, count, head_ns) == count)
+        return;
+    stream->next_packet = first + count;
+    stream->last_ns = last_ns;
+    stream->timed = true;
+}
+
+static uint64_t dropped(const struct account *account)
+{
+    return account->packets[ACCOUNT_dropped_queue] + account->packets[ACCOUNT_dropped_kernel] +
+           account->packets[ACCOUNT_lost_disk] + account->packets[ACCOUNT_refused];
+}
+
+static uint64_t risen(uint64_t from, uint64_t to)
+{
+    return to > from ? to - from : 0;
+}
+
+/* A frame that overlaps the range: its account is the one at the range's end, so far. */
+static void note_account(struct reader_stream *stream, const struct frame_info *info)
+{
+    if (!stream->counted) {
+        if (segment_reader_account_before(&stream->now, &stream->before) == 0)
+            stream->has_before = true;
+        if (!stream->has_before) /* the stream's beginning; or nobody knows any more what was before
+                                  */
+            stream->before = info->first_packet == 0 ? (struct account){0} : info->account;
+        stream->counted = true;
+        stream->counted_from_ns = info->first_ns;
+        stream->counted_to_ns = info->last_ns;
+    }
+    stream->after = info->account;
+    if (info->first_ns < stream->counted_from_ns)
+        stream->counted_from_ns = info->first_ns;
+    if (info->last_ns > stream->counted_to_ns)
+        stream->counted_to_ns = info->last_ns;
+}
+
+/* ---- one stream --------------------------------------------------------------------------------
+ */
+
+static uint32_t quota(const struct reader *reader)
+{
+    uint32_t fair = reader->shared.pieces_max / (reader->active ? reader->active : 1);
+    return fair < 1 ? 1 : fair > PIECES_AHEAD_MAX ? PIECES_AHEAD_MAX : fair;
+}
+
+static uint32_t stash_quota(const struct reader *reader)
+{
+    uint64_t fair = reader->stash_max / reader->streams;
+    return fair < STASH_BYTES_MIN     ? STASH_BYTES_MIN
+           : fair > FRAME_BYTES_USUAL ? FRAME_BYTES_USUAL
+                                      : (uint32_t)fair;
+}
+
+/* Nothing of it can be wanted, or nothing of it can be read. */
+static bool passes_by(const struct reader *reader, const struct worker_segment *segment)
+{
+    return segment->places == 0 || (segment->state != SEGMENT_OPEN &&
+                                    !in_range(reader, segment->first_ns, segment->last_ns));
+}
+
+static void open_segment(struct reader *reader, struct segment_reader *out,
+                         const struct worker_segment *segment)
+{
+    segment_reader_open(out, &reader->shared, segment,
+                        (uint32_t)(segment->position % segment->places), -1);
+}
+
+static void close_next(struct reader_stream *stream)
+{
+    if (stream->next_open)
+        segment_reader_close(&stream->next);
+    stream->next_open = false;
+}
+
+static void close_current(struct reader *reader, struct reader_stream *stream)
+{
+    if (stream->open) {
+        segment_reader_close(&stream->now);
+        stream->open = false;
+        reader->active--;
+    }
+    stream->current++;
+    reader->segments_done++;
+}
+
+/* Makes `now` read segment[current], passing by what need not be read. False: there is none. */
+static bool open_current(struct reader *reader, struct reader_stream *stream)
+{
+    while (!stream->open) {
+        if (stream->current >= stream->segments)
+            return false;
+        const struct worker_segment *segment = &stream->segment[stream->current];
+        if (passes_by(reader, segment)) {
+            close_next(stream);
+            if (segment->places > 0 || !in_range(reader, segment->first_ns, segment->last_ns))
+                skip_packets(reader, stream, segment->first_packet, segment->packets,
+                             segment->head_ns, segment->last_ns);
+            close_current(reader, stream);
+            continue;
+        }
+        if (stream->next_open)
+            stream->now = stream->next;
+        else
+            open_segment(reader, &stream->now, segment);
+        stream->next_open = false;
+        stream->open = true;
+        reader->active++;
+    }
+    return true;
+}
+
+/* Once all of the current segment is on its way, the next one begins to come. */
+static int read_ahead(struct reader *reader, struct reader_stream *stream)
+{
+    uint32_t most = quota(reader);
+    if (stream->now.pieces >= most || !segment_reader_all_ahead(&stream->now) ||
+        stream->segment[stream->current].state == SEGMENT_OPEN)
+        return 0;
+    if (!stream->next_open) {
+        if (stream->current + 1 >= stream->segments)
+            return 0;
+        const struct worker_segment *segment = &stream->segment[stream->current + 1];
+        if (passes_by(reader, segment))
+            return 0;
+        open_segment(reader, &stream->next, segment);
+        stream->next_open = true;
+    }
+    return segment_reader_ahead(&stream->next, most - stream->now.pieces);
+}
+
+/* An open segment has been read as far as it goes: whether to leave it for the next one. */
+static bool may_leave(const struct reader *reader, const struct reader_stream *stream)
+{
+    const struct worker_segment *segment = &stream->segment[stream->current];
+    if (segment->state != SEGMENT_OPEN)
+        return true;
+    if (stream->current + 1 >= stream->segments)
+        return false;
+    const struct worker_segment *next = segment + 1;
+    /* Another segment of the stream means that this one has ended; its last frames may yet have to
+     * be told of. */
+    return !reader->options.follow || stream->now.ended ||
+           (next->packets > 0 && next->first_packet <= stream->next_packet);
+}
+
+/* Copies checked records out of a frame whose memory is only borrowed. */
+static int fill_stash(struct reader *reader, struct reader_stream *stream)
+{
+    struct frame_cursor walk = stream->cursor;
+    struct frame_packet packet;
+    uint32_t entry_bytes = stream->cursor.entry_count * (uint32_t)sizeof(struct frame_entry);
+    uint32_t most = stash_quota(reader), end = walk.at, left = walk.left;
+    while (frame_cursor_next(&walk, &packet) > 0) {
+        if (walk.at - stream->cursor.at > most && left < stream->cursor.left)
+            break;
+        end = walk.at;
+        left = walk.left;
+    }
+    uint32_t bytes = end - stream->cursor.at;
+    if (entry_bytes + bytes > stream->stash_room) {
+        free(stream->stash);
+        stream->stash_room = 0;
+        stream->stash = malloc(entry_bytes + bytes);
+        if (!stream->stash)
+            return ERR_NO_MEMORY;
+        stream->stash_room = entry_bytes + bytes;
+    }
+    memcpy(stream->stash, stream->cursor.entries, entry_bytes);
+    memcpy(stream->stash + entry_bytes, stream->cursor.frame + stream->cursor.at, bytes);
+    uint32_t taken = stream->cursor.left - left;
+    stream->rest = left > 0 && taken > 0;
+    stream->cursor.frame = stream->cursor.entries = stream->stash;
+    stream->cursor.at = entry_bytes;
+    stream->cursor.end = entry_bytes + bytes;
+    /* Records that contradict the header end the walk here as they would in the frame. */
+    stream->cursor.left = stream->rest ? taken : taken + left;
+    return 0;
+}
+
+/* Sets the cursor behind the packets of a frame that were seen before. 1; 0: there is nothing new
+ * in it. */
+static int enter_frame(struct reader *reader, struct reader_stream *stream,
+                       const struct segment_frame *frame)
+{
+    const struct frame_info *info = &frame->info;
+    if (info->kind != FRAME_DATA || info->packets == 0)
+        return 0;
+    uint64_t seen = note_packets(reader, stream, info->first_packet, info->packets, info->head_ns);
+    if (in_range(reader, info->first_ns, info->last_ns))
+        note_account(stream, info);
+    if (seen == info->packets)
+        return 0;
+    int result = map_interfaces(reader, stream, frame);
+    if (result)
+        return result;
+    stream->info = *info;
+    stream->damaged = frame->good_end < info->frame_bytes;
+    stream->rest = false;
+    frame_cursor_start(&stream->cursor, frame->bytes, info);
+    if (stream->cursor.end > frame->good_end)
+        stream->cursor.end = frame->good_end;
+    struct frame_packet packet;
+    while (seen-- > 0)
+        if (frame_cursor_next(&stream->cursor, &packet) <= 0)
+            break; /* the walk that follows ends at once, too, and says so */
+    if (frame->borrowed) {
+        result = fill_stash(reader, stream);
+        if (result)
+            return result;
+    }
+    stream->walking = true;
+    return 1;
+}
+
+/* Goes on to the next frame with new packets. 1; 0: there is nothing more for now. */
+static int load(struct reader *reader, struct reader_stream *stream)
+{
+    for (;;) {
+        if (!open_current(reader, stream))
+            return 0;
+        int result = reader->options.tick ? reader->options.tick(reader->options.context) : 0;
+        if (result)
+            return result;
+        struct segment_frame frame;
+        int step = segment_reader_next(&stream->now, quota(reader), &frame);
+        switch (step) {
+        case SEGMENT_STEP_FRAME:
+            result = enter_frame(reader, stream, &frame);
+            if (result < 0)
+                return result;
+            step = read_ahead(reader, stream);
+            if (step < 0 || result > 0)
+                return step < 0 ? step : 1;
+            break;
+        case SEGMENT_STEP_SKIPPED:
+            skip_packets(reader, stream, frame.info.first_packet, frame.info.packets,
+                         frame.info.head_ns, frame.info.last_ns);
+            if (!stream->now.pruned && !stream->counted) {
+                stream->has_before = true;
+                stream->before = frame.info.account;
+            }
+            break;
+        case SEGMENT_STEP_DAMAGED:
+            stream->pending = WORKER_GAP_DAMAGED;
+            break;
+        case SEGMENT_STEP_OVERTAKEN:
+            stream->pending = WORKER_GAP_OVERWRITTEN;
+            break;
+        case SEGMENT_STEP_END:
+            if (!may_leave(reader, stream))
+                return 0;
+            close_current(reader, stream);
+            continue;
+        default:
+            return step;
+        }
+        segment_reader_advance(&stream->now);
+    }
+}
+
+/* The records of a frame whose checksums are right make no sense: the recorder should know, nobody
+ * can help. */
+static int tell_records(struct reader *reader, struct reader_stream *stream)
+{
+    struct worker_bad bad = {
+        .segment = stream->info.segment,
+        .place = stream->now.place,
+        .offset = stream->info.offset,
+        .bytes = stream->info.frame_bytes,
+        .reason = WORKER_BAD_RECORDS,
+    };
+    reader->shared.frames_bad++;
+    int judgement = reader->options.judge(reader->options.context, &bad);
+    return judgement < 0 ? judgement : 0;
+}
+
+/* Makes the stream's next packet in the range its head. 1; 0: there is nothing more for now. */
+static int step_stream(struct reader *reader, struct reader_stream *stream)
+{
+    for (;;) {
+        while (stream->walking) {
+            int result = frame_cursor_next(&stream->cursor, &stream->head);
+            if (result > 0) {
+                int64_t time_ns = stream->head.packet.time_ns;
+                stream->next_packet++;
+                stream->last_ns = time_ns;
+                stream->timed = true;
+                if (time_ns < reader->options.from_ns ||
+                    (time_ns >= reader->options.to_ns && reader->options.to_ns != INT64_MAX))
+                    continue;
+                stream->has_head = true;
+                stream->key_ns = time_ns;
+                stream->key_position = stream->info.position;
+                return 1;
+            }
+            stream->walking = false;
+            if (result < 0) {
+                stream->pending = WORKER_GAP_DAMAGED;
+                result = stream->damaged ? 0 : tell_records(reader, stream);
+                if (result)
+                    return result;
+            }
+            if (!stream->rest)
+                segment_reader_advance(&stream->now);
+        }
+        int result = load(reader, stream);
+        if (result <= 0)
+            return result;
+    }
+}
+
+/* ---- segments ----------------------------------------------------------------------------------
+ */
+
+int reader_open(const struct reader_options *options, struct reader **out)
+{
+    *out = NULL;
+    struct reader *reader = calloc(1, sizeof *reader);
+    if (!reader)
+        return ERR_NO_MEMORY;
+    reader->options = *options;
+    reader->shared.disk = options->disk;
+    reader->shared.disks = options->disks;
+    reader->shared.ring = options->ring;
+    reader->shared.from_ns = options->from_ns;
+    reader->shared.to_ns = options->to_ns;
+    reader->shared.judge = options->judge;
+    reader->shared.context = options->context;
+    reader->stash_max = options->memory_max / 4;
+    int result = segment_readers_open(&reader->shared, options->memory_max - reader->stash_max);
+    if (result) {
+        free(reader);
+        return result;
+    }
+    *out = reader;
+    return 0;
+}
+
+static bool valid(const struct reader *reader, const struct worker_segment *segment)
+{
+    if (segment->places > COPIES_MAX || segment->data_end % PAGE_BYTES != 0 ||
+        segment->index_offset % PAGE_BYTES != 0 || segment->index_bytes % PAGE_BYTES != 0 ||
+        segment->first_packet + segment->packets < segment->packets)
+        return false;
+    for (uint32_t i = 0; i < segment->places; i++) {
+        if (segment->place[i].disk >= reader->options.disks)
+            return false;
+        const struct disk_geometry *geometry =
+            &reader->options.disk[segment->place[i].disk]->geometry;
+        if (segment->place[i].slot >= geometry->slot_count ||
+            segment->data_end > geometry->slot_bytes ||
+            segment->index_offset > geometry->slot_bytes ||
+            segment->index_bytes > geometry->slot_bytes - segment->index_offset)
+            return false;
+    }
+    return true;
+}
+
+/* Segments come ordered by stream mostly: the last one added to is looked at first. */
+static struct reader_stream *find_stream(struct reader *reader,
+                                         const struct worker_segment *segment)
+{
+    for (uint32_t i = reader->streams; i-- > 0;) {
+        struct reader_stream *stream = reader->stream[i];
+        if (stream->number == segment->stream && identity_equal(&stream->run, &segment->run))
+            return stream;
+    }
+    return NULL;
+}
+
+static struct reader_stream *add_stream(struct reader *reader, const struct worker_segment *segment)
+{
+    if ((reader->streams & (reader->streams - 1)) == 0) {
+        uint32_t room = reader->streams == 0 ? 1 : 2 * reader->streams;
+        struct reader_stream **streams = realloc(reader->stream, room * sizeof *streams);
+        if (!streams)
+            return NULL;
+        reader->stream = streams;
+        struct reader_stream **heap = realloc(reader->heap, room * sizeof *heap);
+        if (!heap)
+            return NULL;
+        reader->heap = heap;
+    }
+    struct reader_stream *stream = calloc(1, sizeof *stream);
+    if (!stream)
+        return NULL;
+    stream->run = segment->run;
+    stream->number = segment->stream;
+    stream->order = reader->streams;
+    stream->heap_at = NOT_IN_HEAP;
+    stream->interface = NO_INTERFACE;
+    reader->stream[reader->streams++] = stream;
+    return stream;
+}
+
+/* The list has moved in memory or grown. */
+static void tell_readers(struct reader_stream *stream)
+{
+    if (stream->open)
+        segment_reader_update(&stream->now, &stream->segment[stream->current]);
+    if (stream->next_open)
+        segment_reader_update(&stream->next, &stream->segment[stream->current + 1]);
+}
+
+static int add_segment(struct reader *reader, const struct worker_segment *segment)
+{
+    struct reader_stream *stream = find_stream(reader, segment);
+    if (!stream)
+        stream = add_stream(reader, segment);
+    if (!stream)
+        return ERR_NO_MEMORY;
+    uint32_t at = stream->segments;
+    while (at > 0 && stream->segment[at - 1].position > segment->position)
+        at--;
+    if (at > 0 && identity_equal(&stream->segment[at - 1].segment, &segment->segment)) {
+        stream->segment[at - 1] = *segment;
+        tell_readers(stream);
+        return 0;
+    }
+    if (stream->segments == stream->room) {
+        uint32_t room = stream->room == 0 ? 4 : 2 * stream->room;
+        struct worker_segment *more = realloc(stream->segment, room * sizeof *more);
+        if (!more)
+            return ERR_NO_MEMORY;
+        stream->segment = more;
+        stream->room = room;
+    }
+    if (at < stream->segments)
+        close_next(stream); /* it may no longer be the next */
+    memmove(stream->segment + at + 1, stream->segment + at,
+            (stream->segments - at) * sizeof *segment);
+    stream->segment[at] = *segment;
+    stream->segments++;
+    if (at < stream->current || (at == stream->current && stream->open)) {
+        stream->current++; /* too late: what follows it has been handed out */
+        reader->segments_done++;
+    }
+    tell_readers(stream);
+    reader->segments_total++;
+    return 0;
+}
+
+int reader_add(struct reader *reader, const struct worker_segment *segments, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (!valid(reader, &segments[i]))
+            return ERR_INVALID;
+    for (uint32_t i = 0; i < count; i++) {
+        int result = add_segment(reader, &segments[i]);
+        if (result)
+            return result;
+    }
+    reader->added = true;
+    return 0;
+}
+
+/* The smallest time that the next packet of a stream that waits can have. */
+static void set_key(struct reader *reader, struct reader_stream *stream)
+{
+    stream->key_ns = INT64_MIN;
+    stream->key_position = 0;
+    if (stream->open || stream->current >= stream->segments)
+        return;
+    const struct worker_segment *segment = &stream->segment[stream->current];
+    int64_t head_ns = segment->head_ns, from_ns = reader->options.from_ns;
+    stream->key_position = segment->position;
+    if (segment->packets == 0)
+        return;
+    if (!in_range(reader, head_ns, head_ns) && segment->state != SEGMENT_OPEN)
+        head_ns = segment->first_ns;
+    stream->key_ns = head_ns > from_ns ? head_ns : from_ns;
+}
+
+static void add_to_heap(struct reader *reader)
+{
+    for (uint32_t i = 0; i < reader->streams; i++) {
+        struct reader_stream *stream = reader->stream[i];
+        if (stream->heap_at != NOT_IN_HEAP ||
+            (!stream->open && stream->current >= stream->segments))
+            continue;
+        set_key(reader, stream);
+        heap_add(reader, stream);
+    }
+    reader->added = false;
+}
+
+int reader_next(struct reader *reader, struct reader_packet *out)
+{
+    if (reader->last) { /* it is still the first: now its next packet decides where it stands */
+        reader->last->has_head = false;
+        reader->last = NULL;
+    }
+    if (reader->added)
+        add_to_heap(reader);
+    while (reader->heap_count > 0) {
+        struct reader_stream *stream = reader->heap[0];
+        if (!stream->has_head) {
+            int result = step_stream(reader, stream);
+            if (result < 0)
+                return result;
+            if (result == 0)
+                heap_take_first(reader);
+            else
+                heap_down(reader, 0);
+            continue;
+        }
+        out->packet = &stream->head.packet;
+        out->interface = stream->map[stream->head.packet.interface];
+        reader->last = stream;
+        return 1;
+    }
+    return 0;
+}
+
+/* ---- the end -----------------------------------------------------------------------------------
+ */
+
+/* Numbers up to the end of the last segment that did not come. */
+static void tell_end(struct reader *reader, struct reader_stream *stream)
+{
+    uint64_t end = 0;
+    const struct worker_segment *last = NULL;
+    for (uint32_t i = 0; i < stream->segments; i++) {
+        const struct worker_segment *segment = &stream->segment[i];
+        if (segment->packets > 0 && segment->first_packet + segment->packets > end) {
+            end = segment->first_packet + segment->packets;
+            last = segment;
+        }
+    }
+    if (!last)
+        return;
+    begin_numbers(stream, last->first_packet);
+    if (end <= stream->next_packet)
+        return;
+    bool known = last->first_ns <= last->last_ns &&
+                 last->last_ns != INT64_MAX; /* of an open one they need not be */
+    int64_t to_ns = known ? last->last_ns : stream->timed ? stream->last_ns : last->head_ns;
+    tell_gap(reader, stream, stream->pending ? stream->pending : WORKER_GAP_LOST,
+             end - stream->next_packet, stream->timed ? stream->last_ns : last->head_ns, to_ns);
+}
+
+void reader_finish(struct reader *reader, bool complete)
+{
+    for (uint32_t i = 0; i < reader->streams; i++) {
+        struct reader_stream *stream = reader->stream[i];
+        if (complete)
+            tell_end(reader, stream);
+        if (!stream->counted)
+            continue;
+        uint64_t count = risen(dropped(&stream->before), dropped(&stream->after));
+        if (count > 0)
+            tell_gap(reader, stream, WORKER_GAP_DROPPED, count, stream->counted_from_ns,
+                     stream->counted_to_ns);
+    }
+}
+
+bool reader_account(const struct reader *reader, uint32_t interface, uint64_t *seen,
+                    uint64_t *drops)
+{
+    bool known = false;
+    *seen = *drops = 0;
+    if (reader->interface[interface].mixed)
+        return false;
+    for (uint32_t i = 0; i < reader->streams; i++) {
+        const struct reader_stream *stream = reader->stream[i];
+        if (!stream->counted || stream->interface != interface)
+            continue;
+        *seen += risen(stream->before.packets[ACCOUNT_seen], stream->after.packets[ACCOUNT_seen]);
+        *drops += risen(dropped(&stream->before), dropped(&stream->after));
+        known = true;
+    }
+    return known;
+}
+
+uint32_t reader_interfaces(const struct reader *reader)
+{
+    return reader->interfaces;
+}
+
+const struct interface_description *reader_interface(const struct reader *reader,
+                                                     uint32_t interface)
+{
+    assert(interface < reader->interfaces);
+    return &reader->interface[interface].description;
+}
+
+void reader_counters(const struct reader *reader, struct reader_counters *counters)
+{
+    *counters = (struct reader_counters){
+        .segments_total = reader->segments_total,
+        .segments_done = reader->segments_done,
+        .bytes_read = reader->shared.bytes_read,
+        .frames_checked = reader->shared.frames_checked,
+        .frames_bad = reader->shared.frames_bad,
+    };
+}
+
+void reader_close(struct reader **out)
+{
+    struct reader *reader = *out;
+    if (!reader)
+        return;
+    for (uint32_t i = 0; i < reader->streams; i++) {
+        struct reader_stream *stream = reader->stream[i];
+        if (stream->open)
+            segment_reader_close(&stream->now);
+        close_next(stream);
+        free(stream->segment);
+        free(stream->stash);
+        free(stream->table);
+        free(stream);
+    }
+    segment_readers_close(&reader->shared);
+    free(reader->stream);
+    free(reader->heap);
+    free(reader->interface);
+    free(reader);
+    *out = NULL;
+}

@@ -1,0 +1,102 @@
+/*
+ * reader.h - the packets of a time range from any number of segments, merged by time.
+ *
+ *     reader_open() -> reader_add() ... -> { reader_next() ... } -> reader_finish() ->
+ * reader_close()
+ *
+ * Order: each stream's packets in order of arrival, even where their times run backwards; of all
+ * streams, the one whose next packet has the smallest time goes first; ties go to the lower
+ * position, then to the stream that was added first. The same segments give the same order,
+ * whatever the memory.
+ *
+ * Of each stream, packet numbers that were handed out are never handed out again (a frame that a
+ * failing disk made the recorder write twice is the usual case), and numbers that do not come are a
+ * gap, which is told with the reason that is known. What comes out was checked (promise P3).
+ *
+ * A stream is opened when its turn comes, so that a thousand imported files cost no more memory
+ * than those that overlap. Memory is bounded by memory_max plus two usual frames, plus one frame
+ * where it is longer than usual.
+ *
+ * Threads: one; the callbacks are called on it.
+ */
+#ifndef STORAGE_READER_H
+#define STORAGE_READER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "disk_io.h"
+#include "errors.h"
+#include "packet.h"
+#include "worker.h"
+
+struct reader_options {
+    struct disk *const *disk; /* with their geometry; stay the caller's */
+    uint32_t disks;
+    struct identity ring;
+    int64_t from_ns; /* inclusive; INT64_MIN: no bound */
+    int64_t to_ns;   /* exclusive; INT64_MAX: no bound */
+    bool follow; /* more segments may come: an open one is not left while its end may still be added
+                  */
+    uint64_t memory_max; /* bytes */
+    /* A stretch did not pass: returns an enum worker_judgement, or a negative code, with which
+     * reader_next() then ends. */
+    int (*judge)(void *context, const struct worker_bad *bad);
+    /* A gap in the result, before the packet that follows it. */
+    void (*gap)(void *context, const struct worker_gap *gap);
+    /* Called for every frame at least; a negative code ends reader_next(). May be null. */
+    int (*tick)(void *context);
+    void *context;
+};
+
+struct reader;
+
+int reader_open(const struct reader_options *options, struct reader **reader);
+
+/*
+ * Adds segments, in any order, or replaces what is known of them (open ones grow and are sealed).
+ * One without places is known to exist, but cannot be read. ERR_INVALID: a place, offset or length
+ * that no disk of the job has; nothing was added.
+ */
+int reader_add(struct reader *reader, const struct worker_segment *segments, uint32_t count);
+
+struct reader_packet {
+    const struct packet *packet; /* until the next call; its `interface` is not to be used */
+    uint32_t interface;          /* for reader_interface(), never changes */
+};
+
+/* 1: a packet; 0: everything known has been handed out; negative: the job is over. */
+int reader_next(struct reader *reader, struct reader_packet *out);
+
+/*
+ * What can only be told at the end: numbers missing at the ends of streams (only if `complete`: the
+ * caller did not stop early) and packets that were dropped within the range, through options.gap.
+ */
+void reader_finish(struct reader *reader, bool complete);
+
+uint32_t reader_interfaces(const struct reader *reader);
+const struct interface_description *reader_interface(const struct reader *reader,
+                                                     uint32_t interface);
+
+/*
+ * Packets that an interface saw and dropped in the range, from the accounts in the frames that
+ * overlap it. False where they are not known: a stream with several interfaces counts them
+ * together.
+ */
+bool reader_account(const struct reader *reader, uint32_t interface, uint64_t *seen,
+                    uint64_t *dropped);
+
+struct reader_counters {
+    uint64_t segments_total;
+    uint64_t segments_done;
+    uint64_t bytes_read;
+    uint64_t frames_checked;
+    uint64_t frames_bad;
+};
+
+void reader_counters(const struct reader *reader, struct reader_counters *counters);
+
+/* Waits for reads under way. Nulls. */
+void reader_close(struct reader **reader);
+
+#endif

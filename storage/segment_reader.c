@@ -1,0 +1,1042 @@
+/*
+ * segment_reader.c - see the header for the happy path, the failure modes and what closing does.
+ */
+#include "segment_reader.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HEADER_PROBE_BYTES \
+    (16u * 1024) /* read at once where only a header is wanted: nearly always enough */
+#define SCAN_BYTES FRAME_BYTES_USUAL
+#define TRIES_MAX 3u /* of reading a stretch again because the recorder says so */
+#define BLOCKS_MAX (FRAME_BYTES_MAX / BLOCK_BYTES)
+
+/* The longest header that a frame can have: every table full. What claims more is no header. */
+#define HEADER_BYTES_MAX                                                           \
+    (sizeof(struct frame_header) + (BLOCKS_MAX + 1) * sizeof(struct frame_block) + \
+     FRAME_ENTRIES_MAX * (sizeof(struct frame_entry) + sizeof(struct frame_interface) + 512) + 8)
+
+/* Steps that do not leave this file. */
+enum {
+    STEP_RETRY = 100, /* something was set right: look again */
+    STEP_TROUBLE,     /* the frame did not pass */
+};
+
+struct piece {
+    struct disk_request request;
+    struct disk *disk;
+    struct piece *next;
+    uint8_t *memory; /* PIECE_ROOM_BYTES, then PIECE_BYTES */
+    uint8_t *data;   /* first valid byte */
+    uint32_t offset; /* in the slot, of `data` */
+    uint32_t bytes;  /* valid at `data` */
+    uint32_t place;
+    bool waited;
+};
+
+/* ---- pieces ------------------------------------------------------------------------------------
+ */
+
+static void piece_read(struct disk_request *request)
+{
+    (void)request; /* disk_wait() is how we learn of it */
+}
+
+static void *page_memory(size_t bytes)
+{
+    return aligned_alloc(PAGE_BYTES, bytes);
+}
+
+/* Null where the pool has no more, or the machine has no memory: then frames are fetched one by
+ * one. */
+static struct piece *piece_take(struct segment_readers *shared)
+{
+    struct piece *piece = shared->free_piece;
+    if (piece) {
+        shared->free_piece = piece->next;
+        return piece;
+    }
+    if (shared->pieces == shared->pieces_max)
+        return NULL;
+    piece = calloc(1, sizeof *piece);
+    uint8_t *memory = page_memory(PIECE_ROOM_BYTES + PIECE_BYTES);
+    if (!piece || !memory) {
+        free(piece);
+        free(memory);
+        return NULL;
+    }
+    piece->memory = memory;
+    shared->pieces++;
+    return piece;
+}
+
+static void piece_wait(struct segment_readers *shared, struct piece *piece)
+{
+    if (piece->waited)
+        return;
+    disk_wait(piece->disk, &piece->request);
+    piece->waited = true;
+    if (piece->request.result == 0)
+        shared->bytes_read += piece->request.bytes;
+}
+
+static void piece_give(struct segment_readers *shared, struct piece *piece)
+{
+    piece_wait(shared, piece);
+    piece->next = shared->free_piece;
+    shared->free_piece = piece;
+}
+
+static struct piece *pop_piece(struct segment_reader *reader)
+{
+    struct piece *piece = reader->head;
+    reader->head = piece->next;
+    if (!reader->head)
+        reader->tail = NULL;
+    reader->pieces--;
+    return piece;
+}
+
+static void drop_pieces(struct segment_reader *reader)
+{
+    while (reader->head)
+        piece_give(reader->shared, pop_piece(reader));
+}
+
+int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
+{
+    uint64_t most = memory_max / (PIECE_ROOM_BYTES + PIECE_BYTES);
+    shared->free_piece = NULL;
+    shared->pieces = 0;
+    shared->pieces_max = most < 1 ? 1 : most > 4096 ? 4096 : (uint32_t)most;
+    shared->bytes_read = shared->frames_checked = shared->frames_bad = 0;
+    shared->scratch = page_memory(FRAME_BYTES_USUAL);
+    return shared->scratch ? 0 : ERR_NO_MEMORY;
+}
+
+void segment_readers_close(struct segment_readers *shared)
+{
+    while (shared->free_piece) {
+        struct piece *piece = shared->free_piece;
+        shared->free_piece = piece->next;
+        free(piece->memory);
+        free(piece);
+        shared->pieces--;
+    }
+    assert(shared->pieces == 0);
+    free(shared->scratch);
+    shared->scratch = NULL;
+}
+
+/* ---- what a frame must be ----------------------------------------------------------------------
+ */
+
+bool segment_owns(const struct segment_readers *shared, const struct worker_segment *segment,
+                  enum frame_kind kind, uint32_t offset, const struct frame_info *info)
+{
+    if (info->kind != kind || info->offset != offset || info->position != segment->position ||
+        info->stream != segment->stream || !identity_equal(&info->ring, &shared->ring) ||
+        !identity_equal(&info->segment, &segment->segment) ||
+        !identity_equal(&info->run, &segment->run))
+        return false;
+    switch (kind) {
+    case FRAME_DATA:
+        return info->revision == segment->data_revision;
+    case FRAME_OPEN: /* written with the data, or anew by whoever rewrote index and seal */
+        return info->revision == segment->data_revision || info->revision == segment->revision;
+    default:
+        return info->revision == segment->revision && info->data_revision == segment->data_revision;
+    }
+}
+
+static int header_reason(int parsed)
+{
+    return parsed == ERR_NOT_FOUND ? WORKER_BAD_MISSING : WORKER_BAD_CHECKSUM;
+}
+
+static int read_place(struct segment_readers *shared, const struct worker_segment *segment,
+                      uint32_t place, uint32_t offset, uint8_t *buffer, uint32_t bytes)
+{
+    int result = disk_read(shared->disk[segment->place[place].disk], segment->place[place].slot,
+                           offset, buffer, bytes);
+    if (!result)
+        shared->bytes_read += bytes;
+    return result;
+}
+
+/* Header only, into memory that the caller frees. `kind` as expected. */
+static int fetch_header(struct segment_readers *shared, const struct worker_segment *segment,
+                        uint32_t place, uint32_t offset, uint32_t bytes_max, enum frame_kind kind,
+                        struct frame_info *info)
+{
+    uint32_t bytes = bytes_max < HEADER_PROBE_BYTES ? bytes_max : HEADER_PROBE_BYTES;
+    for (;;) {
+        uint8_t *buffer = page_memory(bytes);
+        if (!buffer)
+            return ERR_NO_MEMORY;
+        int result = read_place(shared, segment, place, offset, buffer, bytes);
+        int parsed = result ? 0 : frame_parse(buffer, bytes, info);
+        free(buffer);
+        if (result)
+            return WORKER_BAD_READ;
+        if (parsed == ERR_AGAIN && info->header_bytes > bytes && info->header_bytes <= bytes_max &&
+            info->header_bytes <= HEADER_BYTES_MAX) {
+            bytes = (uint32_t)round_up(info->header_bytes, PAGE_BYTES);
+            continue;
+        }
+        if (parsed)
+            return header_reason(parsed);
+        if (!segment_owns(shared, segment, kind, offset, info))
+            return WORKER_BAD_IDENTITY;
+        return info->frame_bytes <= bytes_max ? 0 : WORKER_BAD_RECORDS;
+    }
+}
+
+int segment_fetch(struct segment_readers *shared, const struct worker_segment *segment,
+                  uint32_t place, uint32_t offset, uint32_t bytes_max, enum frame_kind kind,
+                  uint8_t **frame, struct frame_info *info)
+{
+    *frame = NULL;
+    int reason = fetch_header(shared, segment, place, offset, bytes_max, kind, info);
+    if (reason)
+        return reason;
+    uint8_t *buffer = page_memory(info->frame_bytes);
+    if (!buffer)
+        return ERR_NO_MEMORY;
+    uint32_t bytes = info->frame_bytes;
+    if (read_place(shared, segment, place, offset, buffer, bytes)) {
+        free(buffer);
+        return WORKER_BAD_READ;
+    }
+    /* The header is looked at again: between the two reads the ring may have come along. */
+    int parsed = frame_parse(buffer, bytes, info);
+    if (parsed || !segment_owns(shared, segment, kind, offset, info) ||
+        info->frame_bytes != bytes) {
+        free(buffer);
+        return parsed ? header_reason(parsed) : WORKER_BAD_IDENTITY;
+    }
+    *frame = buffer;
+    shared->frames_checked++;
+    return frame_check(buffer, info) ? WORKER_BAD_CHECKSUM : 0;
+}
+
+/* Tells the recorder and returns its judgement. `info`: of a valid header that is not ours, or
+ * null. */
+static int report(struct segment_reader *reader, uint32_t place, uint32_t offset, uint32_t bytes,
+                  int reason, const struct frame_info *info)
+{
+    struct worker_bad bad = {
+        .segment = reader->segment->segment,
+        .place = place,
+        .offset = offset,
+        .bytes = bytes,
+        .reason = (uint32_t)reason,
+    };
+    if (reason == WORKER_BAD_IDENTITY) {
+        bad.found = info->segment;
+        bad.found_position = info->position;
+    }
+    reader->shared->frames_bad++;
+    return reader->shared->judge(reader->shared->context, &bad);
+}
+
+/* ---- the index ---------------------------------------------------------------------------------
+ */
+
+static uint32_t entry_offset(const struct segment_reader *reader, uint32_t i)
+{
+    return i < reader->entries ? le32_get(reader->entry[i].offset) : reader->segment->data_end;
+}
+
+static uint32_t entry_end(const struct segment_reader *reader, uint32_t i)
+{
+    return le32_get(reader->entry[i].offset) + le32_get(reader->entry[i].frame_bytes);
+}
+
+/* The entry at this offset, or the first behind it. */
+static uint32_t entry_find(const struct segment_reader *reader, uint32_t offset)
+{
+    uint32_t low = 0, high = reader->entries;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (le32_get(reader->entry[middle].offset) < offset)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static bool in_range(const struct segment_readers *shared, int64_t first_ns, int64_t last_ns)
+{
+    return last_ns >= shared->from_ns && (first_ns < shared->to_ns || shared->to_ns == INT64_MAX);
+}
+
+static bool entry_wanted(const struct segment_reader *reader, uint32_t i)
+{
+    const struct index_frame_entry *entry = &reader->entry[i];
+    return le32_get(entry->packets) > 0 &&
+           in_range(reader->shared, (int64_t)le64_get(entry->first_ns),
+                    (int64_t)le64_get(entry->last_ns));
+}
+
+/* Frames in order, within the data, none over another: what everything after relies on. */
+static bool entries_fit(const struct index_frame_entry *entry, uint32_t entries, uint32_t data_end)
+{
+    uint32_t at = PAGE_BYTES, number = 0;
+    for (uint32_t i = 0; i < entries; i++) {
+        uint32_t offset = le32_get(entry[i].offset), bytes = le32_get(entry[i].frame_bytes);
+        if (offset < at || offset % PAGE_BYTES != 0 || bytes == 0 || bytes % PAGE_BYTES != 0 ||
+            bytes > FRAME_BYTES_MAX || offset > data_end || bytes > data_end - offset ||
+            le32_get(entry[i].number) <= number)
+            return false;
+        at = offset + bytes;
+        number = le32_get(entry[i].number);
+    }
+    return true;
+}
+
+/*
+ * Reads the index of one place. 0 with the entries in reader->entry; a reason, with the offset of
+ * what did not pass; or a negative code.
+ */
+static int read_index(struct segment_reader *reader, uint32_t place, uint32_t *offset,
+                      struct frame_info *info)
+{
+    const struct worker_segment *segment = reader->segment;
+    *offset = segment->index_offset;
+    uint8_t *buffer = page_memory(segment->index_bytes);
+    if (!buffer)
+        return ERR_NO_MEMORY;
+    uint32_t room = segment->index_bytes / sizeof(struct index_frame_entry), entries = 0;
+    struct index_frame_entry *entry = malloc(room * sizeof *entry);
+    int reason = 0;
+    if (!entry) {
+        free(buffer);
+        return ERR_NO_MEMORY;
+    }
+    if (read_place(reader->shared, segment, place, segment->index_offset, buffer,
+                   segment->index_bytes))
+        reason = WORKER_BAD_READ;
+    uint32_t at = 0, part = 0, parts = 1;
+    while (!reason && part < parts) {
+        *offset = segment->index_offset + at;
+        if (at == segment->index_bytes) {
+            reason = WORKER_BAD_MISSING;
+            break;
+        }
+        int parsed = frame_parse(buffer + at, segment->index_bytes - at, info);
+        if (parsed)
+            reason = header_reason(parsed);
+        else if (!segment_owns(reader->shared, segment, FRAME_INDEX, *offset, info))
+            reason = WORKER_BAD_IDENTITY;
+        else if (info->frame_bytes > segment->index_bytes - at)
+            reason = WORKER_BAD_RECORDS;
+        else if (frame_check(buffer + at, info))
+            reason = WORKER_BAD_CHECKSUM;
+        if (reason)
+            break;
+        reader->shared->frames_checked++;
+        struct index_body body;
+        const uint8_t *from = frame_body(buffer + at, info, sizeof body);
+        reason = WORKER_BAD_RECORDS;
+        if (!from)
+            break;
+        memcpy(&body, from, sizeof body);
+        uint64_t frames = le32_get(body.frames), accounts = le32_get(body.accounts);
+        if (le32_get(body.part) != part || (part > 0 && le32_get(body.parts) != parts) ||
+            info->body_bytes !=
+                sizeof body + frames * sizeof *entry + accounts * sizeof(struct index_account) ||
+            frames > room - entries)
+            break;
+        reason = 0;
+        parts = le32_get(body.parts);
+        memcpy(entry + entries, from + sizeof body, frames * sizeof *entry);
+        entries += (uint32_t)frames;
+        at += info->frame_bytes;
+        part++;
+    }
+    free(buffer);
+    if (!reason && !entries_fit(entry, entries, segment->data_end)) {
+        *offset = segment->index_offset;
+        reason = WORKER_BAD_RECORDS;
+    }
+    if (reason) {
+        free(entry);
+        return reason;
+    }
+    reader->entry = entry;
+    reader->entries = entries;
+    return 0;
+}
+
+int segment_reader_index(struct segment_reader *reader)
+{
+    const struct worker_segment *segment = reader->segment;
+    if (reader->index_state != INDEX_UNREAD)
+        return reader->index_state == INDEX_GOOD;
+    if (segment->state == SEGMENT_OPEN || segment->index_bytes == 0)
+        return 0;
+    for (uint32_t i = 0; i < segment->places; i++) {
+        uint32_t place = (reader->place + i) % segment->places;
+        if (reader->only_place >= 0 && place != (uint32_t)reader->only_place)
+            continue;
+        for (uint32_t tries = 0; tries <= TRIES_MAX; tries++) {
+            uint32_t offset;
+            struct frame_info info;
+            int reason = read_index(reader, place, &offset, &info);
+            if (reason < 0)
+                return reason;
+            if (reason == 0) {
+                reader->index_state = INDEX_GOOD;
+                return 1;
+            }
+            int judgement =
+                report(reader, place, offset, segment->index_offset + segment->index_bytes - offset,
+                       reason, &info);
+            if (judgement < 0)
+                return judgement;
+            if (judgement != WORKER_AGAIN)
+                break;
+        }
+    }
+    reader->index_state = INDEX_BAD;
+    return 0;
+}
+
+/* ---- reading ahead -----------------------------------------------------------------------------
+ */
+
+void segment_reader_open(struct segment_reader *reader, struct segment_readers *shared,
+                         const struct worker_segment *segment, uint32_t place, int only_place)
+{
+    *reader = (struct segment_reader){
+        .shared = shared,
+        .segment = segment,
+        .place = only_place >= 0 ? (uint32_t)only_place : place,
+        .only_place = only_place,
+        .exact = true,
+    };
+}
+
+void segment_reader_update(struct segment_reader *reader, const struct worker_segment *segment)
+{
+    reader->segment = segment;
+    if (segment->places == 0 ||
+        (reader->only_place >= 0 && (uint32_t)reader->only_place >= segment->places))
+        reader->ended = true; /* there is nothing left to read it from */
+    else if (reader->place >= segment->places)
+        reader->place = 0;
+}
+
+/* Once, before the first read: whether the index pays. It does where a part of a sealed segment is
+ * wanted. */
+static int decide(struct segment_reader *reader)
+{
+    const struct segment_readers *shared = reader->shared;
+    const struct worker_segment *segment = reader->segment;
+    if (reader->decided)
+        return 0;
+    reader->decided = true;
+    bool whole = segment->first_ns >= shared->from_ns &&
+                 (segment->last_ns < shared->to_ns || shared->to_ns == INT64_MAX);
+    if (shared->everything || whole || segment->state == SEGMENT_OPEN)
+        return 0;
+    int good = segment_reader_index(reader);
+    if (good <= 0)
+        return good;
+    reader->pruned = true;
+    reader->at = reader->submitted = entry_offset(reader, 0);
+    reader->number = reader->entries > 0 ? le32_get(reader->entry[0].number) : 0;
+    return 0;
+}
+
+/* The index contradicts the frames: do without it from here on. */
+static void distrust_index(struct segment_reader *reader)
+{
+    drop_pieces(reader);
+    reader->pruned = false;
+    reader->exact = false;
+    reader->index_state = INDEX_BAD;
+    reader->submitted = reader->at;
+}
+
+/* The next stretch to be submitted; false: there is none. */
+static bool next_stretch(struct segment_reader *reader, uint32_t *from, uint32_t *to)
+{
+    *from = reader->submitted;
+    *to = reader->segment->data_end;
+    if (!reader->pruned)
+        return *from < *to;
+    uint32_t i = reader->submit_entry;
+    while (i < reader->entries &&
+           (entry_end(reader, i) <= reader->submitted || !entry_wanted(reader, i)))
+        i++;
+    reader->submit_entry = i;
+    if (i == reader->entries)
+        return false;
+    if (entry_offset(reader, i) > *from)
+        *from = entry_offset(reader, i);
+    *to = entry_end(reader, i);
+    while (*to - *from < PIECE_BYTES && i + 1 < reader->entries &&
+           entry_offset(reader, i + 1) == *to && entry_wanted(reader, i + 1))
+        *to = entry_end(reader, ++i);
+    return true;
+}
+
+/* Submits one piece. False: nothing to read, or nothing to read it into. */
+static bool submit_piece(struct segment_reader *reader)
+{
+    uint32_t from, to;
+    if (reader->ended || !next_stretch(reader, &from, &to))
+        return false;
+    struct piece *piece = piece_take(reader->shared);
+    if (!piece)
+        return false;
+    uint32_t bytes = to - from < PIECE_BYTES ? to - from : PIECE_BYTES;
+    const struct worker_segment *segment = reader->segment;
+    piece->disk = reader->shared->disk[segment->place[reader->place].disk];
+    piece->data = piece->memory + PIECE_ROOM_BYTES;
+    piece->offset = from;
+    piece->bytes = bytes;
+    piece->place = reader->place;
+    piece->waited = false;
+    piece->next = NULL;
+    piece->request = (struct disk_request){
+        .op = DISK_READ,
+        .slot = segment->place[reader->place].slot,
+        .offset = from,
+        .buffer = piece->data,
+        .bytes = bytes,
+        .buffer_index = -1,
+        .done = piece_read,
+        .owner = piece,
+    };
+    if (reader->tail)
+        reader->tail->next = piece;
+    else
+        reader->head = piece;
+    reader->tail = piece;
+    reader->pieces++;
+    reader->submitted = from + bytes;
+    disk_submit(piece->disk, &piece->request);
+    return true;
+}
+
+int segment_reader_ahead(struct segment_reader *reader, uint32_t pieces)
+{
+    int result = decide(reader);
+    while (!result && reader->pieces < pieces && submit_piece(reader))
+        ;
+    return result;
+}
+
+bool segment_reader_all_ahead(const struct segment_reader *reader)
+{
+    struct segment_reader copy = *reader; /* next_stretch() moves its entry on */
+    uint32_t from, to;
+    return reader->ended || (reader->decided && !next_stretch(&copy, &from, &to));
+}
+
+/* ---- one frame ---------------------------------------------------------------------------------
+ */
+
+/*
+ * Puts what is left of the first piece in front of the second, so that the frame at `at` lies in
+ * one. `need` bytes of it are wanted. True: look again. False: that does not help.
+ */
+static bool join_pieces(struct segment_reader *reader, uint32_t need)
+{
+    struct piece *first = reader->head;
+    uint32_t skip = reader->at - first->offset, left = first->bytes - skip;
+    if (!first->next)
+        submit_piece(reader);
+    struct piece *second = first->next;
+    if (!second || second->offset != first->offset + first->bytes || left > PIECE_ROOM_BYTES ||
+        need - left > second->bytes)
+        return false;
+    piece_wait(reader->shared, second);
+    if (second->request.result)
+        return false;
+    second->data -= left;
+    second->offset -= left;
+    second->bytes += left;
+    memcpy(second->data, first->data + skip, left);
+    piece_give(reader->shared, pop_piece(reader));
+    return true;
+}
+
+/* Whether a checked header is what must come at `at`. 0 or a reason. */
+static int check_header(struct segment_reader *reader, const struct frame_info *info)
+{
+    enum frame_kind kind = reader->at == 0 ? FRAME_OPEN : FRAME_DATA;
+    if (!segment_owns(reader->shared, reader->segment, kind, reader->at, info) ||
+        (reader->exact ? info->number != reader->number : info->number < reader->number))
+        return WORKER_BAD_IDENTITY;
+    return info->frame_bytes <= reader->segment->data_end - reader->at ? 0 : WORKER_BAD_RECORDS;
+}
+
+/* The header says that nothing in this frame is wanted. */
+static bool may_skip(const struct segment_reader *reader, const struct frame_info *info)
+{
+    return !reader->shared->everything && info->kind == FRAME_DATA && info->packets > 0 &&
+           !in_range(reader->shared, info->first_ns, info->last_ns);
+}
+
+/* The frame lies whole at frame->bytes and its header has passed: now its blocks. */
+static int check_frame(struct segment_reader *reader, struct segment_frame *frame, int *reason)
+{
+    frame->good_end = frame->info.frame_bytes;
+    reader->length = frame->info.frame_bytes;
+    reader->next_number = frame->info.number + 1;
+    reader->next_exact = true;
+    if (may_skip(reader, &frame->info))
+        return SEGMENT_STEP_SKIPPED;
+    reader->shared->frames_checked++;
+    if (frame_check(frame->bytes, &frame->info) == 0)
+        return SEGMENT_STEP_FRAME;
+    *reason = WORKER_BAD_CHECKSUM;
+    return STEP_TROUBLE;
+}
+
+/* A frame that is too long for pieces, or for which there is none. */
+static int look_alone(struct segment_reader *reader, struct segment_frame *frame, int *reason)
+{
+    const struct worker_segment *segment = reader->segment;
+    uint32_t left = segment->data_end - reader->at;
+    uint32_t bytes = left < FRAME_BYTES_USUAL ? left : FRAME_BYTES_USUAL;
+    uint8_t *scratch = reader->shared->scratch;
+    reader->looked_place = reader->place;
+    frame->bytes = NULL;
+    if (read_place(reader->shared, segment, reader->place, reader->at, scratch, bytes)) {
+        *reason = WORKER_BAD_READ;
+        return STEP_TROUBLE;
+    }
+    int parsed = frame_parse(scratch, bytes, &frame->info);
+    if (parsed && parsed != ERR_AGAIN) {
+        *reason = header_reason(parsed);
+        return STEP_TROUBLE;
+    }
+    if (!parsed) {
+        *reason = check_header(reader, &frame->info);
+        if (*reason)
+            return STEP_TROUBLE;
+        if (frame->info.frame_bytes <= bytes) {
+            frame->bytes = scratch;
+            frame->borrowed = true;
+            return check_frame(reader, frame, reason);
+        }
+    }
+    enum frame_kind kind = reader->at == 0 ? FRAME_OPEN : FRAME_DATA;
+    int result = segment_fetch(reader->shared, segment, reader->place, reader->at, left, kind,
+                               &reader->held, &frame->info);
+    if (!result)
+        result = check_header(reader, &frame->info);
+    if (result < 0)
+        return result;
+    frame->bytes = reader->held;
+    frame->good_end = reader->length = frame->info.frame_bytes;
+    reader->next_number = frame->info.number + 1;
+    reader->next_exact = true;
+    *reason = result;
+    return result ? STEP_TROUBLE : SEGMENT_STEP_FRAME;
+}
+
+static int look(struct segment_reader *reader, struct segment_frame *frame, int *reason)
+{
+    struct piece *piece = reader->head;
+    frame->bytes = NULL;
+    frame->borrowed = false;
+    if (!piece)
+        return look_alone(reader, frame, reason);
+    reader->looked_place = piece->place;
+    piece_wait(reader->shared, piece);
+    if (piece->request.result) {
+        *reason = WORKER_BAD_READ;
+        return STEP_TROUBLE;
+    }
+    uint32_t skip = reader->at - piece->offset, left = piece->bytes - skip;
+    int parsed = frame_parse(piece->data + skip, left, &frame->info);
+    if (parsed && parsed != ERR_AGAIN) {
+        *reason = header_reason(parsed);
+        return STEP_TROUBLE;
+    }
+    uint32_t need = parsed ? frame->info.header_bytes : frame->info.frame_bytes;
+    *reason = parsed ? (need > HEADER_BYTES_MAX ? WORKER_BAD_CHECKSUM : 0)
+                     : check_header(reader, &frame->info);
+    if (*reason)
+        return STEP_TROUBLE;
+    if (need > left)
+        return join_pieces(reader, need) ? STEP_RETRY : look_alone(reader, frame, reason);
+    frame->bytes = piece->data + skip;
+    return check_frame(reader, frame, reason);
+}
+
+/* ---- when a frame did not pass -----------------------------------------------------------------
+ */
+
+/* What the copies of one frame give together. Copies are the same bytes, so good blocks of any may
+ * stand side by side. */
+struct salvage {
+    uint8_t *frame; /* null: no copy has a good header */
+    struct frame_info info;
+    uint8_t good[BLOCKS_MAX / 8 + 1];
+};
+
+static bool salvage_has(const struct salvage *salvage, uint32_t block)
+{
+    return salvage->good[block / 8] & 1u << block % 8;
+}
+
+/* Takes the good blocks of a copy whose header has passed. False: no memory. */
+static bool salvage_add(struct salvage *salvage, const uint8_t *frame,
+                        const struct frame_info *info)
+{
+    if (!salvage->frame) {
+        salvage->frame = page_memory(info->frame_bytes);
+        if (!salvage->frame)
+            return false;
+        salvage->info = *info;
+        memset(salvage->good, 0, sizeof salvage->good);
+        memcpy(salvage->frame, frame, info->frame_bytes);
+    } else if (info->header_bytes != salvage->info.header_bytes ||
+               memcmp(salvage->frame, frame, info->header_bytes) != 0) {
+        return true; /* not the same frame after all: the first one counts */
+    }
+    for (uint32_t i = 0; i < frame_block_count(info); i++) {
+        if (salvage_has(salvage, i) || frame_check_blocks(frame, info, i, 1))
+            continue;
+        uint32_t from = i * BLOCK_BYTES, to = from + BLOCK_BYTES;
+        if (to > info->frame_bytes)
+            to = info->frame_bytes;
+        memcpy(salvage->frame + from, frame + from, to - from);
+        salvage->good[i / 8] |= (uint8_t)(1u << i % 8);
+    }
+    return true;
+}
+
+/* Bytes of the frame up to its first bad block. */
+static uint32_t salvage_end(const struct salvage *salvage)
+{
+    for (uint32_t i = 0; i < frame_block_count(&salvage->info); i++)
+        if (!salvage_has(salvage, i))
+            return i * BLOCK_BYTES > salvage->info.header_bytes ? i * BLOCK_BYTES
+                                                                : salvage->info.header_bytes;
+    return salvage->info.frame_bytes;
+}
+
+/* Whether a frame of this segment begins at `bytes`, which is `offset` of the slot. */
+static bool begins_frame(struct segment_reader *reader, uint32_t place, const uint8_t *bytes,
+                         uint32_t available, uint32_t offset)
+{
+    struct frame_info info;
+    if (memcmp(bytes, FRAME_MAGIC, sizeof(FRAME_MAGIC) - 1) != 0)
+        return false;
+    int parsed = frame_parse(bytes, available, &info);
+    if (parsed == ERR_AGAIN)
+        return fetch_header(reader->shared, reader->segment, place, offset,
+                            reader->segment->data_end - offset, FRAME_DATA, &info) == 0 &&
+               info.number >= reader->number;
+    return !parsed && segment_owns(reader->shared, reader->segment, FRAME_DATA, offset, &info) &&
+           info.number >= reader->number;
+}
+
+/* Offset of the first frame behind `at` that proves itself at any place; data_end if none. */
+static uint32_t scan(struct segment_reader *reader)
+{
+    const struct worker_segment *segment = reader->segment;
+    uint8_t *buffer = reader->shared->scratch;
+    for (uint32_t from = reader->at + PAGE_BYTES; from < segment->data_end; from += SCAN_BYTES) {
+        uint32_t bytes =
+            segment->data_end - from < SCAN_BYTES ? segment->data_end - from : SCAN_BYTES;
+        uint32_t found = segment->data_end;
+        for (uint32_t place = 0; place < segment->places; place++) {
+            if (reader->only_place >= 0 && place != (uint32_t)reader->only_place)
+                continue;
+            bool whole = read_place(reader->shared, segment, place, from, buffer, bytes) == 0;
+            for (uint32_t at = 0; at < bytes && from + at < found; at += PAGE_BYTES) {
+                /* Where one page cannot be read the others may. */
+                if (!whole &&
+                    read_place(reader->shared, segment, place, from + at, buffer + at, PAGE_BYTES))
+                    continue;
+                if (begins_frame(reader, place, buffer + at, whole ? bytes - at : PAGE_BYTES,
+                                 from + at))
+                    found = from + at;
+            }
+        }
+        if (found < segment->data_end)
+            return found;
+    }
+    return segment->data_end;
+}
+
+/* No copy of the frame at `at` has a header: how far to go on. */
+static int pass_over(struct segment_reader *reader, struct segment_frame *frame)
+{
+    uint32_t next = PAGE_BYTES; /* the OPEN frame is one page */
+    reader->next_number = reader->number + 1;
+    reader->next_exact = reader->at == 0;
+    if (reader->at > 0 && reader->index_state == INDEX_GOOD) {
+        uint32_t entry = entry_find(reader, reader->at) + 1;
+        next = entry_offset(reader, entry);
+        reader->next_exact = entry < reader->entries;
+        if (reader->next_exact)
+            reader->next_number = le32_get(reader->entry[entry].number);
+    } else if (reader->at > 0) {
+        next = scan(reader);
+    }
+    reader->length = next - reader->at;
+    frame->bytes = NULL;
+    return SEGMENT_STEP_DAMAGED;
+}
+
+/* A frame that salvage made whole, or whole up to a block. */
+static int hand_out_salvage(struct segment_reader *reader, struct salvage *salvage,
+                            struct segment_frame *frame)
+{
+    reader->held = salvage->frame;
+    *frame = (struct segment_frame){
+        .bytes = reader->held, .info = salvage->info, .good_end = salvage_end(salvage)};
+    reader->length = salvage->info.frame_bytes;
+    reader->next_number = salvage->info.number + 1;
+    reader->next_exact = true;
+    return frame->good_end > salvage->info.header_bytes ? SEGMENT_STEP_FRAME : SEGMENT_STEP_DAMAGED;
+}
+
+/* Bytes that the frame at `at` takes, as far as is known. */
+static uint32_t expected_bytes(const struct segment_reader *reader)
+{
+    if (reader->at == 0)
+        return PAGE_BYTES;
+    if (reader->index_state == INDEX_GOOD)
+        return le32_get(reader->entry[entry_find(reader, reader->at)].frame_bytes);
+    return reader->segment->data_end - reader->at;
+}
+
+/*
+ * Asks the recorder about one place and fetches from it anew as long as it says so. *reason is what
+ * was wrong, 0 when the frame has passed after all. Returns the last judgement, or a negative code.
+ */
+static int try_place(struct segment_reader *reader, uint32_t place, int *reason, uint8_t **copy,
+                     struct segment_frame *frame)
+{
+    uint32_t most = expected_bytes(reader);
+    enum frame_kind kind = reader->at == 0 ? FRAME_OPEN : FRAME_DATA;
+    for (uint32_t tries = 0;; tries++) {
+        bool headed = *reason == WORKER_BAD_CHECKSUM && frame->bytes;
+        int judgement = report(reader, place, reader->at, headed ? frame->info.frame_bytes : most,
+                               *reason, &frame->info);
+        if (judgement != WORKER_AGAIN || tries == TRIES_MAX)
+            return judgement;
+        free(*copy);
+        int result = segment_fetch(reader->shared, reader->segment, place, reader->at, most, kind,
+                                   copy, &frame->info);
+        if (!result)
+            result = check_header(reader, &frame->info);
+        frame->bytes = *copy;
+        *reason = result;
+        if (result <= 0)
+            return result;
+    }
+}
+
+/* Tries every place. 0: none has the frame whole; SEGMENT_STEP_FRAME (in reader->held), _OVERTAKEN,
+ * _END or negative. */
+static int try_places(struct segment_reader *reader, int reason, struct segment_frame *frame,
+                      struct salvage *salvage)
+{
+    const struct worker_segment *segment = reader->segment;
+    enum frame_kind kind = reader->at == 0 ? FRAME_OPEN : FRAME_DATA;
+    uint32_t first =
+        reader->looked_place % segment->places; /* a piece may be older than a change of places */
+    for (uint32_t i = 0; i < segment->places; i++) {
+        uint32_t place = (first + i) % segment->places;
+        if (reader->only_place >= 0 && place != (uint32_t)reader->only_place)
+            continue;
+        uint8_t *copy = NULL;
+        bool seen = i == 0 && reason != WORKER_BAD_READ;
+        if (!seen) { /* a failed piece says nothing about this frame */
+            reason = segment_fetch(reader->shared, segment, place, reader->at,
+                                   expected_bytes(reader), kind, &copy, &frame->info);
+            if (!reason)
+                reason = check_header(reader, &frame->info);
+            frame->bytes = copy;
+        }
+        int judgement = reason > 0 ? try_place(reader, place, &reason, &copy, frame) : reason;
+        if (judgement < 0) {
+            free(copy);
+            return judgement;
+        }
+        if (reason == 0) {
+            free(reader->held);
+            reader->held = copy;
+            reader->place = place;
+            frame->bytes = copy;
+            frame->borrowed = false;
+            frame->good_end = reader->length = frame->info.frame_bytes;
+            reader->next_number = frame->info.number + 1;
+            reader->next_exact = true;
+            return SEGMENT_STEP_FRAME;
+        }
+        if (judgement == WORKER_OVERTAKEN || judgement == WORKER_TORN) {
+            free(copy);
+            reader->ended = true;
+            return judgement == WORKER_TORN ? SEGMENT_STEP_END : SEGMENT_STEP_OVERTAKEN;
+        }
+        bool enough = reason != WORKER_BAD_CHECKSUM || !frame->bytes ||
+                      salvage_add(salvage, frame->bytes, &frame->info);
+        free(copy);
+        if (!enough)
+            return ERR_NO_MEMORY;
+    }
+    return STEP_TROUBLE;
+}
+
+static int rescue(struct segment_reader *reader, int reason, struct segment_frame *frame)
+{
+    if (reader->at > 0) {
+        int good = segment_reader_index(reader);
+        if (good < 0)
+            return good;
+        uint32_t entry = good ? entry_find(reader, reader->at) : 0;
+        if (good && entry_offset(reader, entry) != reader->at) {
+            /* Recovery found nothing here either: the index knows the hole, and numbering names it.
+             */
+            if (reader->pruned) {
+                distrust_index(reader);
+                return STEP_RETRY;
+            }
+            reader->at = entry_offset(reader, entry);
+            reader->exact = entry < reader->entries;
+            if (reader->exact)
+                reader->number = le32_get(reader->entry[entry].number);
+            return STEP_RETRY;
+        }
+    }
+    struct salvage salvage = {.frame = NULL};
+    int step = try_places(reader, reason, frame, &salvage);
+    if (step == STEP_TROUBLE && salvage.frame) {
+        free(reader->held);
+        return hand_out_salvage(reader, &salvage, frame);
+    }
+    free(salvage.frame);
+    return step == STEP_TROUBLE ? pass_over(reader, frame) : step;
+}
+
+/* ---- steps -------------------------------------------------------------------------------------
+ */
+
+/* Forgets pieces that lie before `at`. */
+static void catch_up(struct segment_reader *reader)
+{
+    while (reader->head && reader->head->offset + reader->head->bytes <= reader->at)
+        piece_give(reader->shared, pop_piece(reader));
+    if (reader->head && reader->head->offset > reader->at) {
+        drop_pieces(reader);
+        reader->submitted = reader->at;
+    }
+    if (reader->submitted < reader->at)
+        reader->submitted = reader->at;
+}
+
+static int skip_entry(struct segment_reader *reader, struct segment_frame *frame)
+{
+    const struct index_frame_entry *entry = &reader->entry[reader->entry_next];
+    *frame = (struct segment_frame){
+        .info =
+            {
+                .kind = FRAME_DATA,
+                .frame_bytes = le32_get(entry->frame_bytes),
+                .number = le32_get(entry->number),
+                .packets = le32_get(entry->packets),
+                .first_packet = le64_get(entry->first_packet),
+                .head_ns = (int64_t)le64_get(entry->head_ns),
+                .first_ns = (int64_t)le64_get(entry->first_ns),
+                .last_ns = (int64_t)le64_get(entry->last_ns),
+            },
+    };
+    reader->length = frame->info.frame_bytes;
+    return SEGMENT_STEP_SKIPPED;
+}
+
+int segment_reader_next(struct segment_reader *reader, uint32_t pieces, struct segment_frame *frame)
+{
+    free(reader->held);
+    reader->held = NULL;
+    reader->length = 0;
+    for (;;) {
+        int result = decide(reader);
+        if (result)
+            return result;
+        if (reader->ended || reader->at >= reader->segment->data_end) {
+            drop_pieces(reader);
+            return SEGMENT_STEP_END;
+        }
+        if (reader->pruned && !entry_wanted(reader, reader->entry_next))
+            return skip_entry(reader, frame);
+        catch_up(reader);
+        result = segment_reader_ahead(reader, pieces > 0 ? pieces : 1);
+        if (result)
+            return result;
+        int reason = 0;
+        int step = look(reader, frame, &reason);
+        if (step == SEGMENT_STEP_FRAME && reader->pruned &&
+            (frame->info.frame_bytes != le32_get(reader->entry[reader->entry_next].frame_bytes) ||
+             frame->info.first_packet != le64_get(reader->entry[reader->entry_next].first_packet) ||
+             frame->info.packets != le32_get(reader->entry[reader->entry_next].packets))) {
+            distrust_index(reader);
+            continue;
+        }
+        if (step == STEP_TROUBLE)
+            step = rescue(reader, reason, frame);
+        if (step != STEP_RETRY)
+            return step;
+    }
+}
+
+void segment_reader_advance(struct segment_reader *reader)
+{
+    if (reader->length == 0)
+        return;
+    if (reader->pruned) {
+        reader->entry_next++;
+        reader->at = entry_offset(reader, reader->entry_next);
+        reader->exact = reader->entry_next < reader->entries;
+        if (reader->exact)
+            reader->number = le32_get(reader->entry[reader->entry_next].number);
+    } else {
+        reader->at += reader->length;
+        reader->number = reader->next_number;
+        reader->exact = reader->next_exact;
+    }
+    reader->length = 0;
+    free(reader->held);
+    reader->held = NULL;
+}
+
+int segment_reader_account_before(struct segment_reader *reader, struct account *account)
+{
+    if (!reader->pruned || reader->entry_next == 0)
+        return ERR_NOT_FOUND;
+    struct frame_info info;
+    uint32_t offset = entry_offset(reader, reader->entry_next - 1);
+    int reason = fetch_header(reader->shared, reader->segment, reader->place, offset,
+                              reader->at - offset, FRAME_DATA, &info);
+    if (reason)
+        return reason < 0 ? reason : ERR_CORRUPT;
+    *account = info.account;
+    return 0;
+}
+
+void segment_reader_close(struct segment_reader *reader)
+{
+    drop_pieces(reader);
+    free(reader->held);
+    free(reader->entry);
+    reader->held = NULL;
+    reader->entry = NULL;
+    reader->entries = 0;
+    reader->ended = true;
+}

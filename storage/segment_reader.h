@@ -1,0 +1,175 @@
+/*
+ * segment_reader.h - the data frames of one segment in order, each checked, from whichever copy is
+ * good.
+ *
+ *     segment_reader_open() -> { segment_reader_next() ... segment_reader_advance() } ->
+ * segment_reader_close()
+ *
+ * Happy path: pieces of a MiB are read ahead from one place; a frame is looked at where it lies in
+ * its piece. A frame that straddles two pieces is made whole by copying its beginning in front of
+ * the second one, where each piece has room for it.
+ *
+ * Failure modes: a piece that cannot be read, a frame that does not pass, a frame of something
+ * else. Then frames are fetched one by one: from the same place, once the recorder has judged the
+ * stretch, from the other copies, and where no copy is whole, the good blocks of all of them are
+ * put together (copies are the same bytes). What then still lacks its header is passed over: with
+ * the index, or page by page up to the next frame that proves itself.
+ *
+ * Closing waits for what is under way: a buffer is the disk's until then.
+ *
+ * Memory: pieces come from a pool that the readers of all streams share. Where it has none left,
+ * frames are fetched one at a time into one scratch buffer, and the caller copies what it wants to
+ * keep ("borrowed").
+ *
+ *   piece      owner            moved on by
+ *   free       pool             piece_take
+ *   reading    disk             disk_wait
+ *   filled     segment_reader   piece_give, once the frames in it are consumed
+ *
+ * Threads: one.
+ */
+#ifndef STORAGE_SEGMENT_READER_H
+#define STORAGE_SEGMENT_READER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "catalog.h"
+#include "disk_io.h"
+#include "frame.h"
+#include "worker.h"
+
+#define PIECE_BYTES (1024u * 1024)
+#define PIECE_ROOM_BYTES \
+    FRAME_BYTES_USUAL       /* in front of each piece, for the beginning of its first frame */
+#define PIECES_AHEAD_MAX 8u /* of one stream */
+
+struct piece;
+
+/* What the readers of one job share. */
+struct segment_readers {
+    struct disk *const *disk;
+    uint32_t disks;
+    struct identity ring;
+    int64_t from_ns; /* inclusive */
+    int64_t to_ns;   /* exclusive, INT64_MAX: no bound */
+    bool everything; /* check also what lies outside the range: for verifying */
+    /* Tells the recorder of a stretch that did not pass. An enum worker_judgement, or a negative
+     * code that ends the job. */
+    int (*judge)(void *context, const struct worker_bad *bad);
+    void *context;
+
+    struct piece *free_piece;
+    uint32_t pieces;
+    uint32_t pieces_max;
+    uint8_t *scratch; /* FRAME_BYTES_USUAL */
+    uint64_t bytes_read;
+    uint64_t frames_checked;
+    uint64_t frames_bad;
+};
+
+/* The fields above the blank line are set. memory_max: for pieces, bytes; at least one is allowed.
+ * ERR_NO_MEMORY. */
+int segment_readers_open(struct segment_readers *shared, uint64_t memory_max);
+/* All readers are closed. */
+void segment_readers_close(struct segment_readers *shared);
+
+enum index_state {
+    INDEX_UNREAD = 0,
+    INDEX_GOOD,
+    INDEX_BAD, /* no good copy, or there is none */
+};
+
+struct segment_reader {
+    struct segment_readers *shared;
+    const struct worker_segment *segment; /* the caller's; may grow, see segment_reader_update() */
+    int only_place;                       /* -1: any */
+    uint32_t place;                       /* being read */
+    uint32_t looked_place;                /* that the bytes looked at last came from */
+    uint32_t at;                          /* offset of the next frame */
+    uint32_t number;                      /* that it has; not `exact`: or a higher one */
+    bool exact;
+    bool ended;           /* before data_end: overtaken, or torn */
+    uint32_t length;      /* of the step that next() handed out; 0: none */
+    uint32_t next_number; /* after that step */
+    bool next_exact;
+    uint8_t *held; /* a frame that was fetched alone, until the step is over */
+
+    struct piece *head; /* read ahead, in order of offset */
+    struct piece *tail;
+    uint32_t pieces;
+    uint32_t submitted;    /* offset up to which they reach */
+    uint32_t submit_entry; /* pruned: the entry that submission stands at */
+
+    bool decided;
+    bool pruned; /* only frames are read that the index puts into the range */
+    enum index_state index_state;
+    uint32_t entry_next; /* pruned: the entry of the frame at `at` */
+    uint32_t entries;
+    struct index_frame_entry *entry;
+};
+
+enum segment_step {
+    SEGMENT_STEP_FRAME,   /* a frame that has passed */
+    SEGMENT_STEP_SKIPPED, /* a frame whose packets all lie outside the range: only `info`'s numbers
+                             and times are set */
+    SEGMENT_STEP_DAMAGED, /* something is missing here; numbering will tell how much */
+    SEGMENT_STEP_OVERTAKEN, /* the rest of the segment is overwritten */
+    SEGMENT_STEP_END,       /* no more frames: for ever if the segment is not open */
+};
+
+struct segment_frame {
+    const uint8_t
+        *bytes; /* until segment_reader_advance(); if borrowed: until any call for any reader */
+    struct frame_info info;
+    bool borrowed;
+    uint32_t good_end; /* bytes of the frame that have passed; less than frame_bytes: the rest is
+                          damaged */
+};
+
+/* Reads nothing yet. `place`: the one to begin with; only_place -1 or the only one to read. */
+void segment_reader_open(struct segment_reader *reader, struct segment_readers *shared,
+                         const struct worker_segment *segment, uint32_t place, int only_place);
+
+/* The segment has grown or was sealed, or its description has moved in memory. */
+void segment_reader_update(struct segment_reader *reader, const struct worker_segment *segment);
+
+/* Has up to `pieces` pieces read ahead. Returns a negative code of `judge` (of a bad index). */
+int segment_reader_ahead(struct segment_reader *reader, uint32_t pieces);
+
+/* Whether all that is to be read has been submitted. */
+bool segment_reader_all_ahead(const struct segment_reader *reader);
+
+/*
+ * The next step: an enum segment_step, or a negative code. Except at END and OVERTAKEN,
+ * segment_reader_advance() goes on to the one after; without it the same step comes again. `pieces`
+ * as in segment_reader_ahead().
+ */
+int segment_reader_next(struct segment_reader *reader, uint32_t pieces,
+                        struct segment_frame *frame);
+void segment_reader_advance(struct segment_reader *reader);
+
+/* Pruned: the account in the header of the frame before the one at `at`. ERR_NOT_FOUND,
+ * ERR_CORRUPT: it is not to be had. */
+int segment_reader_account_before(struct segment_reader *reader, struct account *account);
+
+/* Reads the index if it has not been read. Whether it is good: reader->entry then has
+ * reader->entries entries. */
+int segment_reader_index(struct segment_reader *reader);
+
+void segment_reader_close(struct segment_reader *reader);
+
+/*
+ * Fetches one frame of any kind, `bytes_max` long or shorter, from `offset` of a place. 0, an enum
+ * worker_bad_reason, or a negative code. *frame is the caller's to free(); null unless the header
+ * has passed. *info is set where a header did, be it the one of a frame that does not belong here.
+ */
+int segment_fetch(struct segment_readers *shared, const struct worker_segment *segment,
+                  uint32_t place, uint32_t offset, uint32_t bytes_max, enum frame_kind kind,
+                  uint8_t **frame, struct frame_info *info);
+
+/* Whether a checked header is the segment's frame of this kind and offset. */
+bool segment_owns(const struct segment_readers *shared, const struct worker_segment *segment,
+                  enum frame_kind kind, uint32_t offset, const struct frame_info *info);
+
+#endif
