@@ -36,8 +36,11 @@
 #include "catalog_sql.h"
 #include "database.h"
 
-#define BATCH_CHANGES_MAX 1000u
-#define BATCH_WAIT_MS 1000
+#define BATCH_CHANGES_DUE 1000u  /* waiting changes that start a batch at once */
+#define BATCH_CHANGES_MAX 32768u /* of a backlog: a rebuild posts faster than this thread writes \
+                                  */
+#define BATCH_WAIT_MS 1000       /* fewer changes wait this long for others */
+#define BATCH_APPLY_MS 500       /* a transaction takes no more changes after this */
 #define RETRY_MS_MIN 100
 #define RETRY_MS_MAX 30000
 #define IO_ERRORS_MAX 5       /* in a row, before the file is given up */
@@ -503,8 +506,28 @@ static int set_complete(struct catalog_sqlite *sqlite, bool complete)
 /* ---- writing: a batch ---------------------------------------------------------------------------
  */
 
+static struct timespec time_after_ms(int64_t ms)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    time.tv_sec += ms / 1000;
+    time.tv_nsec += ms % 1000 * 1000000;
+    if (time.tv_nsec >= 1000000000) {
+        time.tv_nsec -= 1000000000;
+        time.tv_sec++;
+    }
+    return time;
+}
+
+static bool time_is_over(const struct timespec *deadline)
+{
+    struct timespec now = time_after_ms(0);
+    return now.tv_sec > deadline->tv_sec ||
+           (now.tv_sec == deadline->tv_sec && now.tv_nsec >= deadline->tv_nsec);
+}
+
 struct batch {
-    uint32_t changes;
+    uint32_t changes; /* taken; a transaction that lasts long leaves the last ones for the next */
     uint64_t dropped; /* up to when the batch was taken */
     uint64_t covered; /* after it */
 };
@@ -540,6 +563,9 @@ static int apply(struct catalog_sqlite *sqlite, struct batch *batch,
 /*
  * Applies the batch in one transaction. Drops are written down first: what comes behind them in the
  * queue must not be there after a crash without that mark (the contract in catalog_body.h).
+ *
+ * Identities are random, so each change dirties a page of their index, and a transaction is the
+ * cheaper for each of its changes the more it has: hence no fixed length for a backlog.
  */
 static int apply_batch(struct catalog_sqlite *sqlite, struct batch *batch)
 {
@@ -550,9 +576,12 @@ static int apply_batch(struct catalog_sqlite *sqlite, struct batch *batch)
     if (batch->dropped > batch->covered)
         result = set_complete(sqlite, false);
     const struct catalog_change *change = NULL;
+    struct timespec deadline = time_after_ms(BATCH_APPLY_MS);
     for (uint32_t i = 0; i < batch->changes && result == SQLITE_OK; i++) {
         change = catalog_queue_next(&sqlite->head.queue, change, batch->changes - i);
         result = apply(sqlite, batch, change);
+        if (i % 256 == 255 && time_is_over(&deadline))
+            batch->changes = i + 1;
     }
     if (result == SQLITE_OK)
         result = run(sqlite->write[WRITE_COMMIT]);
@@ -713,19 +742,6 @@ static int reopen(struct catalog_sqlite *sqlite, bool damaged)
 /* ---- the write thread ---------------------------------------------------------------------------
  */
 
-static struct timespec time_after_ms(int64_t ms)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    time.tv_sec += ms / 1000;
-    time.tv_nsec += ms % 1000 * 1000000;
-    if (time.tv_nsec >= 1000000000) {
-        time.tv_nsec -= 1000000000;
-        time.tv_sec++;
-    }
-    return time;
-}
-
 /* One attempt: database open, batch in, checkpoint where one is due. Returns a code of ours. */
 static int attempt(struct catalog_sqlite *sqlite, struct batch *batch, bool damaged, bool *applied)
 {
@@ -760,7 +776,7 @@ static bool wait_for_work(struct catalog_sqlite *sqlite, uint64_t *barriers)
         pthread_cond_wait(&sqlite->wake, &head->lock);
     struct timespec deadline = time_after_ms(BATCH_WAIT_MS);
     int timed_out = 0;
-    while (head->queue.count > 0 && head->queue.count < BATCH_CHANGES_MAX && !sqlite->stopping &&
+    while (head->queue.count > 0 && head->queue.count < BATCH_CHANGES_DUE && !sqlite->stopping &&
            !sqlite->damaged && sqlite->barriers == *barriers && timed_out == 0)
         timed_out = pthread_cond_timedwait(&sqlite->wake, &head->lock, &deadline);
     *barriers = sqlite->barriers;
@@ -831,7 +847,7 @@ static void *write_thread(void *context)
 static void sqlite_posted(struct catalog *head)
 {
     struct catalog_sqlite *sqlite = (struct catalog_sqlite *)head;
-    if (head->queue.count == 1 || head->queue.count == BATCH_CHANGES_MAX)
+    if (head->queue.count == 1 || head->queue.count == BATCH_CHANGES_DUE)
         pthread_cond_signal(&sqlite->wake);
 }
 
