@@ -169,9 +169,32 @@ static inline bool frame_builder_has_room_for(const struct frame_builder *builde
     return table->entries <= builder->entry_room && table->interface_bytes <= builder->interface_room;
 }
 
-/* Appends one packet, cut to `captured_bytes`; the caller has asked frame_builder_fits(). */
-void frame_builder_add(struct frame_builder *builder, uint8_t entry, const struct packet *packet,
-                       uint32_t captured_bytes);
+/* Puts the checksums of the blocks that have become full into the table. */
+void frame_builder_check_blocks(struct frame_builder *builder);
+
+/* Appends one packet, cut to `captured_bytes`; the caller has asked frame_builder_fits(). Inline: the packet path. */
+static inline void frame_builder_add(struct frame_builder *builder, uint8_t entry, const struct packet *packet,
+                                     uint32_t captured_bytes)
+{
+    struct packet_record record = {
+        .time_ns = le64_of((uint64_t)packet->time_ns),
+        .original_bytes = le32_of(packet->original_bytes),
+        .captured_and_entry = le32_of(captured_bytes | (uint32_t)entry << 24),
+    };
+    uint8_t *at = builder->buffer + builder->at;
+    memcpy(at, &record, sizeof record);
+    memcpy(at + sizeof record, packet->bytes, captured_bytes);
+    builder->at += (uint32_t)sizeof record + captured_bytes;
+    if (builder->packets++ == 0)
+        builder->head_ns = packet->time_ns;
+    if (packet->time_ns < builder->first_ns)
+        builder->first_ns = packet->time_ns;
+    if (packet->time_ns > builder->last_ns)
+        builder->last_ns = packet->time_ns;
+    builder->captured_bytes += captured_bytes;
+    if (builder->at >= (builder->checked + 1) * BLOCK_BYTES)
+        frame_builder_check_blocks(builder);
+}
 
 struct frame_finish {
     enum frame_kind kind;

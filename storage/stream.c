@@ -270,6 +270,7 @@ static void frame_post(struct stream *stream, bool flush)
                       buffer->first_packet, buffer->captured_bytes, buffer->head_ns, buffer->first_ns,
                       buffer->last_ns);
     stream->buffer = NULL;
+    stream->last.valid = false;
     stream->frames_sent++;
     keeper_post_frame(stream->keeper, buffer);
 }
@@ -382,14 +383,21 @@ static int seal_go_on(struct stream *stream)
 
 /* ---- appending ----------------------------------------------------------------------------------- */
 
+/* Whether this packet is of the same kind as the one before it in this frame. */
+static inline bool like_the_last(const struct stream *stream, uint32_t interface, uint8_t direction, uint8_t action,
+                                 uint32_t rule)
+{
+    return stream->last.valid && stream->last.interface == interface && stream->last.rule == rule &&
+           stream->last.direction == direction && stream->last.action == action;
+}
+
 /*
  * The entry for a packet of this kind in the open frame; adds to the table what it does not have yet.
  * ERR_AGAIN: the frame's header has no room for the new entry; ERR_NO_SPACE: the segment's table is full.
  */
 static int entry_for(struct stream *stream, uint32_t interface, uint8_t direction, uint8_t action, uint32_t rule)
 {
-    if (stream->last.valid && stream->last.interface == interface && stream->last.rule == rule &&
-        stream->last.direction == direction && stream->last.action == action)
+    if (like_the_last(stream, interface, direction, action, rule))
         return stream->last.entry;
     fold_fresh(stream);
     struct stream_interface *one = &stream->interface[interface];
@@ -461,35 +469,46 @@ static int make_room(struct stream *stream, uint32_t captured_bytes)
     }
 }
 
+static inline void append(struct stream *stream, uint8_t entry, const struct packet *packet, uint32_t captured_bytes,
+                          uint8_t action)
+{
+    frame_builder_add(&stream->builder, entry, packet, captured_bytes);
+    stream->fresh.packets++;
+    stream->fresh.bytes += packet->original_bytes;
+    stream->fresh.captured_bytes += captured_bytes;
+    stream->fresh.cut += action != 0;
+    stream->next_packet++;
+}
+
 int stream_append(struct stream *stream, uint32_t interface, const struct packet *packet, uint32_t captured_bytes,
                   uint8_t action, uint32_t rule)
 {
     assert(interface < stream->interfaces && captured_bytes <= packet->captured_bytes);
+    if (like_the_last(stream, interface, packet->direction, action, rule) &&
+        frame_builder_fits(&stream->builder, captured_bytes)) {
+        append(stream, stream->last.entry, packet, captured_bytes, action);
+        return 0;
+    }
     for (;;) {
         int result = make_room(stream, captured_bytes);
         if (result != 0)
             return result;
         int entry = entry_for(stream, interface, packet->direction, action, rule);
         if (entry >= 0) {
-            frame_builder_add(&stream->builder, (uint8_t)entry, packet, captured_bytes);
-            break;
+            append(stream, (uint8_t)entry, packet, captured_bytes, action);
+            return 0;
         }
         /* The table has grown beyond this frame's header, or is full: another frame, or another segment. */
-        if (stream->builder.packets > 0)
+        if (stream->builder.packets > 0) {
             frame_post(stream, false);
-        else {
+        } else {
             pool_give(stream->pool, stream->buffer);
             stream->buffer = NULL;
+            stream->last.valid = false;
         }
         if (entry == ERR_NO_SPACE)
             seal_begin(stream, SEAL_TABLE);
     }
-    stream->fresh.packets++;
-    stream->fresh.bytes += packet->original_bytes;
-    stream->fresh.captured_bytes += captured_bytes;
-    stream->fresh.cut += action != 0;
-    stream->next_packet++;
-    return 0;
 }
 
 void stream_tick(struct stream *stream)
