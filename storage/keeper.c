@@ -79,6 +79,7 @@ struct keeper {
     struct disk_request *requests, **requests_end;
     struct stream *stream_posts, **stream_posts_end;
     struct call *calls, **calls_end;
+    bool waiting; /* the keeper sleeps until something is posted */
     bool threaded;
     pthread_t thread;
     bool thread_known;
@@ -102,14 +103,23 @@ const struct keeper_options *keeper_options(const struct keeper *keeper)
 
 /* ---- the mailbox -------------------------------------------------------------------------------- */
 
+/* Unlocks, then wakes the keeper if it sleeps: the other way round it would wake only to wait for the lock. */
+static void mailbox_posted(struct keeper *keeper)
+{
+    bool wake = keeper->waiting;
+    keeper->waiting = false;
+    pthread_mutex_unlock(&keeper->lock);
+    if (wake)
+        pthread_cond_signal(&keeper->posted);
+}
+
 void keeper_post_frame(struct keeper *keeper, struct frame_buffer *buffer)
 {
     buffer->next = NULL;
     pthread_mutex_lock(&keeper->lock);
     *keeper->frames_end = buffer;
     keeper->frames_end = &buffer->next;
-    pthread_cond_signal(&keeper->posted);
-    pthread_mutex_unlock(&keeper->lock);
+    mailbox_posted(keeper);
 }
 
 void keeper_post_stream(struct keeper *keeper, struct stream *stream)
@@ -120,8 +130,7 @@ void keeper_post_stream(struct keeper *keeper, struct stream *stream)
     *stream_mailbox_next(stream) = NULL;
     *keeper->stream_posts_end = stream;
     keeper->stream_posts_end = stream_mailbox_next(stream);
-    pthread_cond_signal(&keeper->posted);
-    pthread_mutex_unlock(&keeper->lock);
+    mailbox_posted(keeper);
 }
 
 static void post_request(struct keeper *keeper, struct disk_request *request)
@@ -130,8 +139,7 @@ static void post_request(struct keeper *keeper, struct disk_request *request)
     pthread_mutex_lock(&keeper->lock);
     *keeper->requests_end = request;
     keeper->requests_end = &request->next;
-    pthread_cond_signal(&keeper->posted);
-    pthread_mutex_unlock(&keeper->lock);
+    mailbox_posted(keeper);
 }
 
 void keeper_set_threaded(struct keeper *keeper, bool threaded)
@@ -1027,9 +1035,11 @@ static void mailbox_wait(struct keeper *keeper, int timeout_ms)
         until.tv_sec++;
         until.tv_nsec -= 1000000000L;
     }
+    keeper->waiting = true;
     while (mailbox_empty(keeper))
         if (pthread_cond_timedwait(&keeper->posted, &keeper->lock, &until) != 0)
-            return;
+            break;
+    keeper->waiting = false;
 }
 
 bool keeper_run(struct keeper *keeper, int timeout_ms)

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #define POOL_BUFFERS_MIN 8u
+#define WAKE_BUFFERS_MAX 16u
 
 struct pool {
     pthread_mutex_t lock;
@@ -19,6 +20,8 @@ struct pool {
     uint32_t free_min;
     uint32_t count;
     bool oversized_out;
+    uint32_t waiters;
+    uint32_t wake_at; /* free buffers that are worth waking a waiter for: not every single one */
     uint8_t *area;
     struct frame_buffer *buffer;
 };
@@ -41,6 +44,7 @@ int pool_open(uint64_t bytes, struct pool **result)
         goto no_buffers;
     pool->count = (uint32_t)count;
     pool->free_count = pool->free_min = pool->count;
+    pool->wake_at = pool->count < 8 * WAKE_BUFFERS_MAX ? pool->count / 8 : WAKE_BUFFERS_MAX;
     for (uint32_t i = pool->count; i-- > 0;) {
         struct frame_buffer *buffer = &pool->buffer[i];
         buffer->bytes = pool->area + (uint64_t)i * FRAME_BYTES_USUAL;
@@ -154,7 +158,8 @@ void pool_give(struct pool *pool, struct frame_buffer *buffer)
         pool->free = buffer;
         pool->free_count++;
     }
-    pthread_cond_broadcast(&pool->given);
+    if (pool->waiters > 0 && (oversized || pool->free_count >= pool->wake_at))
+        pthread_cond_broadcast(&pool->given);
     pthread_mutex_unlock(&pool->lock);
 }
 
@@ -169,8 +174,11 @@ void pool_wait(struct pool *pool, int timeout_ms)
         until.tv_nsec -= 1000000000L;
     }
     pthread_mutex_lock(&pool->lock);
-    if (!pool->free)
+    if (pool->free_count < pool->wake_at) {
+        pool->waiters++;
         pthread_cond_timedwait(&pool->given, &pool->lock, &until);
+        pool->waiters--;
+    }
     pthread_mutex_unlock(&pool->lock);
 }
 

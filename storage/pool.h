@@ -87,7 +87,7 @@ struct frame_buffer *pool_take_oversized(struct pool *pool, uint32_t capacity);
 /* Any thread. Wakes pool_wait(). */
 void pool_give(struct pool *pool, struct frame_buffer *buffer);
 
-/* Waits until a buffer may be free, or the timeout is over. */
+/* Waits until it is worth trying again (some buffers are free, not just one), or the timeout is over. */
 void pool_wait(struct pool *pool, int timeout_ms);
 
 struct pool_state {
