@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "waiting.h"
+
 static struct feed_chunk *feed_new_chunk(struct byte_feed *feed, size_t capacity)
 {
     struct feed_chunk *chunk = calloc(1, sizeof *chunk);
@@ -146,9 +148,7 @@ static int feed_wait(struct byte_feed *feed, int timeout_ms, struct failure *fai
         return errno == EINTR ? fail(failure, ERR_INTERRUPTED, "interrupted while waiting")
                               : fail_errno(failure, errno, "cannot wait for more");
     if (wait[1].revents != 0) {
-        uint64_t wakes;
-        ssize_t drained = read(feed->wake_fd, &wakes, sizeof wakes);
-        (void)drained;
+        wake_drain(feed->wake_fd);
         return 0;
     }
     return ready > 0;

@@ -15,12 +15,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "text.h"
+#include "waiting.h"
 
 /* ---- helpers of the readers ----------------------------------------------------------------- */
 
@@ -143,13 +141,6 @@ static struct capture_file *file_of(const struct source *source)
     return (struct capture_file *)source;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* Puts the file's name before what the feed had to say. */
 static int feed_failed(struct capture_file *file, int code)
 {
@@ -168,8 +159,8 @@ static int file_next(struct source *source, struct source_batch *batch, int time
 {
     struct capture_file *file = file_of(source);
     struct byte_feed *feed = &file->feed;
-    bool timed = feed->wake_fd >= 0 && timeout_ms > 0;
-    int64_t deadline_ms = timed ? now_ms() + timeout_ms : 0;
+    bool blocks = feed->wake_fd >= 0;
+    struct deadline deadline = deadline_of(blocks ? timeout_ms : 0);
 
     batch->count = 0;
     batch->body[0] = 0;
@@ -188,7 +179,7 @@ static int file_next(struct source *source, struct source_batch *batch, int time
         if (result < 0)
             return result;
 
-        result = feed_read(feed, needed, timeout_ms, &source->failure);
+        result = feed_read(feed, needed, deadline_left_ms(&deadline), &source->failure);
         if (result == ERR_END) {
             source->bytes_done = feed->offset;
             file->failed = feed_available(feed) == 0 ? ERR_END : cut_short(file, needed);
@@ -199,10 +190,6 @@ static int file_next(struct source *source, struct source_batch *batch, int time
         if (result < 0) {
             file->failed = feed_failed(file, result);
             return file->failed;
-        }
-        if (timed) { /* something came, but not a whole packet: what is left of the time goes on */
-            int64_t left_ms = deadline_ms - now_ms();
-            timeout_ms = left_ms > 0 ? (int)left_ms : 0;
         }
     }
 }
@@ -424,7 +411,7 @@ static int file_attach(struct capture_file *file, int fd)
             file->source.bytes_total = (uint64_t)(status.st_size - position);
         posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
     } else {
-        wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        wake_fd = wake_open();
         if (wake_fd < 0) {
             result = fail_errno(failure, errno, "%s: cannot make an eventfd", file->name);
             goto undo;

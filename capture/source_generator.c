@@ -29,6 +29,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "batch_arena.h"
+
 /* ---- limits --------------------------------------------------------------------------------- */
 
 #define FLOWS_DEFAULT 200000u
@@ -38,7 +40,6 @@
 #define FRAME_BYTES_MIN 60u
 #define FRAME_BYTES_LIMIT 9216u
 #define STEP_NS_MAX UINT64_C(1000000000000)
-#define ARENAS_MAX 64u /* batches that may be held at once */
 
 #define HEADERS_MAX \
     80u /* room before a payload, a multiple of 16; the longest headers have 78 bytes */
@@ -74,13 +75,6 @@ struct length_class {
                         [KINDS]; /* of each slot's payload, cut for each kind of headers */
 };
 
-/* Memory for the packets of one batch. */
-struct arena {
-    struct arena *next;  /* in the list of those that are free */
-    struct arena *older; /* in the list of all */
-    uint8_t *bytes;
-};
-
 struct alias {
     uint32_t threshold; /* below: this host; else the other one */
     uint32_t other;
@@ -97,11 +91,8 @@ struct generator {
     uint8_t class_of[12]; /* of a draw below 12 */
     uint32_t classes;
     struct length_class class[CLASSES_MAX];
-    uint32_t arena_bytes;
     uint8_t *pattern; /* what every arena begins with */
-    struct arena *spare;
-    struct arena *newest;
-    uint32_t arenas;
+    struct arena_pool pool;
     struct alias *alias; /* of the hosts */
     struct flow *flow;
 };
@@ -465,12 +456,13 @@ static int pattern_make(struct generator *generator)
         struct length_class *class = &generator->class[c];
         uint32_t payload_max = class->frame_bytes - header_bytes[KIND_UDP];
         class->slot_bytes = (HEADERS_MAX + payload_max + 63) / 64 * 64;
-        class->arena_offset = generator->arena_bytes;
-        generator->arena_bytes += class->slot_bytes * SOURCE_BATCH_MAX;
+        class->arena_offset = (uint32_t)generator->pool.arena_bytes;
+        generator->pool.arena_bytes += (size_t) class->slot_bytes * SOURCE_BATCH_MAX;
     }
-    generator->pattern = calloc(1, generator->arena_bytes);
+    generator->pattern = calloc(1, generator->pool.arena_bytes);
     if (generator->pattern == NULL)
         return ERR_NO_MEMORY;
+    generator->pool.pattern = generator->pattern;
     for (uint32_t c = 0; c < generator->classes; c++) {
         struct length_class *class = &generator->class[c];
         for (uint32_t slot = 0; slot < SOURCE_BATCH_MAX; slot++) {
@@ -487,33 +479,6 @@ static int pattern_make(struct generator *generator)
         }
     }
     return 0;
-}
-
-static struct arena *arena_take(struct generator *generator)
-{
-    struct arena *arena = generator->spare;
-    if (arena != NULL) {
-        generator->spare = arena->next;
-        return arena;
-    }
-    if (generator->arenas == ARENAS_MAX) {
-        fail(&generator->source.failure, ERR_INTERNAL,
-             "generator: too many batches were taken and not released");
-        return NULL;
-    }
-    arena = calloc(1, sizeof *arena);
-    if (arena != NULL)
-        arena->bytes = aligned_alloc(64, generator->arena_bytes);
-    if (arena == NULL || arena->bytes == NULL) {
-        free(arena);
-        fail(&generator->source.failure, ERR_NO_MEMORY, "generator: no memory for packets");
-        return NULL;
-    }
-    memcpy(arena->bytes, generator->pattern, generator->arena_bytes);
-    arena->older = generator->newest;
-    generator->newest = arena;
-    generator->arenas++;
-    return arena;
 }
 
 /* ---- the source's calls --------------------------------------------------------------------- */
@@ -534,7 +499,7 @@ static int generator_next(struct source *source, struct source_batch *batch, int
         left = generator->options.packets - generator->made;
     if (left == 0)
         return ERR_END;
-    struct arena *arena = arena_take(generator);
+    struct batch_arena *arena = arena_take(&generator->pool, &source->failure);
     if (arena == NULL)
         return source->failure.code;
     batch->count = left < SOURCE_BATCH_MAX ? (uint32_t)left : SOURCE_BATCH_MAX;
@@ -546,12 +511,7 @@ static int generator_next(struct source *source, struct source_batch *batch, int
 
 static void generator_release(struct source *source, struct source_batch *batch)
 {
-    struct generator *generator = generator_of(source);
-    struct arena *arena = (struct arena *)(uintptr_t)batch->body[0];
-    if (arena != NULL) {
-        arena->next = generator->spare;
-        generator->spare = arena;
-    }
+    arena_give(&generator_of(source)->pool, (struct batch_arena *)(uintptr_t)batch->body[0]);
     batch->body[0] = 0;
     batch->count = 0;
 }
@@ -579,12 +539,7 @@ static void generator_counters(struct source *source, uint32_t number,
 static void generator_close(struct source *source)
 {
     struct generator *generator = generator_of(source);
-    while (generator->newest != NULL) {
-        struct arena *arena = generator->newest;
-        generator->newest = arena->older;
-        free(arena->bytes);
-        free(arena);
-    }
+    arena_close(&generator->pool);
     free(generator->pattern);
     free(generator->alias);
     free(generator->flow);

@@ -111,6 +111,13 @@ static bool has_both_orders(const struct file *file)
     return little && big;
 }
 
+/* Before the first interface, libpcap looks at no section header but the very first. */
+static bool their_blindness(const char *ours)
+{
+    return strstr(ours, "a section header has no byte order mark") != NULL ||
+           strstr(ours, "of the pcapng format is not known") != NULL;
+}
+
 /* What libpcap stops at, and we do not. */
 static enum oracle_verdict their_limit(const char *error)
 {
@@ -268,7 +275,9 @@ void oracle_compare(const uint8_t *bytes, size_t count, size_t step_bytes, const
             result->verdict =
                 ORACLE_BOTH_REFUSED; /* it sees a little later that there is nothing to read */
         else
-            result->verdict = different(result, "we alone refuse it");
+            result->verdict = their_blindness(failure.text)
+                                  ? ORACLE_SECTION_HEADER
+                                  : different(result, "we alone refuse it");
     } else if (pcap == NULL) {
         result->verdict = their_limit(error);
         if (result->verdict == ORACLE_DIFFERENT)

@@ -23,7 +23,8 @@ enum oracle_verdict {
     ORACLE_SNAPSHOTS,   /* libpcap stops at a second snapshot length */
     ORACLE_BYTE_ORDERS, /* libpcap stops at a section of the other byte order */
     ORACLE_NO_LIMIT,    /* snapshot length 0: libpcap stops at, or cuts to, 262,144 bytes */
-    ORACLE_SECTION_HEADER, /* libpcap refuses a first section header of more than 1 MiB */
+    ORACLE_SECTION_HEADER, /* libpcap refuses a first section header of more than 1 MiB, and does
+                            * not look at later ones that come before any interface */
     ORACLE_BLOCK_LENGTH,   /* libpcap stops at a block a little shorter than we do */
     ORACLE_LONGEST,        /* longer than a packet record can hold: libpcap reads it, we stop */
     ORACLE_FINE_TIME,      /* libpcap overflows 64 bits with resolutions of 2^-35 s and finer */
