@@ -430,8 +430,10 @@ int options_size(const struct invocation *invocation, const char *name, uint64_t
     const char *text = options_text(invocation, name);
     if (!text)
         return 0;
-    int code = text_parse_size(text, bytes, failure);
-    return code == 0 ? 0 : fail_context(failure, code, "--%s", name);
+    struct failure reason = {0};
+    if (text_parse_size(text, bytes, &reason) == 0)
+        return 0;
+    return fail(failure, ERR_INVALID, "--%s: %s", name, reason.text);
 }
 
 /* ---- help ------------------------------------------------------------------------------------

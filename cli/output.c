@@ -144,14 +144,14 @@ void output_json_aside(const json_t *object)
 
 int output_flush(struct failure *failure)
 {
+    static int number; /* the first reason stays: later calls have nothing left to write */
     errno = 0;
     bool failed = fflush(stdout) != 0;
-    int number = errno;
-    if (!failed && !ferror(stdout))
+    if (number == 0 && (failed || ferror(stdout)))
+        number = errno ? errno : EIO;
+    if (number == 0)
         return 0;
-    if (number == EPIPE)
-        return ERR_CLOSED;
-    return fail_errno(failure, number ? number : EIO, "standard output");
+    return number == EPIPE ? ERR_CLOSED : fail_errno(failure, number, "standard output");
 }
 
 const char *output_printable(const char *text)

@@ -43,7 +43,7 @@ int paths_parse_disk(const char *text, char **path, uint64_t *bytes, struct fail
             length = (size_t)(colon - text);
         else if ((colon[1] == '\0' || (colon[1] >= '0' && colon[1] <= '9')) &&
                  stat(text, &status) != 0)
-            return fail(failure, code, "disk %s: %s", text, reason.text);
+            return fail(failure, ERR_INVALID, "disk %s: %s", text, reason.text);
         else
             *bytes = 0;
     }

@@ -497,6 +497,12 @@ int session_ask(const struct invocation *invocation, unsigned flags, const char 
         return code;
     }
     struct session_job job = {.method = method, .watched_fd = -1};
-    code = session_call(&session, &job, params, result, failure);
-    return session_close(&session, code, failure);
+    json_t *answer = NULL;
+    code = session_call(&session, &job, params, &answer, failure);
+    code = session_close(&session, code, failure);
+    if (code == 0)
+        *result = answer;
+    else
+        json_decref(answer);
+    return code;
 }

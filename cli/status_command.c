@@ -159,8 +159,10 @@ static int status_watch(const struct invocation *invocation, struct session *ses
         int code = status_show(invocation, session, failure);
         if (code == ERR_INTERRUPTED)
             return EXIT_DONE;
-        if (code == 0)
-            code = output_flush(failure);
+        if (code == 0 && output_flush(failure) == ERR_CLOSED)
+            return EXIT_DONE; /* nobody reads it any more */
+        if (code == 0 && ferror(stdout))
+            return EXIT_FAILED; /* at the end of the program it is said why */
         if (code != 0)
             return code;
         struct pollfd wanted = {.fd = interrupt_fd(), .events = POLLIN};

@@ -1,0 +1,128 @@
+# shellcheck shell=bash
+# Completion of tapeloop in bash: source it, or install it as bash-completion/completions/tapeloop.
+
+_tapeloop_rings() { # the names of the rings, if a recorder runs that can be asked at once
+    local state=${TAPELOOP_STATE:-/var/lib/tapeloop} word before=
+    for word in "${COMP_WORDS[@]}"; do
+        [ "$before" = --state ] && state=$word
+        before=$word
+    done
+    [ -S "$state/control.sock" ] || return 0
+    tapeloop --state "$state" --quiet ring list 2>/dev/null </dev/null |
+        sed -n '2,$s/ .*//p'
+}
+
+_tapeloop_interfaces() {
+    local path
+    for path in /sys/class/net/*; do
+        [ -e "$path" ] && echo "${path##*/}"
+    done
+}
+
+_tapeloop() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+    local global="--state --json --quiet --verbose --help --version"
+    local commands="ring disk record import extract verify rebuild status history events flush
+        interfaces shutdown version help"
+    local command='' options='' word skip='' i operands=0
+    COMPREPLY=()
+
+    # The command, and how many operands stand behind it. "--state DIR" and the like are two words.
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if [ -n "$skip" ]; then
+            skip=
+            continue
+        fi
+        case $word in
+        --state | --disk | --copies | --segment-size | --name | --interface | -i | --backend | \
+            --snapshot-length | -s | --buffer | -B | --for | --from | --to | --write | -w | \
+            --format | --packets-max | -c | --bytes-max | --after | --limit)
+            skip=1
+            ;;
+        -*) ;;
+        *)
+            case $command in
+            '' | ring | disk) command="${command:+$command }$word" ;;
+            help) command="help" ;;
+            *) operands=$((operands + 1)) ;;
+            esac
+            ;;
+        esac
+    done
+
+    case $command in
+    'ring create') options="--disk --copies --segment-size --force" ;;
+    'ring delete') options="--wipe" ;;
+    'ring adopt') options="--disk --name" ;;
+    record)
+        options="--interface --backend --snapshot-length --buffer --no-promiscuous --outgoing --for
+            --detach --stop"
+        ;;
+    extract) options="--from --to --write --format --follow --packets-max --bytes-max" ;;
+    verify) options="--repair" ;;
+    status) options="--watch" ;;
+    history) options="--from --to --interface" ;;
+    events) options="--after --limit" ;;
+    esac
+
+    local words=
+    case $previous in
+    --state)
+        mapfile -t COMPREPLY < <(compgen -d -- "$current")
+        compopt -o filenames
+        return
+        ;;
+    --disk | --write | -w)
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        compopt -o filenames
+        return
+        ;;
+    --interface | -i) words=$(_tapeloop_interfaces) ;;
+    --backend) words="auto packet pcap generator" ;;
+    --format) words="pcapng pcap pcap-us" ;;
+    --copies) words="1 2 3 4" ;;
+    --from | --to) words="now -15m -1h -1d" ;;
+    --segment-size | --name | --snapshot-length | -s | --buffer | -B | --for | --packets-max | \
+        -c | --bytes-max | --after | --limit)
+        return
+        ;;
+    *)
+        case $current in
+        -*) words="$options $global" ;;
+        *)
+            case $command in
+            '') words=$commands ;;
+            ring) words="create list show set delete adopt" ;;
+            disk) words="list" ;;
+            help) words="$commands" ;;
+            'ring adopt' | import)
+                if [ "$command" = import ] && [ "$operands" -eq 0 ]; then
+                    words=$(_tapeloop_rings)
+                else
+                    mapfile -t COMPREPLY < <(compgen -f -- "$current")
+                    compopt -o filenames
+                    return
+                fi
+                ;;
+            'ring set')
+                if [ "$operands" -eq 0 ]; then
+                    words=$(_tapeloop_rings)
+                else
+                    words="buffer_bytes= flush_window= disk_wait="
+                    compopt -o nospace
+                fi
+                ;;
+            'ring show' | 'ring delete' | 'disk list' | record | extract | verify | rebuild | \
+                status | history | flush)
+                [ "$operands" -eq 0 ] && words=$(_tapeloop_rings)
+                ;;
+            esac
+            ;;
+        esac
+        ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+}
+
+complete -F _tapeloop tapeloop
