@@ -32,9 +32,12 @@ struct slot_view {
     bool repaired;
     uint32_t disk;
     uint32_t slot;
-    struct frame_info open;
-    struct open_body open_body;
-    struct frame_info seal;
+    struct frame_identity open;   /* from the first page; of a damaged one, from what lies behind it */
+    uint64_t first_packet;
+    int64_t opened_ns;
+    uint8_t open_places;
+    struct open_place place[COPIES_MAX];
+    struct frame_identity seal;
     struct seal_body seal_body;
 };
 
@@ -99,25 +102,46 @@ static void read_ends(struct recovery *recovery, uint32_t disk_number, const uin
     recovery->report->slots_read += count;
 }
 
+static struct frame_identity identity_of(const struct frame_info *info)
+{
+    return (struct frame_identity){
+        .ring = info->ring,
+        .segment = info->segment,
+        .run = info->run,
+        .position = info->position,
+        .revision = info->revision,
+        .data_revision = info->data_revision,
+        .stream = info->stream,
+    };
+}
+
 static bool open_frame(const struct recovery *recovery, const uint8_t *page, struct slot_view *view)
 {
-    if (frame_parse(page, PAGE_BYTES, &view->open) != 0 || frame_check(page, &view->open) != 0 ||
-        view->open.kind != FRAME_OPEN || view->open.offset != 0 || view->open.frame_bytes != PAGE_BYTES ||
-        !identity_equal(&view->open.ring, &recovery->options->ring))
+    struct frame_info info;
+    struct open_body body;
+    if (frame_parse(page, PAGE_BYTES, &info) != 0 || frame_check(page, &info) != 0 || info.kind != FRAME_OPEN ||
+        info.offset != 0 || info.frame_bytes != PAGE_BYTES ||
+        !identity_equal(&info.ring, &recovery->options->ring) || !frame_body(page, &info, sizeof body))
         return false;
-    const void *body = frame_body(page, &view->open, sizeof view->open_body);
-    if (!body)
-        return false;
-    memcpy(&view->open_body, body, sizeof view->open_body);
+    memcpy(&body, frame_body(page, &info, sizeof body), sizeof body);
+    view->open = identity_of(&info);
+    view->first_packet = info.first_packet;
+    view->opened_ns = (int64_t)le64_get(body.opened_ns);
+    view->open_places = body.copies < COPIES_MAX ? body.copies : COPIES_MAX;
+    memcpy(view->place, body.place, sizeof view->place);
     return true;
 }
 
 static bool seal_frame(const struct recovery *recovery, const uint8_t *page, uint64_t slot_bytes,
                        struct slot_view *view)
 {
-    return frame_parse(page, PAGE_BYTES, &view->seal) == 0 && view->seal.frame_bytes == PAGE_BYTES &&
-           frame_check(page, &view->seal) == 0 && identity_equal(&view->seal.ring, &recovery->options->ring) &&
-           segment_seal_read(page, &view->seal, slot_bytes, &view->seal_body) == 0;
+    struct frame_info info;
+    if (frame_parse(page, PAGE_BYTES, &info) != 0 || info.frame_bytes != PAGE_BYTES ||
+        frame_check(page, &info) != 0 || !identity_equal(&info.ring, &recovery->options->ring) ||
+        segment_seal_read(page, &info, slot_bytes, &view->seal_body) != 0)
+        return false;
+    view->seal = identity_of(&info);
+    return true;
 }
 
 /* A data frame of our ring directly behind a first page that is not readable: an open segment whose header is damaged. */
@@ -145,16 +169,18 @@ static void slot_judge(struct recovery *recovery, struct slot_view *view, const 
         view->content = SLOT_SEALED;
         view->header_damaged = true;
         view->open = view->seal;
-        view->open_body.opened_ns = view->seal_body.opened_ns;
+        view->open.revision = view->seal.data_revision;
+        view->first_packet = le64_get(view->seal_body.first_packet);
+        view->opened_ns = (int64_t)le64_get(view->seal_body.opened_ns);
     } else {
         struct frame_info data;
         view->content = first_result != 0 ? SLOT_UNREAD : SLOT_EMPTY;
         if (first_data_frame(recovery, view, &data)) {
             view->content = SLOT_UNSEALED;
             view->header_damaged = true;
-            view->open = data;
-            view->open.revision = data.revision;
-            view->open_body.opened_ns = le64_of((uint64_t)data.head_ns);
+            view->open = identity_of(&data);
+            view->first_packet = data.first_packet;
+            view->opened_ns = data.head_ns;
         }
     }
     if (view->content == SLOT_SEALED || view->content == SLOT_UNSEALED)
@@ -454,7 +480,7 @@ static int read_prefix(struct disk *disk, const struct slot_view *view, uint8_t 
 {
     uint32_t slot_bytes = (uint32_t)disk->geometry.slot_bytes, offset = PAGE_BYTES, number = 1;
     struct frame_info info;
-    segment_index_clear(&prefix->index, view->open.first_packet);
+    segment_index_clear(&prefix->index, view->first_packet);
     while (read_frame(disk, view, offset, buffer, &info) == 0 && info.number == number) {
         if (prefix_add(prefix, buffer, &info) != 0)
             break;
@@ -568,15 +594,8 @@ static void repair_header(struct recovery *recovery, const struct slot_view *vie
     if (recovery->options->read_only)
         return;
     uint8_t *page = recovery->pages;
-    struct frame_identity identity = {
-        .ring = view->seal.ring,
-        .segment = view->seal.segment,
-        .run = view->seal.run,
-        .position = view->seal.position,
-        .revision = view->seal.data_revision,
-        .data_revision = view->seal.data_revision,
-        .stream = view->seal.stream,
-    };
+    struct frame_identity identity = view->seal;
+    identity.revision = view->seal.data_revision;
     struct disk *disk = recovery->disk[view->disk].disk;
     struct open_body body = {
         .opened_ns = view->seal_body.opened_ns, .slot_bytes = le64_of(disk->geometry.slot_bytes), .copies = 1};
@@ -675,15 +694,9 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
         forget_segment(recovery, view, count);
         goto out;
     }
-    struct frame_identity identity = {
-        .ring = view[best].open.ring,
-        .segment = view[best].open.segment,
-        .run = view[best].open.run,
-        .position = view[best].open.position,
-        .revision = view[best].open.revision + 1,
-        .data_revision = view[best].open.revision,
-        .stream = view[best].open.stream,
-    };
+    struct frame_identity identity = view[best].open;
+    identity.data_revision = identity.revision;
+    identity.revision++;
     /* Per interface only the stored packets could be counted again; the stream's account is in its last frame. */
     struct segment_seal seal = {
         .identity = &identity,
@@ -691,7 +704,7 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
         .interface_account = prefix[best].interface_account,
         .account = &prefix[best].account,
         .frontier = prefix[best].frontier,
-        .opened_ns = (int64_t)le64_get(view[best].open_body.opened_ns),
+        .opened_ns = view[best].opened_ns,
         .sealed_ns = recovery->options->wall_ns(recovery->options->context),
         .reason = SEAL_RECOVERED,
         .slot_bytes = slot_bytes,
@@ -740,7 +753,7 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
             view[i].seal = view[i].open;
             view[i].seal.data_revision = view[i].open.revision;
             view[i].seal_body.first_packet = le64_of(index->first_packet);
-            view[i].seal_body.opened_ns = view[i].open_body.opened_ns;
+            view[i].seal_body.opened_ns = le64_of((uint64_t)view[i].opened_ns);
             repair_header(recovery, &view[i]);
         }
     }
@@ -780,11 +793,11 @@ static int look_at_other_copies(struct recovery *recovery)
         const struct slot_view one = recovery->found[at];
         if (one.content != SLOT_UNSEALED || one.header_damaged)
             continue;
-        for (uint8_t i = 0; i < one.open_body.copies && i < COPIES_MAX && result == 0; i++)
+        for (uint8_t i = 0; i < one.open_places && result == 0; i++)
             for (uint32_t disk = 0; disk < recovery->disks; disk++) {
-                uint32_t slot = le32_get(one.open_body.place[i].slot);
+                uint32_t slot = le32_get(one.place[i].slot);
                 struct slot_view view;
-                if (!identity_equal(&recovery->disk[disk].identity, &one.open_body.place[i].disk) ||
+                if (!identity_equal(&recovery->disk[disk].identity, &one.place[i].disk) ||
                     slot >= recovery->disk[disk].disk->geometry.slot_count || found_has(recovery, disk, slot))
                     continue;
                 result = look_at(recovery, disk, &slot, 1, &view);
