@@ -614,6 +614,17 @@ static int put_statistics(struct capture_writer *writer, const struct out_interf
     return within_limit(writer, block.at) ? put(writer, block.bytes, block.at) : 0;
 }
 
+/* libpcap opens no file without an interface, be there no packet either. */
+static int put_lone_interface(struct capture_writer *writer)
+{
+    struct interface_description none = {.link_type = LINK_TYPE_OF_NONE};
+    int number = writer->interfaces > 0 ? 0 : capture_writer_interface(writer, &none);
+    if (number < 0)
+        return number;
+    int result = put_interface(writer, &writer->interface[number], false, 0);
+    return result == ERR_TOO_LARGE ? 0 : result;
+}
+
 int capture_writer_finish(struct capture_writer *writer)
 {
     if (writer->failure.code)
@@ -626,6 +637,8 @@ int capture_writer_finish(struct capture_writer *writer)
         writer->at = 0;
     }
     int result = begin(writer);
+    if (!result && writer->blocks == 0 && writer->options.format == CAPTURE_PCAPNG)
+        result = put_lone_interface(writer);
     for (uint32_t i = 0;
          i < writer->interfaces && !result && writer->options.format == CAPTURE_PCAPNG; i++) {
         const struct out_interface *interface = &writer->interface[i];

@@ -2,20 +2,21 @@
  * capture_writer.h - writes packets as a capture file: pcapng, or classic pcap with nano- or
  * microseconds.
  *
- *     capture_writer_open() -> { capture_writer_interface() ... capture_writer_packet() ... } ->
- * capture_writer_close()
+ *     capture_writer_open() -> capture_writer_packet() ... -> capture_writer_finish()
  *
  * pcapng is written as one section. An interface block comes right before the first packet of its
  * interface, so that interfaces are numbered in the order of their first packets and those without
- * packets do not appear. Three things about it are decisions:
+ * packets do not appear. A file without any packet has one interface all the same: libpcap opens
+ * none without. Three things about it are decisions:
  *
- * - Times. pcapng counts from 1970 with an unsigned number; a stored time may be earlier. Such a
- * packet belongs to a second block of its interface, whose if_tsoffset lies 9,223,372,037 seconds
- * before 1970: every 64-bit time is then exact, and Wireshark and libpcap read it back as it was.
- * - Snapshot length. libpcap refuses a file whose interfaces differ in it, so every block says 0,
- * no limit; an interface that cut its packets says so in a comment on its block.
- * - Several link types in one file are allowed by the format and read by Wireshark; libpcap and
- * tcpdump refuse them.
+ *   times             pcapng counts from 1970 with an unsigned number; a stored time may be
+ *                     earlier. Such a packet belongs to a second block of its interface, whose
+ *                     if_tsoffset lies 9,223,372,037 seconds before 1970: every 64-bit time is
+ *                     then exact, and Wireshark and libpcap read it back as it was.
+ *   snapshot length   libpcap refuses a file whose interfaces differ in it, so every block says
+ *                     0, no limit; an interface that cut its packets says so in a comment.
+ *   link types        the format allows several in one file and Wireshark reads them; libpcap and
+ *                     tcpdump refuse them.
  *
  * Classic pcap holds one link type and seconds from 0 to 2^32 - 1. A second link type is refused
  * with ERR_UNSUPPORTED; a time outside is moved to the nearest that fits and counted, because the

@@ -194,12 +194,14 @@ static int receive_message(int socket, uint8_t *buffer, size_t *length, int *des
         message.msg_control = control.bytes;
         message.msg_controllen = sizeof control.bytes;
     }
+    /* ECONNRESET says, once, that the other side has gone without reading everything; its last
+     * words come after that. */
     ssize_t received;
     do
         received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-    while (received < 0 && errno == EINTR);
+    while (received < 0 && (errno == EINTR || errno == ECONNRESET));
     if (received < 0)
-        return errno == ECONNRESET ? ERR_CLOSED : error_from_errno(errno);
+        return error_from_errno(errno);
     if (descriptor) {
         for (struct cmsghdr *rights = CMSG_FIRSTHDR(&message); rights;
              rights = CMSG_NXTHDR(&message, rights)) {

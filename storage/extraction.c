@@ -1,0 +1,666 @@
+/*
+ * extraction.c - reader, filter and capture writer put together, and the conversation with the
+ * recorder.
+ *
+ * While the reader works the recorder may speak: segments that come then are kept until the reader
+ * has handed out everything that it knows, because it must not grow in the midst of a step. The
+ * recorder's answer to BAD is waited for where it is asked.
+ */
+#include "extraction.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "capture_writer.h"
+#include "filter.h"
+#include "reader.h"
+#include "segment_reader.h"
+#include "text.h"
+#include "verifier.h"
+#include "worker.h"
+
+_Static_assert((int)CAPTURE_PCAPNG == WORKER_PCAPNG && (int)CAPTURE_PCAP_NS == WORKER_PCAP_NS &&
+                   (int)CAPTURE_PCAP_US == WORKER_PCAP_US,
+               "the job's format is the writer's");
+
+#define PROGRESS_NS 250000000ll
+#define GAPS_SENT_MAX 1000u
+#define PIPE_BYTES (1024 * 1024) /* what we ask the kernel for; it may say no */
+#define PACKETS_PER_CLOCK 4096u  /* the clock is read once in so many packets, and for every frame \
+                                  */
+
+/* An interface of the reader, as it goes out. */
+struct exit {
+    const struct filter_program *program;
+    int number; /* the writer's; -1 before the first packet */
+    int64_t from_ns;
+    int64_t to_ns;
+};
+
+struct extraction {
+    int socket;
+    int output; /* -1: none */
+    struct worker_job job;
+    struct disk *disk[RING_DISKS_MAX];
+    uint8_t message[WORKER_MESSAGE_BYTES_MAX] __attribute__((aligned(8)));
+    struct failure failure;
+
+    struct worker_segment *inbox; /* segments that came and were not yet given to the reader */
+    uint32_t inbox_count;
+    uint32_t inbox_room;
+    bool planned;       /* PLAN_END came */
+    bool finish;        /* FINISH came */
+    uint32_t judgement; /* VERDICT came; 0: none */
+
+    char *filter_text;
+    struct filter *filter;
+    struct reader *reader;
+    struct capture_writer *writer;
+    struct exit *exit;
+    uint32_t exits;
+
+    int64_t reported_ns; /* monotonic: of the last PROGRESS */
+    uint32_t gaps;
+    bool stopped; /* a limit was reached */
+    struct worker_progress progress;
+    struct segment_readers verify; /* of a verify job */
+};
+
+/* ---- the conversation --------------------------------------------------------------------------
+ */
+
+static int protocol_error(struct extraction *extraction, const char *what)
+{
+    return fail(&extraction->failure, ERR_PROTOCOL, "the recorder sent %s", what);
+}
+
+static int keep_segments(struct extraction *extraction, const struct worker_segment *segments,
+                         uint32_t count)
+{
+    if (count > extraction->inbox_room - extraction->inbox_count) {
+        uint32_t room = 2 * extraction->inbox_room + count;
+        struct worker_segment *more = realloc(extraction->inbox, room * sizeof *more);
+        if (!more)
+            return fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the list of segments");
+        extraction->inbox = more;
+        extraction->inbox_room = room;
+    }
+    memcpy(extraction->inbox + extraction->inbox_count, segments, count * sizeof *segments);
+    extraction->inbox_count += count;
+    return 0;
+}
+
+static int set_filter(struct extraction *extraction, const char *text, uint32_t count)
+{
+    if (extraction->filter_text || extraction->planned)
+        return protocol_error(extraction, "a second filter");
+    if (memchr(text, '\0', count))
+        return fail(&extraction->failure, ERR_INVALID, "the filter contains a zero byte");
+    extraction->filter_text = strndup(text, count);
+    return extraction->filter_text
+               ? 0
+               : fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the filter");
+}
+
+/* Takes one message and files what it says. timeout_ms as in worker_take(), whose codes it returns.
+ */
+static int listen_once(struct extraction *extraction, int timeout_ms)
+{
+    struct worker_received received;
+    int result = worker_take(extraction->socket, extraction->message, &received, timeout_ms);
+    if (result)
+        return result;
+    for (uint32_t i = 0; i < received.descriptors; i++)
+        close(received.descriptor[i]); /* only a JOB has any, and it was the first message */
+    switch (received.type) {
+    case WORKER_FILTER:
+        return set_filter(extraction, received.elements, received.count);
+    case WORKER_SEGMENTS:
+        return keep_segments(extraction, received.elements, received.count);
+    case WORKER_PLAN_END:
+        extraction->planned = true;
+        return 0;
+    case WORKER_FINISH:
+        extraction->finish = true;
+        return 0;
+    case WORKER_VERDICT:
+        extraction->judgement = ((const struct worker_verdict *)received.elements)->judgement;
+        if (extraction->judgement < WORKER_DAMAGED || extraction->judgement > WORKER_AGAIN)
+            return protocol_error(extraction, "a verdict that does not exist");
+        return 0;
+    default:
+        return protocol_error(extraction, "a second job");
+    }
+}
+
+/* Says something that must arrive. While the socket is full, listens: the recorder may be waiting
+ * for us to. */
+static int say(struct extraction *extraction, enum worker_message_type type, const void *element,
+               uint32_t bytes)
+{
+    for (;;) {
+        int result = worker_offer(extraction->socket, type, element, bytes);
+        if (result != ERR_AGAIN)
+            return result;
+        struct pollfd ready = {.fd = extraction->socket, .events = POLLIN | POLLOUT};
+        if (poll(&ready, 1, -1) > 0 && (ready.revents & POLLIN)) {
+            result = listen_once(extraction, 0);
+            if (result && result != ERR_TIMEOUT)
+                return result;
+        }
+    }
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void count_up(struct extraction *extraction)
+{
+    struct worker_progress *progress = &extraction->progress;
+    if (extraction->reader) {
+        struct reader_counters counters;
+        reader_counters(extraction->reader, &counters);
+        progress->segments_done = counters.segments_done;
+        progress->segments_total = counters.segments_total;
+        progress->bytes_read = counters.bytes_read;
+    } else {
+        progress->bytes_read = extraction->verify.bytes_read;
+    }
+    if (extraction->writer) {
+        progress->packets = capture_writer_packets(extraction->writer);
+        progress->output_bytes = capture_writer_bytes(extraction->writer);
+    }
+}
+
+/* Progress is for looking at: where the socket is full, it is left out. */
+static int tick(void *context)
+{
+    struct extraction *extraction = context;
+    int64_t now = now_ns();
+    if (now - extraction->reported_ns < PROGRESS_NS)
+        return 0;
+    extraction->reported_ns = now;
+    count_up(extraction);
+    int result = worker_offer(extraction->socket, WORKER_PROGRESS, &extraction->progress,
+                              sizeof extraction->progress);
+    return result == ERR_AGAIN ? 0 : result;
+}
+
+static int judge(void *context, const struct worker_bad *bad)
+{
+    struct extraction *extraction = context;
+    extraction->judgement = 0;
+    int result = say(extraction, WORKER_BAD, bad, sizeof *bad);
+    while (!result && extraction->judgement == 0)
+        result = listen_once(extraction, -1);
+    return result ? result : (int)extraction->judgement;
+}
+
+static void describe_gap(const struct worker_gap *gap, char *text, size_t size)
+{
+    char from[TEXT_TIME_SIZE], to[TEXT_TIME_SIZE], packets[64];
+    text_time(gap->from_ns, from);
+    text_time(gap->to_ns, to);
+    if (gap->packets > 0)
+        snprintf(packets, sizeof packets, "%" PRIu64 " packet%s", gap->packets,
+                 gap->packets == 1 ? "" : "s");
+    else
+        snprintf(packets, sizeof packets, "packets");
+    switch (gap->reason) {
+    case WORKER_GAP_DAMAGED:
+        snprintf(text, size, "gap: %s between %s and %s: damaged on disk, and no good copy",
+                 packets, from, to);
+        break;
+    case WORKER_GAP_OVERWRITTEN:
+        snprintf(text, size,
+                 "gap: %s between %s and %s: overwritten by the ring while they were read", packets,
+                 from, to);
+        break;
+    case WORKER_GAP_DROPPED:
+        snprintf(text, size,
+                 "dropped: %s between %s and %s%s%.63s: the recorder was too slow or had no disk",
+                 packets, from, to, gap->interface[0] ? " on " : "", gap->interface);
+        break;
+    case WORKER_GAP_FILTER:
+        snprintf(text, size,
+                 "link type %" PRIu32 " (%.63s): left out, the filter cannot be used on it",
+                 gap->link_type, gap->interface);
+        break;
+    default:
+        snprintf(text, size, "gap: %s between %s and %s: lost at a crash or with a disk", packets,
+                 from, to);
+        break;
+    }
+}
+
+static void note_gap(void *context, const struct worker_gap *gap)
+{
+    struct extraction *extraction = context;
+    char text[512];
+    /* A socket that is closed is noticed at the next thing said. */
+    if (extraction->gaps++ < GAPS_SENT_MAX)
+        (void)say(extraction, WORKER_GAP, gap, sizeof *gap);
+    describe_gap(gap, text, sizeof text);
+    capture_writer_comment(extraction->writer, text);
+}
+
+/* ---- packets -----------------------------------------------------------------------------------
+ */
+
+/* Each link type that the filter refuses is told once. */
+static void tell_refused(struct extraction *extraction,
+                         const struct interface_description *description, uint32_t upto)
+{
+    for (uint32_t i = 0; i < upto; i++)
+        if (reader_interface(extraction->reader, i)->link_type == description->link_type)
+            return;
+    struct worker_gap gap = {
+        .from_ns = extraction->job.from_ns,
+        .to_ns = extraction->job.to_ns,
+        .reason = WORKER_GAP_FILTER,
+        .link_type = description->link_type,
+    };
+    memcpy(gap.interface, description->name, sizeof gap.interface - 1);
+    note_gap(extraction, &gap);
+}
+
+/* The reader has met interfaces that are new. */
+static int add_exits(struct extraction *extraction)
+{
+    uint32_t count = reader_interfaces(extraction->reader);
+    struct exit *more = realloc(extraction->exit, count * sizeof *more);
+    if (!more)
+        return fail(&extraction->failure, ERR_NO_MEMORY, "no memory for interfaces");
+    extraction->exit = more;
+    while (extraction->exits < count) {
+        const struct interface_description *description =
+            reader_interface(extraction->reader, extraction->exits);
+        const struct filter_program *program =
+            filter_for(extraction->filter, description->link_type);
+        if (!program)
+            return fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the filter");
+        if (program->verdict == FILTER_REFUSED)
+            tell_refused(extraction, description, extraction->exits);
+        more[extraction->exits++] = (struct exit){
+            .program = program, .number = -1, .from_ns = INT64_MAX, .to_ns = INT64_MIN};
+    }
+    return 0;
+}
+
+static int write_packet(struct extraction *extraction, const struct reader_packet *packet)
+{
+    struct exit *way = &extraction->exit[packet->interface];
+    if (way->number < 0) {
+        way->number = capture_writer_interface(
+            extraction->writer, reader_interface(extraction->reader, packet->interface));
+        if (way->number < 0)
+            return fail(&extraction->failure, way->number,
+                        "too many interfaces for one capture file");
+    }
+    int result = capture_writer_packet(extraction->writer, (uint32_t)way->number, packet->packet);
+    if (result == ERR_TOO_LARGE) {
+        extraction->stopped = true;
+        return 0;
+    }
+    if (result) {
+        extraction->failure = *capture_writer_failure(extraction->writer);
+        return result;
+    }
+    if (packet->packet->time_ns < way->from_ns)
+        way->from_ns = packet->packet->time_ns;
+    if (packet->packet->time_ns > way->to_ns)
+        way->to_ns = packet->packet->time_ns;
+    uint64_t most = extraction->job.packets_max;
+    extraction->stopped = most > 0 && capture_writer_packets(extraction->writer) == most;
+    return 0;
+}
+
+/* Hands out everything that the reader knows of, or up to a limit. */
+static int pump(struct extraction *extraction)
+{
+    struct reader_packet packet;
+    int result = 0;
+    while (!extraction->stopped && (result = reader_next(extraction->reader, &packet)) == 1) {
+        extraction->progress.at_ns = packet.packet->time_ns;
+        result =
+            ++extraction->progress.packets_judged % PACKETS_PER_CLOCK == 0 ? tick(extraction) : 0;
+        if (!result && packet.interface >= extraction->exits)
+            result = add_exits(extraction);
+        if (result)
+            return result;
+        if (!filter_match(extraction->exit[packet.interface].program, packet.packet))
+            continue;
+        result = write_packet(extraction, &packet);
+        if (result)
+            return result;
+    }
+    return result;
+}
+
+/* ---- jobs --------------------------------------------------------------------------------------
+ */
+
+/* Waits for the recorder, with an eye on the output, and takes all that it has said. */
+static int listen_and_watch(struct extraction *extraction)
+{
+    struct pollfd ready[2] = {{.fd = extraction->socket, .events = POLLIN},
+                              {.fd = extraction->output}};
+    while (poll(ready, 2, -1) < 0)
+        if (errno != EINTR)
+            return fail_errno(&extraction->failure, errno, "waiting for the recorder failed");
+    if (ready[1].revents & (POLLERR | POLLHUP))
+        return fail(&extraction->failure, ERR_CLOSED, "the output was closed by its reader");
+    int result;
+    do
+        result = listen_once(extraction, 0);
+    while (!result);
+    return result == ERR_TIMEOUT ? 0 : result;
+}
+
+static int give_segments(struct extraction *extraction)
+{
+    int result = reader_add(extraction->reader, extraction->inbox, extraction->inbox_count);
+    extraction->inbox_count = 0;
+    return result ? fail(&extraction->failure, result, "the recorder sent a segment that cannot be")
+                  : 0;
+}
+
+static int await_plan(struct extraction *extraction)
+{
+    int result = 0;
+    while (!result && !extraction->planned) {
+        result = listen_once(extraction, -1);
+        if (!result && extraction->filter_text && !extraction->filter)
+            result =
+                filter_open(extraction->filter_text, &extraction->filter, &extraction->failure);
+    }
+    if (!result && !extraction->filter)
+        result = filter_open(NULL, &extraction->filter, &extraction->failure);
+    return result;
+}
+
+static void describe_section(const struct extraction *extraction, char *text, size_t size)
+{
+    const struct worker_job *job = &extraction->job;
+    char from[TEXT_TIME_SIZE] = "the beginning", to[TEXT_TIME_SIZE] = "the end", ring[256],
+         host[256];
+    if (job->from_ns != INT64_MIN)
+        text_time(job->from_ns, from);
+    if (job->to_ns != INT64_MAX)
+        text_time(job->to_ns, to);
+    text_printable(job->ring_name, ring, sizeof ring);
+    text_printable(job->host, host, sizeof host);
+    int at = snprintf(text, size, "ring %s%s%s, from %s to %s", ring, host[0] ? " on " : "", host,
+                      from, to);
+    const char *filter = extraction->filter_text;
+    if (filter && filter[0] && at > 0 && (size_t)at < size)
+        snprintf(text + at, size - (size_t)at, ", filter: %.300s", filter);
+}
+
+static int open_writer(struct extraction *extraction)
+{
+    char comment[700];
+    describe_section(extraction, comment, sizeof comment);
+    struct capture_writer_options options = {
+        .format = (enum capture_format)extraction->job.format,
+        .fd = extraction->output,
+        .bytes_max = extraction->job.bytes_max,
+        .comment = comment,
+    };
+    (void)fcntl(extraction->output, F_SETPIPE_SZ, PIPE_BYTES);
+    return capture_writer_open(&options, &extraction->writer, &extraction->failure);
+}
+
+static int open_reader(struct extraction *extraction)
+{
+    struct reader_options options = {
+        .disk = extraction->disk,
+        .disks = extraction->job.disks,
+        .ring = extraction->job.ring,
+        .from_ns = extraction->job.from_ns,
+        .to_ns = extraction->job.to_ns,
+        .follow = extraction->job.follow != 0,
+        .memory_max = extraction->job.memory_max,
+        .judge = judge,
+        .gap = note_gap,
+        .tick = tick,
+        .context = extraction,
+    };
+    int result = reader_open(&options, &extraction->reader);
+    return result ? fail(&extraction->failure, result, "no memory for reading") : 0;
+}
+
+/* What each interface saw and dropped goes into its statistics block. */
+static int finish_output(struct extraction *extraction)
+{
+    reader_finish(extraction->reader, !extraction->stopped);
+    if (capture_writer_packets(extraction->writer) == 0 &&
+        reader_interfaces(extraction->reader) > 0) /* a file without packets names its link type */
+        (void)capture_writer_interface(extraction->writer, reader_interface(extraction->reader, 0));
+    for (uint32_t i = 0; i < extraction->exits; i++) {
+        const struct exit *way = &extraction->exit[i];
+        struct capture_statistics statistics = {.received = CAPTURE_UNKNOWN,
+                                                .dropped = CAPTURE_UNKNOWN,
+                                                .from_ns = way->from_ns,
+                                                .to_ns = way->to_ns};
+        if (way->number < 0)
+            continue;
+        uint64_t seen, dropped;
+        if (reader_account(extraction->reader, i, &seen, &dropped)) {
+            statistics.received = seen;
+            statistics.dropped = dropped;
+        }
+        capture_writer_statistics(extraction->writer, (uint32_t)way->number, &statistics);
+    }
+    int result = capture_writer_finish(extraction->writer);
+    if (result)
+        extraction->failure = *capture_writer_failure(extraction->writer);
+    return result;
+}
+
+static int run_extract(struct extraction *extraction)
+{
+    int result = await_plan(extraction);
+    if (!result)
+        result = open_reader(extraction);
+    if (!result)
+        result = open_writer(extraction);
+    while (!result) {
+        bool last = extraction->finish || !extraction->job.follow;
+        result = give_segments(extraction);
+        if (!result)
+            result = pump(extraction);
+        if (result || extraction->stopped || (last && extraction->inbox_count == 0))
+            break;
+        result = capture_writer_flush(extraction->writer);
+        if (result)
+            extraction->failure = *capture_writer_failure(extraction->writer);
+        if (!result && extraction->inbox_count == 0)
+            result = say(extraction, WORKER_CAUGHT_UP, NULL, 0);
+        if (!result && extraction->inbox_count == 0 && !extraction->finish)
+            result = listen_and_watch(extraction);
+    }
+    return result ? result : finish_output(extraction);
+}
+
+static int run_verify(struct extraction *extraction)
+{
+    int result = await_plan(extraction);
+    if (result)
+        return result;
+    struct segment_readers *shared = &extraction->verify;
+    *shared = (struct segment_readers){
+        .disk = extraction->disk,
+        .disks = extraction->job.disks,
+        .ring = extraction->job.ring,
+        .from_ns = INT64_MIN,
+        .to_ns = INT64_MAX,
+        .everything = true,
+        .judge = judge,
+        .context = extraction,
+    };
+    result = open_reader(extraction); /* only to check what the recorder has sent */
+    if (!result)
+        result = reader_add(extraction->reader, extraction->inbox, extraction->inbox_count);
+    reader_close(&extraction->reader);
+    if (result)
+        return fail(&extraction->failure, result, "the recorder sent a segment that cannot be");
+    result = segment_readers_open(shared, extraction->job.memory_max);
+    extraction->progress.segments_total = extraction->inbox_count;
+    for (uint32_t i = 0; i < extraction->inbox_count && !result; i++) {
+        result = verifier_check(shared, &extraction->inbox[i], tick, extraction);
+        extraction->progress.segments_done += !result;
+        extraction->progress.at_ns = extraction->inbox[i].last_ns;
+    }
+    return result;
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+static bool job_fits(const struct worker_job *job, uint32_t descriptors)
+{
+    uint32_t outputs = job->kind == WORKER_EXTRACT;
+    if (job->kind != WORKER_EXTRACT && job->kind != WORKER_VERIFY)
+        return false;
+    return job->disks <= RING_DISKS_MAX && descriptors == job->disks + outputs &&
+           job->from_ns <= job->to_ns &&
+           (!outputs || (job->format >= WORKER_PCAPNG && job->format <= WORKER_PCAP_US));
+}
+
+static int open_disk(struct extraction *extraction, uint32_t i, int fd)
+{
+    int result = disk_uring_from_fd(fd, extraction->job.disk[i].name, &extraction->disk[i],
+                                    &extraction->failure);
+    if (result)
+        return result;
+    struct disk *disk = extraction->disk[i];
+    disk->geometry = (struct disk_geometry){
+        .disk_bytes = extraction->job.disk[i].disk_bytes,
+        .slots_offset = extraction->job.disk[i].slots_offset,
+        .slot_bytes = extraction->job.disk[i].slot_bytes,
+        .slot_count = (uint32_t)extraction->job.disk[i].slot_count,
+    };
+    const struct disk_geometry *geometry = &disk->geometry;
+    if (geometry->slot_bytes == 0 || geometry->slot_bytes > SLOT_BYTES_MAX ||
+        geometry->slot_bytes % PAGE_BYTES != 0 || geometry->slots_offset % PAGE_BYTES != 0 ||
+        extraction->job.disk[i].slot_count > UINT32_MAX - 1 ||
+        geometry->slots_offset > disk->bytes ||
+        geometry->slot_count > (disk->bytes - geometry->slots_offset) / geometry->slot_bytes)
+        return fail(&extraction->failure, ERR_PROTOCOL, "%s: the slots do not fit the disk",
+                    disk->name);
+    return 0;
+}
+
+/* The first message. Every descriptor that came is taken over or closed. */
+static int take_job(struct extraction *extraction)
+{
+    struct worker_received received;
+    int result = worker_take(extraction->socket, extraction->message, &received, -1);
+    if (result)
+        return result;
+    uint32_t used = 0;
+    if (received.type == WORKER_JOB)
+        memcpy(&extraction->job, received.elements, sizeof extraction->job);
+    if (received.type != WORKER_JOB || !job_fits(&extraction->job, received.descriptors)) {
+        result = protocol_error(extraction, "something else than a job");
+    } else {
+        if (extraction->job.kind == WORKER_EXTRACT)
+            extraction->output = received.descriptor[used++];
+        for (uint32_t i = 0; i < extraction->job.disks && !result; i++)
+            result = open_disk(extraction, i, received.descriptor[used++]);
+    }
+    while (used < received.descriptors)
+        close(received.descriptor[used++]);
+    return result;
+}
+
+static void send_done(struct extraction *extraction, int result)
+{
+    struct worker_done done = {.result = result, .gaps = extraction->gaps};
+    count_up(extraction);
+    done.total = extraction->progress;
+    if (extraction->reader) {
+        struct reader_counters counters;
+        reader_counters(extraction->reader, &counters);
+        done.frames_checked = counters.frames_checked;
+        done.frames_bad = counters.frames_bad;
+    } else {
+        done.frames_checked = extraction->verify.frames_checked;
+        done.frames_bad = extraction->verify.frames_bad;
+    }
+    if (extraction->writer)
+        done.times_moved = capture_writer_times_moved(extraction->writer);
+    const char *text = extraction->failure.code ? extraction->failure.text : error_text(result);
+    if (result)
+        snprintf(done.text, sizeof done.text, "%.380s", text);
+    (void)say(extraction, WORKER_DONE, &done, sizeof done);
+}
+
+int extraction_open(int socket, struct extraction **out)
+{
+    *out = NULL;
+    struct extraction *extraction = calloc(1, sizeof *extraction);
+    if (!extraction)
+        return ERR_NO_MEMORY;
+    extraction->socket = socket;
+    extraction->output = -1;
+    int result = take_job(extraction);
+    if (result) {
+        send_done(extraction, result);
+        extraction_close(&extraction);
+        return result;
+    }
+    *out = extraction;
+    return 0;
+}
+
+int extraction_run(struct extraction *extraction)
+{
+    extraction->reported_ns = now_ns();
+    int result =
+        extraction->job.kind == WORKER_VERIFY ? run_verify(extraction) : run_extract(extraction);
+    send_done(extraction, result);
+    return result;
+}
+
+void extraction_fail(struct extraction *extraction, const struct failure *failure)
+{
+    extraction->failure = *failure;
+    send_done(extraction, failure->code);
+}
+
+void extraction_close(struct extraction **out)
+{
+    struct extraction *extraction = *out;
+    if (!extraction)
+        return;
+    reader_close(&extraction->reader);
+    if (extraction->verify.scratch)
+        segment_readers_close(&extraction->verify);
+    capture_writer_close(&extraction->writer);
+    filter_close(&extraction->filter);
+    for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
+        disk_close(&extraction->disk[i]);
+    if (extraction->output >= 0)
+        close(extraction->output);
+    free(extraction->inbox);
+    free(extraction->filter_text);
+    free(extraction->exit);
+    free(extraction);
+    *out = NULL;
+}

@@ -1,0 +1,34 @@
+/*
+ * extraction.h - one job of tapeloop-extract, from the JOB message to DONE.
+ *
+ *     extraction_open() -> extraction_run() -> extraction_close()
+ *
+ * The two steps are apart so that the program can confine itself between them: open receives the
+ * job and starts the disks' threads, run takes filter and segments and looks at bytes from disks.
+ *
+ * Threads: one, beside those of the disks.
+ */
+#ifndef STORAGE_EXTRACTION_H
+#define STORAGE_EXTRACTION_H
+
+#include "errors.h"
+
+struct extraction;
+
+/*
+ * Waits for the JOB on `socket`, which stays the caller's, and opens what came with it. An error
+ * has been told to the recorder where that was possible.
+ */
+int extraction_open(int socket, struct extraction **extraction);
+
+/* Does the job and sends DONE, with result and sentence. Returns the result; ERR_CLOSED also where
+ * the recorder is gone. */
+int extraction_run(struct extraction *extraction);
+
+/* Sends DONE for a failure between the two steps. */
+void extraction_fail(struct extraction *extraction, const struct failure *failure);
+
+/* Nulls. */
+void extraction_close(struct extraction **extraction);
+
+#endif
