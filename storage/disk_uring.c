@@ -453,16 +453,37 @@ static void ring_serve(struct disk_uring *disk)
     io_uring_queue_exit(&disk->ring);
 }
 
+/*
+ * The ring of a disk that is only read can do nothing but read, for ever: seccomp, which confines the
+ * process that reads for users, does not see what a ring is asked to do.
+ */
+static int ring_restrict(struct disk_uring *disk)
+{
+    struct io_uring_restriction may[] = {
+        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ},
+        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ_FIXED},
+        {.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE},
+        {.opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_REGISTER_BUFFERS},
+        {.opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_UNREGISTER_FILES},
+    };
+    int answer = io_uring_register_restrictions(&disk->ring, may, sizeof may / sizeof may[0]);
+    return answer != 0 ? answer : io_uring_enable_rings(&disk->ring);
+}
+
 static int ring_open(struct disk_uring *disk)
 {
+    bool read_only = disk->head.read_only;
     static const unsigned flags[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
                                      IORING_SETUP_COOP_TASKRUN, 0};
     int answer = -EINVAL;
     for (size_t i = 0; i < sizeof flags / sizeof flags[0] && answer == -EINVAL; i++)
-        answer = io_uring_queue_init(RING_ENTRIES, &disk->ring, flags[i]);
+        answer = io_uring_queue_init(RING_ENTRIES, &disk->ring,
+                                     flags[i] | (read_only ? IORING_SETUP_R_DISABLED : 0));
     if (answer != 0)
         return answer;
     answer = io_uring_register_files(&disk->ring, &disk->fd, 1);
+    if (answer == 0 && read_only)
+        answer = ring_restrict(disk);
     if (answer != 0)
         io_uring_queue_exit(&disk->ring);
     return answer;
