@@ -105,7 +105,7 @@ struct file_interface *file_add_interface(struct capture_file *file, uint64_t of
     }
     if (file->interfaces == file->interfaces_room) {
         uint32_t room = file->interfaces_room == 0 ? 4 : file->interfaces_room * 2;
-        struct file_interface **grown = realloc(file->interface, room * sizeof *grown);
+        struct file_interface **grown = reallocarray(file->interface, room, sizeof(void *));
         if (grown == NULL)
             goto no_memory;
         file->interface = grown;

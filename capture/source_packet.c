@@ -427,7 +427,7 @@ static void ring_close(struct packet_ring *ring)
 static void packet_close(struct source *base)
 {
     struct packet_source *source = packet_source_of(base);
-    for (uint32_t i = 0; i < source->rings; i++)
+    for (uint32_t i = 0; source->ring != NULL && i < source->rings; i++)
         ring_close(&source->ring[i]);
     if (source->drops_fd >= 0)
         close(source->drops_fd);

@@ -227,7 +227,7 @@ static void live_counters(struct source *base, uint32_t number, struct source_co
 static void live_close(struct source *base)
 {
     struct pcap_source *source = pcap_source_of(base);
-    for (uint32_t i = 0; i < source->handles; i++) {
+    for (uint32_t i = 0; source->handle != NULL && i < source->handles; i++) {
         if (source->handle[i].pcap != NULL)
             pcap_close(source->handle[i].pcap);
     }

@@ -36,6 +36,8 @@ static const struct backend {
 static const uint32_t lengths[] = {14,  15,   18,   22,   60,   64,   65,
                                    128, 1000, 1514, 1518, 2048, 4096, 9014};
 
+static const uint8_t addresses[12] = {2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2};
+
 #define FRAME_BYTES_MAX (14 + NETNS_MTU)
 
 /*
@@ -50,7 +52,7 @@ static uint32_t frame_make(uint32_t number, uint8_t *frame)
     uint32_t at = 12;
     if (tags > 0 && bytes < 16 + 4 * tags)
         bytes = 16 + 4 * tags; /* the kernel throws away tagged frames with nothing behind */
-    memcpy(frame, "\x02\x00\x00\x00\x00\x01\x02\x00\x00\x00\x00\x02", 12);
+    memcpy(frame, addresses, sizeof addresses);
     for (unsigned tag = 0; tag < tags; tag++) {
         uint16_t protocol = htobe16(tag == 0 ? outer[number % 4] : ETH_P_8021Q);
         uint16_t control =
@@ -357,7 +359,9 @@ static void oversized(void **state)
         assert_int_equal(netns_run(&netns, NETNS_RIGHT, "ip link set right0 mtu 1500"), 0);
         struct source *source = open_source(&backends[b], &options);
         int sender = netns_sender(&netns, NETNS_LEFT, "left0");
-        memcpy(frame, "\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x88\xb5", 14);
+        memcpy(frame, addresses, sizeof addresses);
+        frame[12] = 0x88;
+        frame[13] = 0xb5;
         for (uint32_t bytes = 1510; bytes <= 1518; bytes++) /* one tag more than the MTU says */
             netns_send(sender, frame, bytes);
         assert_int_equal(count_all(source), 9);

@@ -170,10 +170,13 @@ uint64_t netns_sent(const struct netns *netns, enum netns_side side, const char 
     while (fgets(line, sizeof line, table) != NULL && !found) {
         char *name = line + strspn(line, " ");
         size_t bytes = strlen(interface);
+        if (strncmp(name, interface, bytes) != 0 || name[bytes] != ':')
+            continue;
         /* Eight numbers of what came in, then bytes and packets of what went out. */
-        if (strncmp(name, interface, bytes) == 0 && name[bytes] == ':')
-            found =
-                sscanf(name + bytes + 1, "%*u %*u %*u %*u %*u %*u %*u %*u %*u %llu", &sent) == 1;
+        char *number = name + bytes + 1;
+        for (int column = 0; column < 10; column++)
+            sent = strtoull(number, &number, 10);
+        found = 1;
     }
     fclose(table);
     put_back(here);

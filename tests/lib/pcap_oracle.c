@@ -137,10 +137,12 @@ static enum oracle_verdict their_limit(const char *error)
         if (strstr(error, limit[i].text) != NULL)
             return limit[i].verdict;
     }
-    uint32_t bytes;
-    const char *size = strstr(error, "pcapng block size ");
-    if (size != NULL && sscanf(size, "pcapng block size %" SCNu32, &bytes) == 1)
-        return bytes <= FILE_BLOCK_BYTES_MAX ? ORACLE_BLOCK_LENGTH : ORACLE_BYTE_ORDERS;
+    static const char too_long[] = "pcapng block size ";
+    const char *size = strstr(error, too_long);
+    if (size != NULL)
+        return strtoul(size + strlen(too_long), NULL, 10) <= FILE_BLOCK_BYTES_MAX
+                   ? ORACLE_BLOCK_LENGTH
+                   : ORACLE_BYTE_ORDERS;
     return ORACLE_DIFFERENT;
 }
 

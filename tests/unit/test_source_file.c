@@ -354,31 +354,31 @@ static void pcapng_resolutions(void **state)
 {
     (void)state;
     static const struct {
-        uint8_t resolution;
         uint64_t reading;
         int64_t time_ns;
-        bool cut;
         enum oracle_verdict verdict;
+        uint8_t resolution;
+        bool cut;
     } line[] = {
-        {0, 1700000000, 1700000000 * S_NS, false, ORACLE_SAME},
-        {3, 1700000000123, INT64_C(1700000000123000000), false, ORACLE_SAME},
-        {6, 1700000000123456, INT64_C(1700000000123456000), false, ORACLE_SAME},
-        {9, 1700000000123456789, INT64_C(1700000000123456789), false, ORACLE_SAME},
-        {12, 123456789012345678, INT64_C(123456789012345), true, ORACLE_SAME},
-        {12, 123456789012345000, INT64_C(123456789012345), false, ORACLE_SAME},
-        {19, UINT64_MAX, INT64_C(1844674407), true, ORACLE_SAME},
-        {0x80 | 0, 1700000000, 1700000000 * S_NS, false, ORACLE_SAME},
-        {0x80 | 1, 3, 1500000000, false, ORACLE_SAME},
-        {0x80 | 9, 513, 1001953125, false, ORACLE_SAME},
-        {0x80 | 10, 1025, 1000976562, true, ORACLE_SAME},
-        {0x80 | 32, (UINT64_C(1700000000) << 32) + (UINT64_C(1) << 31),
-         INT64_C(1700000000500000000), false, ORACLE_SAME},
-        {0x80 | 40, (UINT64_C(3) << 40) + (UINT64_C(3) << 38), INT64_C(3750000000), false,
-         ORACLE_FINE_TIME},
-        {0x80 | 63, UINT64_MAX, INT64_C(1999999999), true, ORACLE_FINE_TIME},
-        {9, UINT64_MAX, INT64_MAX, false, ORACLE_WILD_TIME},
-        {6, UINT64_MAX, INT64_MAX, false, ORACLE_WILD_TIME},
-        {0, UINT64_MAX, INT64_MAX, false, ORACLE_WILD_TIME},
+        {1700000000, 1700000000 * S_NS, ORACLE_SAME, 0, false},
+        {1700000000123, INT64_C(1700000000123000000), ORACLE_SAME, 3, false},
+        {1700000000123456, INT64_C(1700000000123456000), ORACLE_SAME, 6, false},
+        {1700000000123456789, INT64_C(1700000000123456789), ORACLE_SAME, 9, false},
+        {123456789012345678, INT64_C(123456789012345), ORACLE_SAME, 12, true},
+        {123456789012345000, INT64_C(123456789012345), ORACLE_SAME, 12, false},
+        {UINT64_MAX, INT64_C(1844674407), ORACLE_SAME, 19, true},
+        {1700000000, 1700000000 * S_NS, ORACLE_SAME, 0x80 | 0, false},
+        {3, 1500000000, ORACLE_SAME, 0x80 | 1, false},
+        {513, 1001953125, ORACLE_SAME, 0x80 | 9, false},
+        {1025, 1000976562, ORACLE_SAME, 0x80 | 10, true},
+        {(UINT64_C(1700000000) << 32) + (UINT64_C(1) << 31), INT64_C(1700000000500000000),
+         ORACLE_SAME, 0x80 | 32, false},
+        {(UINT64_C(3) << 40) + (UINT64_C(3) << 38), INT64_C(3750000000), ORACLE_FINE_TIME,
+         0x80 | 40, false},
+        {UINT64_MAX, INT64_C(1999999999), ORACLE_FINE_TIME, 0x80 | 63, true},
+        {UINT64_MAX, INT64_MAX, ORACLE_WILD_TIME, 9, false},
+        {UINT64_MAX, INT64_MAX, ORACLE_WILD_TIME, 6, false},
+        {UINT64_MAX, INT64_MAX, ORACLE_WILD_TIME, 0, false},
     };
     for (size_t i = 0; i < sizeof line / sizeof line[0]; i++) {
         struct maker maker = {.big = i % 2 != 0};
