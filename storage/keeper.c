@@ -25,6 +25,7 @@
 #include "stream.h"
 
 #define POSITION_IN_USE UINT64_MAX
+#define SUSPECT_AFTER_NS 2000000000ull
 #define DISK_ERRORS_MAX 4 /* failed writes or flushes in a row that make a disk failed */
 
 struct keeper_disk {
@@ -37,7 +38,17 @@ struct keeper_disk {
     struct slot_belief *belief;
     const struct segment **open;   /* the segment that uses the slot, or null */
     bool failed;
+    bool suspect;
     uint32_t errors_in_a_row;
+
+    /*
+     * The watchdog. Requests carry the generation in which they were submitted. `marked` counts those of earlier generations
+     * that are still out; when it comes to 0 the present generation becomes the marked one. So the oldest
+     * request is at least as old as the mark while `marked` is not 0, without a list of requests.
+     */
+    uint32_t generation, current, marked;
+    uint64_t marked_ns;
+
     uint64_t read_errors, write_errors, written_bytes, flushes;
     uint64_t in_flight_bytes;
 
@@ -48,8 +59,9 @@ struct keeper_disk {
     uint64_t flush_due_ns; /* when the first of them has to be flushed */
     bool flush_wanted;
     bool flush_running;
-    struct disk_request *flush_last; /* the running flush covers the list up to and with this one */
+    struct disk_request *flush_last; /* the running flush covers the list up to and with this one; null: nothing any more */
     struct disk_request flush;
+    uint32_t flush_generation;
 };
 
 struct call {
@@ -68,6 +80,7 @@ struct keeper {
     struct segment *segments; /* all that are being prepared or filled */
     uint64_t segments_opened, segments_sealed, stale_beliefs;
     uint64_t requests_under_way;
+    uint64_t pool_bytes;
     bool dead;
     bool prepare_again; /* a preparation found no disk: look again when something has changed */
 
@@ -86,6 +99,7 @@ struct keeper {
 };
 
 static void settle(struct keeper *keeper, struct stream *stream);
+static void segment_free(struct segment *segment);
 static void prepare(struct keeper *keeper, struct stream *stream, bool rescue);
 static void segment_check_done(struct segment *segment);
 static void segment_opened(struct segment *segment, struct segment_copy *copy, bool good);
@@ -192,11 +206,43 @@ static void flush_request_done(struct disk_request *request)
     post_request(((struct keeper_disk *)request->owner)->keeper, request);
 }
 
-static void submit(struct keeper *keeper, struct keeper_disk *disk, struct disk_request *request)
+static void submit(struct keeper *keeper, struct keeper_disk *disk, struct disk_request *request, uint32_t *generation)
 {
     keeper->requests_under_way++;
     disk->in_flight_bytes += request->bytes;
+    *generation = disk->generation;
+    disk->current++;
     disk_submit(disk->io, request);
+}
+
+/* All of the marked generation have answered: those that were submitted since are the next to be watched. */
+static void watch_next(struct keeper *keeper, struct keeper_disk *disk)
+{
+    disk->generation++;
+    disk->marked = disk->current;
+    disk->current = 0;
+    disk->marked_ns = keeper->options.monotonic_ns(keeper->options.context);
+}
+
+static void request_answered(struct keeper *keeper, struct keeper_disk *disk, const struct disk_request *request,
+                             uint32_t generation)
+{
+    keeper->requests_under_way--;
+    disk->in_flight_bytes -= request->bytes;
+    if (generation == disk->generation) {
+        disk->current--;
+        return;
+    }
+    if (--disk->marked > 0)
+        return;
+    watch_next(keeper, disk);
+    if (disk->suspect) {
+        char text[400];
+        disk->suspect = false;
+        snprintf(text, sizeof text, "disk %.255s answers again", disk->io->name);
+        say(keeper, "info", "disk-back", text);
+        keeper->prepare_again = true;
+    }
 }
 
 static void disk_error(struct keeper *keeper, struct keeper_disk *disk, const char *what, int result)
@@ -227,17 +273,78 @@ static uint8_t place_of(const struct frame_buffer *buffer, const struct disk_req
     return (uint8_t)(request - buffer->request);
 }
 
+/* Some copy that still counts has not written and flushed it. */
+static bool frame_pending(const struct frame_buffer *buffer)
+{
+    for (uint8_t i = 0; i < buffer->segment->copies; i++)
+        if (!buffer->segment->copy[i].bad &&
+            (buffer->place[i] == PLACE_SUBMITTED || buffer->place[i] == PLACE_WRITTEN))
+            return true;
+    return false;
+}
+
+static bool frame_flushed_somewhere(const struct frame_buffer *buffer)
+{
+    for (uint8_t i = 0; i < buffer->segment->copies; i++)
+        if (buffer->place[i] == PLACE_FLUSHED)
+            return true;
+    return false;
+}
+
+static bool frame_write_open(const struct frame_buffer *buffer)
+{
+    for (uint8_t i = 0; i < buffer->segment->copies; i++)
+        if (buffer->place[i] == PLACE_SUBMITTED)
+            return true;
+    return false;
+}
+
+/* Nobody waits for the frame any more. Its buffer is given back, now or when the last write of it has answered. */
+static void frame_release(struct keeper *keeper, struct frame_buffer *buffer)
+{
+    struct segment *segment = buffer->segment;
+    buffer->settled = true;
+    if (frame_write_open(buffer))
+        return;
+    pool_give(keeper->options.pool, buffer);
+    if (--segment->buffers == 0 && segment->phase == SEGMENT_DONE)
+        segment_free(segment);
+}
+
+/* A disk may have this much submitted before it is taken for slower than the others. */
+static uint64_t disk_share(const struct keeper *keeper)
+{
+    return keeper->disks > 1 ? keeper->pool_bytes / 2 : UINT64_MAX;
+}
+
+static void copy_is_bad(struct segment *segment, struct segment_copy *copy);
+
+/* Of a segment with several copies, one whose disk has fallen far behind the others is left, before it holds all buffers. */
+static void leave_laggards(struct keeper *keeper, struct segment *segment)
+{
+    uint64_t share = disk_share(keeper), least = UINT64_MAX;
+    for (uint8_t i = 0; i < segment->copies; i++)
+        if (!segment->copy[i].bad && segment->copy[i].disk->in_flight_bytes < least)
+            least = segment->copy[i].disk->in_flight_bytes;
+    for (uint8_t i = 0; i < segment->copies; i++) {
+        struct segment_copy *copy = &segment->copy[i];
+        if (copy->bad || copy->disk->in_flight_bytes < share || least > share / 4)
+            continue;
+        char text[400];
+        snprintf(text, sizeof text, "disk %.255s is slower than the others: a segment goes on without a copy there",
+                 copy->disk->io->name);
+        say(keeper, "warning", "disk-slow", text);
+        copy_is_bad(segment, copy);
+    }
+}
+
 static void frame_submit(struct keeper *keeper, struct frame_buffer *buffer)
 {
     struct segment *segment = buffer->segment;
-    buffer->good = buffer->unflushed = buffer->outstanding = 0;
-    for (uint8_t i = 0; i < segment->copies; i++)
-        if (!segment->copy[i].bad)
-            buffer->outstanding++;
-    if (buffer->outstanding == 0 || atomic_load(&segment->ended)) {
-        buffer->outstanding = 0;
+    memset(buffer->place, PLACE_NONE, sizeof buffer->place);
+    leave_laggards(keeper, segment);
+    if (atomic_load(&segment->ended))
         return;
-    }
     for (uint8_t i = 0; i < segment->copies; i++) {
         struct segment_copy *copy = &segment->copy[i];
         if (copy->bad)
@@ -253,7 +360,9 @@ static void frame_submit(struct keeper *keeper, struct frame_buffer *buffer)
             .done = frame_request_done,
             .owner = buffer,
         };
-        submit(keeper, copy->disk, request);
+        buffer->place[i] = PLACE_SUBMITTED;
+        copy->writes_open++;
+        submit(keeper, copy->disk, request, &buffer->generation[i]);
     }
 }
 
@@ -264,13 +373,13 @@ static void frame_arrived(struct keeper *keeper, struct frame_buffer *buffer)
     if (segment->phase == SEGMENT_READY)
         segment->phase = SEGMENT_FILLING;
     segment->frames_received++;
+    segment->buffers++;
     if (buffer->kind != FRAME_DATA) {
         /* A seal says that all before it is there: it is written when that is so. */
         struct frame_buffer **end = &segment->closing;
         while (*end)
             end = &(*end)->next;
         *end = buffer;
-        buffer->outstanding = buffer->unflushed = buffer->good = 0;
         if (buffer->kind == FRAME_SEAL) {
             atomic_store(&segment->frames_sent, segment->frames_received);
             for (uint8_t i = 0; i < segment->copies; i++)
@@ -287,7 +396,7 @@ static void frame_arrived(struct keeper *keeper, struct frame_buffer *buffer)
     queue->tail = buffer;
     segment->frames_under_way++;
     frame_submit(keeper, buffer);
-    if (buffer->outstanding == 0)
+    if (!frame_pending(buffer))
         settle(keeper, buffer->stream);
 }
 
@@ -304,6 +413,28 @@ static void unflushed_add(struct keeper_disk *disk, struct disk_request *request
     disk->unflushed_bytes += request->bytes;
 }
 
+/* Takes the frames of a copy that is left behind out of its disk's list: whether they are flushed matters no more. */
+static void unflushed_forget(struct keeper_disk *disk, const struct segment *segment)
+{
+    struct disk_request **link = &disk->unflushed_head, *before = NULL;
+    while (*link) {
+        struct disk_request *request = *link;
+        struct frame_buffer *buffer = request->owner;
+        if (request->done != frame_request_done || buffer->segment != segment) {
+            before = request;
+            link = &request->next;
+            continue;
+        }
+        *link = request->next;
+        disk->unflushed_bytes -= request->bytes;
+        buffer->place[place_of(buffer, request)] = PLACE_FAILED;
+        if (disk->flush_last == request)
+            disk->flush_last = before;
+        if (disk->unflushed_tail == request)
+            disk->unflushed_tail = before;
+    }
+}
+
 /* No good copy of the segment is left: it ends, and the stream hears of it. */
 static void segment_end(struct segment *segment)
 {
@@ -315,11 +446,30 @@ static void segment_end(struct segment *segment)
 
 static void copy_is_bad(struct segment *segment, struct segment_copy *copy)
 {
-    copy->bad = true;
+    if (!copy->bad) {
+        copy->bad = true;
+        unflushed_forget(copy->disk, segment);
+    }
     for (uint8_t i = 0; i < segment->copies; i++)
         if (!segment->copy[i].bad)
             return;
-    segment_end(segment);
+    if (!atomic_load(&segment->ended))
+        segment_end(segment);
+}
+
+static void slot_release(struct segment_copy *copy)
+{
+    struct keeper_disk *disk = copy->disk;
+    disk->belief[copy->slot] = copy->left;
+    disk->position[copy->slot] = copy->left.position;
+    disk->open[copy->slot] = NULL;
+}
+
+/* A write of this copy has answered. */
+static void copy_answered(struct segment_copy *copy)
+{
+    if (--copy->writes_open == 0 && copy->released)
+        slot_release(copy);
 }
 
 static void frame_written(struct keeper *keeper, struct disk_request *request)
@@ -327,19 +477,30 @@ static void frame_written(struct keeper *keeper, struct disk_request *request)
     struct frame_buffer *buffer = request->owner;
     struct segment *segment = buffer->segment;
     struct stream *stream = buffer->stream;
-    struct segment_copy *copy = &segment->copy[place_of(buffer, request)];
-    buffer->outstanding--;
-    if (request->result == 0) {
+    uint8_t i = place_of(buffer, request);
+    struct segment_copy *copy = &segment->copy[i];
+    bool good = request->result == 0;
+    request_answered(keeper, copy->disk, request, buffer->generation[i]);
+    copy_answered(copy);
+    buffer->place[i] = PLACE_FAILED;
+    if (good) {
         copy->disk->errors_in_a_row = 0;
         copy->disk->written_bytes += request->bytes;
-        buffer->unflushed++;
+    } else {
+        copy->disk->write_errors++;
+        disk_error(keeper, copy->disk, "a write", request->result);
+    }
+    if (buffer->settled) {
+        frame_release(keeper, buffer);
+        return;
+    }
+    if (good && !copy->bad) {
+        buffer->place[i] = PLACE_WRITTEN;
         unflushed_add(copy->disk, request, buffer->due_ns);
         if (buffer->flush)
             copy->disk->flush_wanted = true;
         return;
     }
-    copy->disk->write_errors++;
-    disk_error(keeper, copy->disk, "a write", request->result);
     copy_is_bad(segment, copy);
     settle(keeper, stream);
 }
@@ -364,13 +525,15 @@ static void flush_start(struct keeper *keeper, struct keeper_disk *disk)
                                         .buffer_index = -1,
                                         .done = flush_request_done,
                                         .owner = disk};
-    submit(keeper, disk, &disk->flush);
+    submit(keeper, disk, &disk->flush, &disk->flush_generation);
 }
 
 static void flush_done(struct keeper *keeper, struct keeper_disk *disk)
 {
     bool good = disk->flush.result == 0;
-    struct disk_request *request = disk->unflushed_head, *rest = disk->flush_last->next;
+    /* What was left behind in the meantime is no more in the list: then the flush covers less, or nothing. */
+    struct disk_request *request = disk->unflushed_head;
+    struct disk_request *rest = disk->flush_last ? disk->flush_last->next : request;
     disk->flush_running = false;
     if (good) {
         disk->flushes++;
@@ -394,14 +557,17 @@ static void flush_done(struct keeper *keeper, struct keeper_disk *disk)
         disk->unflushed_bytes -= request->bytes;
         if (request->done == segment_request_done) {
             struct segment *segment = request->owner;
-            struct segment_copy *copy = copy_of(segment, request);
-            segment_opened(segment, copy, good);
+            segment_opened(segment, copy_of(segment, request), good);
         } else {
             struct frame_buffer *buffer = request->owner;
-            buffer->unflushed--;
-            if (!good)
-                copy_is_bad(buffer->segment, &buffer->segment->copy[place_of(buffer, request)]);
-            buffer->good += good;
+            uint8_t i = place_of(buffer, request);
+            buffer->place[i] = good ? PLACE_FLUSHED : PLACE_FAILED;
+            if (!good) {
+                /* May take frames of the same copy out of what is left of the list, which we have cut off already. */
+                struct segment_copy *copy = &buffer->segment->copy[i];
+                copy->bad = true;
+                copy_is_bad(buffer->segment, copy);
+            }
         }
         request = next;
     }
@@ -416,14 +582,6 @@ void keeper_flush(struct keeper *keeper)
 }
 
 /* ---- what is durable ---------------------------------------------------------------------------- */
-
-static void slot_release(struct segment_copy *copy, const struct slot_belief *belief)
-{
-    struct keeper_disk *disk = copy->disk;
-    disk->belief[copy->slot] = *belief;
-    disk->position[copy->slot] = belief->position;
-    disk->open[copy->slot] = NULL;
-}
 
 static void segment_unlink(struct segment *segment)
 {
@@ -440,6 +598,19 @@ static void segment_free(struct segment *segment)
     free(segment);
 }
 
+/* Gives the slots up; those with an open write when that has answered. The segment goes when nothing refers to it any more. */
+static void segment_done(struct segment *segment)
+{
+    segment->phase = SEGMENT_DONE;
+    for (uint8_t i = 0; i < segment->copies; i++) {
+        segment->copy[i].released = true;
+        if (segment->copy[i].writes_open == 0)
+            slot_release(&segment->copy[i]);
+    }
+    if (segment->buffers == 0)
+        segment_free(segment);
+}
+
 /* Nothing more will be written into it: its slots may be overwritten in their turn. */
 static void segment_close(struct segment *segment)
 {
@@ -449,13 +620,12 @@ static void segment_close(struct segment *segment)
         .revision = segment->identity.revision,
     };
     for (uint8_t i = 0; i < segment->copies; i++)
-        slot_release(&segment->copy[i], &belief);
+        segment->copy[i].left = belief;
     if (belief.position == 0)
         catalog_drop_segment(segment->keeper->options.catalog, &segment->identity.segment);
     else
         catalog_put_segment(segment->keeper->options.catalog, &segment->row);
-    segment->phase = SEGMENT_DONE;
-    segment_free(segment);
+    segment_done(segment);
 }
 
 /* The places without the bad copies, and the counts, in the catalog's form. */
@@ -502,11 +672,16 @@ static bool segment_complete(struct segment *segment)
     return atomic_load(&segment->frames_sent) == segment->frames_received;
 }
 
+/*
+ * Whether the frames of an ended segment can be given to another one: not while a write of them may still answer soon. When the disk does
+ * not answer they are copied (rescue_into).
+ */
 static bool segment_quiet(const struct stream_queue *queue, const struct segment *segment)
 {
     for (const struct frame_buffer *buffer = queue->head; buffer; buffer = buffer->next)
-        if (buffer->segment == segment && (buffer->outstanding > 0 || buffer->unflushed > 0))
-            return false;
+        for (uint8_t i = 0; buffer->segment == segment && i < segment->copies; i++)
+            if (buffer->place[i] == PLACE_SUBMITTED && !segment->copy[i].disk->suspect)
+                return false;
     return true;
 }
 
@@ -518,29 +693,66 @@ static void lose(struct keeper *keeper, struct stream *stream, struct segment *s
         struct frame_buffer *buffer = queue_pop(queue);
         segment->frames_under_way--;
         stream_settled(stream, buffer, true);
-        pool_give(keeper->options.pool, buffer);
+        frame_release(keeper, buffer);
     }
 }
 
-/* Moves the frames of the ended segment at the queue's head into the rescue segment: they came out of a slot of its size. */
-static void rescue_into(struct keeper *keeper, struct stream *stream, struct segment *ended, struct segment *rescue)
+/* A copy of a frame whose own buffer a disk still holds. Null: no buffer is free. */
+static struct frame_buffer *frame_copy(struct keeper *keeper, const struct frame_buffer *buffer)
 {
-    uint32_t offset = PAGE_BYTES, number = 1;
-    rescue->phase = SEGMENT_FILLING;
-    for (struct frame_buffer *buffer = stream_queue(stream)->head; buffer && buffer->segment == ended;
-         buffer = buffer->next) {
+    struct frame_buffer *copy = buffer->index < 0 ? pool_take_oversized(keeper->options.pool, buffer->capacity)
+                                                  : pool_take(keeper->options.pool);
+    if (!copy)
+        return NULL;
+    uint8_t *bytes = copy->bytes;
+    uint32_t capacity = copy->capacity;
+    int32_t index = copy->index;
+    *copy = *buffer;
+    copy->bytes = bytes;
+    copy->capacity = capacity;
+    copy->index = index;
+    memcpy(bytes, buffer->bytes, buffer->length);
+    return copy;
+}
+
+/*
+ * Moves the frames of the ended segment at the queue's head into the rescue segment: they came out of a slot of its size. When there
+ * are no buffers to copy into, what is left goes to a rescue segment of its own later. Returns whether any have been moved.
+ */
+static bool rescue_into(struct keeper *keeper, struct stream *stream, struct segment *ended, struct segment *rescue)
+{
+    struct stream_queue *queue = stream_queue(stream);
+    uint32_t end = PAGE_BYTES;
+    for (struct frame_buffer **link = &queue->head; *link && (*link)->segment == ended; link = &(*link)->next) {
+        struct frame_buffer *buffer = *link;
+        if (frame_write_open(buffer)) {
+            struct frame_buffer *copy = frame_copy(keeper, buffer);
+            if (!copy)
+                break;
+            *link = copy;
+            if (queue->tail == buffer)
+                queue->tail = copy;
+            frame_release(keeper, buffer);
+            buffer = copy;
+        } else {
+            ended->buffers--;
+        }
         ended->frames_under_way--;
         buffer->segment = rescue;
-        buffer->offset = offset;
-        buffer->number = number++;
-        offset += buffer->length;
-        frame_relabel(buffer->bytes, &rescue->identity, buffer->offset, buffer->number);
-        rescue->frames_under_way++;
-        rescue->frames_received++;
+        buffer->offset = end;
+        buffer->number = ++rescue->frames_received;
         buffer->flush = true;
+        end += buffer->length;
+        frame_relabel(buffer->bytes, &rescue->identity, buffer->offset, buffer->number);
+        rescue->buffers++;
+        rescue->frames_under_way++;
         frame_submit(keeper, buffer);
     }
+    if (rescue->frames_received == 0)
+        return false;
+    rescue->phase = SEGMENT_FILLING;
     atomic_store(&rescue->frames_sent, rescue->frames_received);
+    return true;
 }
 
 /*
@@ -559,7 +771,7 @@ static bool rescue(struct keeper *keeper, struct stream *stream, struct segment 
     struct segment *spare = NULL;
     bool on_the_way = false;
     for (struct segment *one = keeper->segments; one; one = one->next)
-        if (one->rescue && one->stream == stream && one->phase <= SEGMENT_READY) {
+        if (one->rescue && !one->orphan && one->stream == stream && one->phase <= SEGMENT_READY) {
             on_the_way = true;
             if (one->phase == SEGMENT_READY)
                 spare = one;
@@ -569,8 +781,7 @@ static bool rescue(struct keeper *keeper, struct stream *stream, struct segment 
             prepare(keeper, stream, true);
         return false;
     }
-    rescue_into(keeper, stream, segment, spare);
-    return true;
+    return rescue_into(keeper, stream, segment, spare);
 }
 
 /* Writes the next INDEX frame or the SEAL, when everything before it is durable. Returns whether the segment is closed. */
@@ -579,12 +790,12 @@ static bool closing_go_on(struct keeper *keeper, struct segment *segment)
     while (segment->closing) {
         struct frame_buffer *buffer = segment->closing;
         bool submitted = segment->closing_submitted;
-        if (submitted && (buffer->outstanding > 0 || buffer->unflushed > 0))
+        if (submitted && frame_pending(buffer))
             return false;
         if (atomic_load(&segment->ended)) {
             segment->closing = buffer->next;
             segment->closing_submitted = false;
-            pool_give(keeper->options.pool, buffer);
+            frame_release(keeper, buffer);
             continue;
         }
         if (segment->frames_under_way > 0)
@@ -593,11 +804,9 @@ static bool closing_go_on(struct keeper *keeper, struct segment *segment)
             buffer->flush = true;
             segment->closing_submitted = true;
             frame_submit(keeper, buffer);
-            if (buffer->outstanding > 0)
-                return false;
             continue;
         }
-        if (buffer->good == 0) {
+        if (!frame_flushed_somewhere(buffer)) {
             segment_end(segment);
             continue;
         }
@@ -609,7 +818,7 @@ static bool closing_go_on(struct keeper *keeper, struct segment *segment)
             segment->row.sealed_ns = keeper->options.wall_ns(keeper->options.context);
             keeper->segments_sealed++;
         }
-        pool_give(keeper->options.pool, buffer);
+        frame_release(keeper, buffer);
     }
     if (segment->frames_under_way > 0 || !segment_complete(segment))
         return false;
@@ -624,7 +833,7 @@ static void settle(struct keeper *keeper, struct stream *stream)
     while (queue->head) {
         struct frame_buffer *buffer = queue->head;
         struct segment *segment = buffer->segment;
-        if (buffer->outstanding > 0 || buffer->unflushed > 0 || buffer->good == 0) {
+        if (frame_pending(buffer) || !frame_flushed_somewhere(buffer)) {
             if (atomic_load(&segment->ended) && rescue(keeper, stream, segment))
                 continue;
             break;
@@ -633,11 +842,11 @@ static void settle(struct keeper *keeper, struct stream *stream)
         segment->frames_under_way--;
         row_update(segment, buffer);
         stream_settled(stream, buffer, false);
-        pool_give(keeper->options.pool, buffer);
+        frame_release(keeper, buffer);
     }
     for (struct segment *one = keeper->segments, *next; one; one = next) {
         next = one->next;
-        if (one->stream == stream && one->phase >= SEGMENT_READY)
+        if (one->stream == stream && one->phase >= SEGMENT_READY && one->phase != SEGMENT_DONE)
             (void)closing_go_on(keeper, one);
     }
 }
@@ -683,7 +892,7 @@ static void check_submit(struct segment *segment, uint8_t i)
         .owner = segment,
     };
     segment->outstanding++;
-    submit(segment->keeper, copy->disk, &copy->request);
+    submit(segment->keeper, copy->disk, &copy->request, &copy->generation);
 }
 
 static void prepare(struct keeper *keeper, struct stream *stream, bool is_rescue)
@@ -694,9 +903,15 @@ static void prepare(struct keeper *keeper, struct stream *stream, bool is_rescue
         struct keeper_disk *disk = keeper->disk[i];
         candidate[i] = (struct placement_disk){.slots = disk->slots, .in_flight_bytes = disk->in_flight_bytes};
         victim[i] = victim_of(disk, &candidate[i].oldest_position, &candidate[i].free_slots);
-        candidate[i].usable = !disk->failed && victim[i] != UINT32_MAX;
+        candidate[i].usable = !disk->failed && !disk->suspect && victim[i] != UINT32_MAX &&
+                              disk->in_flight_bytes < disk_share(keeper);
     }
     uint32_t copies = placement_choose(candidate, keeper->disks, keeper->options.copies, chosen);
+    if (copies == 0) { /* rather a disk that is slow than none */
+        for (uint32_t i = 0; i < keeper->disks; i++)
+            candidate[i].usable = !keeper->disk[i]->failed && victim[i] != UINT32_MAX;
+        copies = placement_choose(candidate, keeper->disks, keeper->options.copies, chosen);
+    }
     if (copies == 0) {
         keeper->prepare_again = true;
         return;
@@ -742,21 +957,26 @@ static void expire(struct keeper *keeper, const struct slot_belief *belief)
     catalog_drop_segment(keeper->options.catalog, &belief->segment);
 }
 
+/* Another one may be prepared in its place. */
+static void segment_orphan(struct segment *segment)
+{
+    if (!segment->rescue && !segment->orphan)
+        stream_queue(segment->stream)->preparing--;
+    segment->orphan = true;
+    segment->keeper->prepare_again = true;
+}
+
 static void segment_give_up(struct segment *segment)
 {
-    struct keeper *keeper = segment->keeper;
-    if (!segment->rescue)
-        stream_queue(segment->stream)->preparing--;
+    segment_orphan(segment);
     for (uint8_t i = 0; i < segment->copies; i++) {
         struct segment_copy *copy = &segment->copy[i];
         /* Up to here nothing was overwritten; afterwards the slot holds nothing that anybody knows of. */
-        struct slot_belief belief = {0};
+        copy->left = (struct slot_belief){0};
         if (segment->phase == SEGMENT_CHECKING)
-            belief = copy->disk->belief[copy->slot];
-        slot_release(copy, &belief);
+            copy->left = copy->disk->belief[copy->slot];
     }
-    segment_free(segment);
-    keeper->prepare_again = true;
+    segment_done(segment);
 }
 
 /* Never written to, but a request's buffer is not const. */
@@ -822,8 +1042,9 @@ static void open_submit(struct segment *segment)
         copy->unseal.buffer = zero_page;
         copy->opening = 2;
         segment->outstanding += 2;
-        submit(keeper, copy->disk, &copy->request);
-        submit(keeper, copy->disk, &copy->unseal);
+        copy->writes_open += 2;
+        submit(keeper, copy->disk, &copy->request, &copy->generation);
+        submit(keeper, copy->disk, &copy->unseal, &copy->unseal_generation);
     }
 }
 
@@ -834,6 +1055,10 @@ static void open_submit(struct segment *segment)
 static void segment_check_done(struct segment *segment)
 {
     struct keeper *keeper = segment->keeper;
+    if (segment->orphan) {
+        segment_give_up(segment);
+        return;
+    }
     for (uint8_t i = 0; i < segment->copies; i++) {
         struct segment_copy *copy = &segment->copy[i];
         struct keeper_disk *disk = copy->disk;
@@ -889,7 +1114,7 @@ static void segment_ready_if_opened(struct segment *segment)
             return;
         good += !segment->copy[i].bad;
     }
-    if (good == 0) {
+    if (good == 0 || segment->orphan) {
         segment_give_up(segment);
         return;
     }
@@ -922,6 +1147,10 @@ static void segment_request_finished(struct keeper *keeper, struct disk_request 
     struct segment *segment = request->owner;
     struct segment_copy *copy = copy_of(segment, request);
     segment->outstanding--;
+    request_answered(keeper, copy->disk, request,
+                     request == &copy->unseal ? copy->unseal_generation : copy->generation);
+    if (request->op == DISK_WRITE)
+        copy_answered(copy);
     if (segment->phase == SEGMENT_CHECKING) {
         if (segment->outstanding == 0)
             segment_check_done(segment);
@@ -989,18 +1218,50 @@ void keeper_detach_stream(struct keeper *keeper, struct stream *stream)
 
 static void request_finished(struct keeper *keeper, struct disk_request *request)
 {
-    keeper->requests_under_way--;
     if (request->done == frame_request_done) {
-        struct frame_buffer *buffer = request->owner;
-        buffer->segment->copy[place_of(buffer, request)].disk->in_flight_bytes -= request->bytes;
         frame_written(keeper, request);
     } else if (request->done == segment_request_done) {
-        struct segment *segment = request->owner;
-        copy_of(segment, request)->disk->in_flight_bytes -= request->bytes;
         segment_request_finished(keeper, request);
     } else {
-        flush_done(keeper, request->owner);
+        struct keeper_disk *disk = request->owner;
+        request_answered(keeper, disk, request, disk->flush_generation);
+        flush_done(keeper, disk);
     }
+}
+
+/*
+ * A disk that has not answered for too long is suspect, if there is another one: what is being filled there goes on
+ * without it. Alone, it is waited for.
+ */
+static void watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now)
+{
+    if (disk->marked == 0) {
+        if (disk->current > 0)
+            watch_next(keeper, disk);
+        return;
+    }
+    if (disk->suspect || disk->failed || now - disk->marked_ns < keeper->options.suspect_after_ns)
+        return;
+    bool others = false;
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        others |= keeper->disk[i] != disk && !keeper->disk[i]->failed && !keeper->disk[i]->suspect;
+    if (!others)
+        return;
+    char text[400];
+    disk->suspect = true;
+    snprintf(text, sizeof text, "disk %.255s has not answered for %.1f s: it is left out until it does", disk->io->name,
+             (double)(now - disk->marked_ns) / 1e9);
+    say(keeper, "warning", "disk-suspect", text);
+    for (struct segment *segment = keeper->segments; segment; segment = segment->next)
+        for (uint8_t i = 0; i < segment->copies; i++)
+            if (segment->copy[i].disk != disk)
+                continue;
+            else if (segment->phase < SEGMENT_READY)
+                segment_orphan(segment);
+            else if (segment->phase != SEGMENT_DONE)
+                copy_is_bad(segment, &segment->copy[i]);
+    for (struct stream *stream = keeper->streams; stream; stream = stream_queue(stream)->next)
+        settle(keeper, stream);
 }
 
 static bool mailbox_empty(const struct keeper *keeper)
@@ -1085,6 +1346,8 @@ bool keeper_run(struct keeper *keeper, int timeout_ms)
         prepare_what_is_wanted(keeper);
     uint64_t now = keeper->options.monotonic_ns(keeper->options.context);
     for (uint32_t i = 0; i < keeper->disks; i++)
+        watch(keeper, keeper->disk[i], now);
+    for (uint32_t i = 0; i < keeper->disks; i++)
         if (flush_due(keeper, keeper->disk[i], now)) {
             flush_start(keeper, keeper->disk[i]);
             did = true;
@@ -1118,11 +1381,13 @@ int keeper_new(const struct keeper_options *options, struct keeper **result)
     if (!keeper)
         return ERR_NO_MEMORY;
     keeper->options = *options;
-    if (keeper->options.unflushed_bytes_max == 0) {
-        struct pool_state pool;
-        pool_state(options->pool, &pool);
-        keeper->options.unflushed_bytes_max = (uint64_t)pool.buffers * FRAME_BYTES_USUAL / 8;
-    }
+    struct pool_state pool;
+    pool_state(options->pool, &pool);
+    keeper->pool_bytes = (uint64_t)pool.buffers * FRAME_BYTES_USUAL;
+    if (keeper->options.unflushed_bytes_max == 0)
+        keeper->options.unflushed_bytes_max = keeper->pool_bytes / 8;
+    if (keeper->options.suspect_after_ns == 0)
+        keeper->options.suspect_after_ns = SUSPECT_AFTER_NS;
     keeper->next_position = 1;
     keeper->frames_end = &keeper->frames;
     keeper->requests_end = &keeper->requests;
@@ -1252,6 +1517,7 @@ void keeper_state(struct keeper *keeper, struct keeper_state *state)
             .identity = disk->identity,
             .disk = disk->io,
             .failed = disk->failed,
+            .suspect = disk->suspect,
             .slots = disk->slots,
             .in_flight_bytes = disk->in_flight_bytes,
             .read_errors = disk->read_errors,

@@ -19,7 +19,11 @@
  * Index and seal are written when all data frames of the segment are durable: a valid seal proves that its segment is complete.
  *
  * A frame is durable when it and all frames before it in its stream are written and flushed at every place of their segments
- * that has not failed, and at one at least. Buffers return to the pool only then, so that a failed flush loses nothing.
+ * that has not failed, and at one at least. Buffers return to the pool only then, so that a failed flush loses nothing; and
+ * only when no write of theirs is open, for a write cannot be taken back.
+ *
+ * A disk that does not answer for some time is suspect: it gets no new segments while others can take them, and the copies
+ * that are being filled there are left behind; when it has answered everything it is active again.
  */
 #ifndef STORAGE_KEEPER_H
 #define STORAGE_KEEPER_H
@@ -45,6 +49,7 @@ struct keeper_options {
     uint64_t slot_bytes;
     uint8_t copies;
     uint64_t flush_window_ns;
+    uint64_t suspect_after_ns;    /* a request that takes longer makes its disk suspect; 0: 2 s */
     uint64_t unflushed_bytes_max; /* flush sooner than the window when a disk has this much unflushed; 0: an eighth of the pool */
     char host[64];
     struct pool *pool;            /* stays the caller's */
@@ -77,9 +82,14 @@ enum segment_phase {
 struct segment_copy {
     struct keeper_disk *disk;
     uint32_t slot;
-    bool bad;
+    bool bad;                    /* gets no more frames: a write or flush failed, or the disk was left behind */
+    bool released;               /* the slot is free for others, or will be when no write is open */
+    uint32_t writes_open;        /* no slot with a write still open is reused, ever */
+    struct slot_belief left;     /* what the slot holds once it is released */
+    uint32_t generation;
     uint8_t opening;             /* of the two writes that open it: not yet flushed */
     struct disk_request request; /* header read, OPEN write */
+    uint32_t unseal_generation;
     struct disk_request unseal;  /* clears the page where the last segment's seal is */
 };
 
@@ -95,12 +105,14 @@ struct segment {
     uint8_t copies;
     uint8_t outstanding;         /* header reads and opening writes that the disks have */
     struct segment_copy copy[COPIES_MAX];
+    uint32_t buffers;            /* of any kind that refer to it, the settled ones with open writes, too */
     uint32_t frames_under_way;   /* data frames that the keeper has and that are not durable */
     struct frame_buffer *closing; /* INDEX frames and SEAL, in order: written when what is before them is durable */
     bool closing_submitted;       /* the first of them is */
     atomic_bool ended;
     uint32_t frames_received;
     _Atomic uint32_t frames_sent; /* set by the stream when it will send no more without a seal; until then FRAMES_NOT_ALL_SENT */
+    bool orphan;                 /* being prepared on a disk that does not answer: nobody waits for it any more */
     bool rescue;                 /* for frames of an ended segment, not for the stream */
     struct segment_row row;      /* what is durable */
 };
@@ -162,6 +174,7 @@ struct keeper_disk_state {
     struct identity identity;
     struct disk *disk;
     bool failed;
+    bool suspect;
     uint32_t slots;
     uint32_t free_slots;
     uint64_t in_flight_bytes;

@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -99,7 +100,8 @@ static void buffer_clear(struct frame_buffer *buffer)
     buffer->packets = 0;
     buffer->captured_bytes = 0;
     buffer->shares = 0;
-    buffer->outstanding = buffer->unflushed = buffer->good = 0;
+    buffer->settled = false;
+    memset(buffer->place, PLACE_NONE, sizeof buffer->place);
 }
 
 struct frame_buffer *pool_take(struct pool *pool)

@@ -33,6 +33,14 @@ struct frame_share {
     uint32_t cut;
 };
 
+enum frame_place {
+    PLACE_NONE,      /* nothing was submitted for this copy */
+    PLACE_SUBMITTED, /* the disk has it */
+    PLACE_WRITTEN,   /* and waits for a flush */
+    PLACE_FLUSHED,
+    PLACE_FAILED,
+};
+
 struct frame_buffer {
     struct frame_buffer *next;        /* pool's, then mailbox's, then stream's queue */
     uint8_t *bytes;
@@ -59,9 +67,9 @@ struct frame_buffer {
 
     /* the keeper's */
     struct disk_request request[COPIES_MAX];
-    uint8_t outstanding;              /* writes under way */
-    uint8_t unflushed;                /* places written, not yet flushed */
-    uint8_t good;                     /* places written and flushed */
+    uint32_t generation[COPIES_MAX];  /* of the requests: see keeper.c, the watchdog */
+    uint8_t place[COPIES_MAX];        /* enum frame_place */
+    bool settled;                     /* durable, lost or copied elsewhere: to be given back when no write is open */
 };
 
 struct pool;

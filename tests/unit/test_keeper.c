@@ -191,6 +191,55 @@ static void test_last_disk_vanishes(void **state)
     }
 }
 
+/*
+ * A write that hangs: the disk becomes suspect, its frames go elsewhere (copied: the hung write still reads the old buffer),
+ * everything becomes durable without it, and when it answers after all it is a disk like the others again.
+ */
+static bool hang(uint32_t disks, uint8_t copies, uint32_t after, enum disk_op op)
+{
+    struct machine machine;
+    struct machine_options options = small(300 + after, disks, copies);
+    machine_make(&machine, &options);
+    machine_boot(&machine, true);
+    simulated_media_fault(machine.media[0], FAULT_HUNG, op, after, 0);
+    machine_work(&machine, 600);
+    assert_int_equal(machine.life[0].taken[0], 600);
+    for (int result, rounds = 0; (result = stream_finish(machine.stream[0])) != 0; rounds++) {
+        assert_int_equal(result, ERR_AGAIN);
+        assert_true(rounds < 100000);
+        if (!machine_step(&machine))
+            simulation_advance(machine.simulation, options.flush_window_ns);
+    }
+    struct sums sums = {0};
+    stream_interfaces(machine.stream[0], sum_up, &sums);
+    assert_int_equal(sums.stored, 600);
+    struct keeper_state state;
+    keeper_state(machine.keeper, &state);
+    bool struck = simulated_media_struck(machine.media[0], FAULT_HUNG) > 0;
+    simulated_media_unhang(machine.media[0]);
+    machine_settle(&machine);
+    machine_shut_down(&machine);
+    check_all(&machine);
+    machine_free(&machine);
+    return struck;
+}
+
+static void test_hung_disk(void **state)
+{
+    (void)state;
+    for (uint32_t after = 3; after < 15; after += 3) {
+        assert_true(hang(2, 1, after, DISK_WRITE));
+        assert_true(hang(2, 2, after, DISK_WRITE));
+        assert_true(hang(4, 2, after, DISK_WRITE));
+    }
+    for (uint32_t after = 1; after < 4; after++) {
+        assert_true(hang(2, 1, after, DISK_FLUSH));
+        assert_true(hang(3, 2, after, DISK_FLUSH));
+    }
+    /* The recovery reads three pages of each empty slot first. */
+    assert_true(hang(2, 2, 36, DISK_READ));
+}
+
 /* What the catalog says is never reason enough to overwrite: it is lost at each crash here. */
 static void test_stale_catalog(void **state)
 {
@@ -247,6 +296,7 @@ int main(void)
         cmocka_unit_test(test_failed_read),
         cmocka_unit_test(test_one_disk_vanishes),
         cmocka_unit_test(test_last_disk_vanishes),
+        cmocka_unit_test(test_hung_disk),
         cmocka_unit_test(test_stale_catalog),
         cmocka_unit_test(test_sizes),
     };
