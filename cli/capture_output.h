@@ -11,6 +11,7 @@
 #define CLI_CAPTURE_OUTPUT_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "errors.h"
 
@@ -29,6 +30,13 @@ int capture_output_open(struct capture_output *output, const char *name, struct 
 /* Puts the file in place if something has been written to it, or if `finished`. Cheap to call
  * often. */
 int capture_output_settle(struct capture_output *output, bool finished, struct failure *failure);
+
+/*
+ * Cuts a file that was not written to its end (pcapng or pcap) behind its last whole packet, so
+ * that it is a capture that everybody reads. Returns the packets that are left, 0 where it is no
+ * such file or was left as it is. Nobody may be writing any more.
+ */
+uint64_t capture_output_trim(struct capture_output *output);
 
 /* Has whoever read the pipe stopped doing so? */
 bool capture_output_is_left(const struct capture_output *output);

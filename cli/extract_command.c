@@ -1,10 +1,10 @@
 /*
  * extract_command.c - a part of the past as a capture file.
  *
- * The recorder (its confined worker) writes into a descriptor that we hand over. ^C ends a job in
- * good order (extract.finish), so that what was written is a whole capture; a second ^C hangs up,
- * and the last packet may then be cut. A reader that goes away (head, wireshark) ends it without a
- * word.
+ * The recorder (its confined worker) writes into a descriptor that we hand over. ^C ends a job that
+ * follows in good order (extract.finish). Any other is given up, as is every job at the second ^C,
+ * and a packet that was being written is cut off the end of the file, so that what is there is a
+ * whole capture. A reader that goes away (head, wireshark) ends it without a word.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -29,6 +29,7 @@ struct extraction {
     struct failure failure; /* of the output */
     bool follow;
     bool stopped;
+    uint64_t packets; /* handed out, as of the last progress */
     bool bounded_below, bounded_above;
     int64_t from_ns, to_ns;
 };
@@ -38,9 +39,10 @@ struct extraction {
 static void extraction_progress(const json_t *answer, void *context)
 {
     struct extraction *extraction = context;
+    uint64_t packets = answer_count(answer, "packets");
+    extraction->packets = packets;
     if (!progress_is_due(&extraction->progress))
         return;
-    uint64_t packets = answer_count(answer, "packets");
     char size[TEXT_SIZE_SIZE];
     text_size(answer_count(answer, "output_bytes"), size);
     char time[TEXT_TIME_SIZE] = "";
@@ -67,9 +69,9 @@ static int extraction_tick(void *context)
 static int extraction_interrupted(unsigned count, void *context)
 {
     struct extraction *extraction = context;
-    if (count > 1)
-        return ERR_INTERRUPTED;
     extraction->stopped = true;
+    if (count > 1 || !extraction->follow)
+        return ERR_INTERRUPTED;
     return session_add(extraction->session, "extract.finish");
 }
 
@@ -222,12 +224,8 @@ static void summary_print(const struct extraction *extraction, const json_t *res
 }
 
 /* What the exit status says of a job that came to its end. */
-static int extraction_status(const struct extraction *extraction, const json_t *result,
-                             struct failure *failure)
+static int extraction_status(const json_t *result)
 {
-    if (extraction->stopped && !extraction->follow)
-        return fail(failure, ERR_INTERRUPTED, "stopped after %" PRIu64 " packets",
-                    answer_count(result, "packets"));
     if (answer_is_true(result, "complete"))
         return EXIT_DONE;
     if (!output_is_json())
@@ -235,8 +233,7 @@ static int extraction_status(const struct extraction *extraction, const json_t *
     return EXIT_INCOMPLETE;
 }
 
-static int extraction_report(const struct extraction *extraction, const json_t *result,
-                             struct failure *failure)
+static int extraction_report(const struct extraction *extraction, const json_t *result)
 {
     if (!output_is_json())
         summary_print(extraction, result);
@@ -244,7 +241,17 @@ static int extraction_report(const struct extraction *extraction, const json_t *
         output_json_aside(result);
     else
         output_json(result);
-    return extraction_status(extraction, result, failure);
+    return extraction_status(result);
+}
+
+/* ^C in the middle. What lies in a file ends with a whole packet. */
+static int extraction_stopped(struct extraction *extraction, struct failure *failure)
+{
+    bool file = extraction->output.final != NULL;
+    if (file)
+        extraction->packets = capture_output_trim(&extraction->output);
+    return fail(failure, ERR_INTERRUPTED, "stopped: %" PRIu64 " packets are written%s",
+                extraction->packets, file ? "" : ", the last may be cut");
 }
 
 /* ---- the command ----------------------------------------------------------------------------- */
@@ -280,7 +287,9 @@ static int extract_to_output(const struct invocation *invocation, struct extract
     else
         capture_output_settle(&extraction->output, false, &extraction->failure);
     if (code == 0)
-        code = extraction_report(extraction, result, failure);
+        code = extraction_report(extraction, result);
+    else if (code == ERR_INTERRUPTED && extraction->stopped)
+        code = extraction_stopped(extraction, failure);
     json_decref(result);
     code = session_close(&session, code, failure);
     /* The reader has seen enough. That the recorder hung up is another matter: then it still reads.

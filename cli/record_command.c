@@ -20,6 +20,7 @@
 #define SNAPSHOT_MAX 262144u
 #define SNAPSHOT_MIN 14u
 #define INTERFACES_MAX 64u
+#define PEEK_MS 300
 
 struct recording {
     struct session *session;
@@ -47,7 +48,6 @@ static void recording_draw(struct recording *recording)
         return;
     const struct account *account = &recording->account;
     char rate[TEXT_SIZE_SIZE];
-    char stored[TEXT_SIZE_SIZE];
     char lost[64] = "";
     char reach[64] = "";
     if (account->packets[ACCOUNT_lost_disk] > 0)
@@ -55,16 +55,25 @@ static void recording_draw(struct recording *recording)
     if (recording->reach_back_s >= 0)
         snprintf(reach, sizeof reach, "; reaches back %s",
                  output_duration(recording->reach_back_s));
-    char bytes[TEXT_SIZE_SIZE + 4] = "";
-    if (account->stored_bytes > 0)
-        snprintf(bytes, sizeof bytes, " (%s)", text_size(account->stored_bytes, stored));
     progress_show(&recording->progress,
-                  "%s: %.0f packets/s, %s/s; stored %" PRIu64 "%s; dropped by queue %" PRIu64
+                  "%s: %.0f packets/s, %s/s; stored %" PRIu64 "; dropped by queue %" PRIu64
                   ", kernel %" PRIu64 "%s%s",
                   recording->ring, recording->packets_per_s,
                   text_size((uint64_t)recording->bytes_per_s, rate),
-                  account->packets[ACCOUNT_stored], bytes, account->packets[ACCOUNT_dropped_queue],
+                  account->packets[ACCOUNT_stored], account->packets[ACCOUNT_dropped_queue],
                   account->packets[ACCOUNT_dropped_kernel], lost, reach);
+}
+
+/* How far the ring reaches back is known to its status alone. */
+static void recording_reach_back(struct recording *recording)
+{
+    json_t *status = NULL;
+    if (session_peek(recording->session, "status", json_pack("{s:s}", "ring", recording->ring),
+                     PEEK_MS, &status) != 0)
+        return;
+    const json_t *row = json_array_get(answer_array(status, "rings"), 0);
+    recording->reach_back_s = answer_number(row, "reach_back_s");
+    json_decref(status);
 }
 
 static void recording_progress(const json_t *progress, void *context)
@@ -82,9 +91,8 @@ static void recording_progress(const json_t *progress, void *context)
     recording->account_ns = now_ns;
     double rate = answer_number(progress, "bytes_per_s");
     recording->bytes_per_s = rate > 0 && rate < 1e18 ? rate : 0;
-    recording->reach_back_s = json_is_number(json_object_get(progress, "reach_back_s"))
-                                  ? answer_number(progress, "reach_back_s")
-                                  : -1;
+    if (output_is_drawn())
+        recording_reach_back(recording);
     if (!recording->begun && recording->duration_ns > 0)
         recording->end_ns = now_ns + recording->duration_ns;
     if (!recording->begun)

@@ -30,6 +30,7 @@
 #define TICK_MS 100
 #define PATIENCE_NOTE_NS INT64_C(3000000000)
 #define SENTENCE_SIZE 512
+#define GIVE_UP_NS INT64_C(10000000000)
 
 /* Sleeps, or ERR_INTERRUPTED. */
 static int pause_ms(int ms)
@@ -332,6 +333,27 @@ static int message_await(struct session *session, const struct session_job *job,
     }
 }
 
+/*
+ * Gives a call up. After the first ^C, waits until the recorder has noticed and let go of what it
+ * had for us, the output of an extraction above all: it then hangs up too.
+ */
+static void call_give_up(struct session *session, int code)
+{
+    unsigned signals = interrupt_count();
+    int64_t deadline_ns = output_clock_ns() + GIVE_UP_NS;
+    int fd = session->connection.fd;
+    bool there = code == ERR_INTERRUPTED && signals < 2 && fd >= 0 && shutdown(fd, SHUT_WR) == 0;
+    while (there && interrupt_count() == signals && output_clock_ns() < deadline_ns) {
+        char ignored[4096];
+        struct pollfd wanted[2] = {{.fd = fd, .events = POLLIN},
+                                   {.fd = interrupt_fd(), .events = POLLIN}};
+        poll(wanted, 2, TICK_MS);
+        ssize_t got = recv(fd, ignored, sizeof ignored, MSG_DONTWAIT);
+        there = got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
+    }
+    control_close(&session->connection);
+}
+
 int session_call(struct session *session, const struct session_job *job, json_t *params,
                  json_t **result, struct failure *failure)
 {
@@ -362,7 +384,7 @@ int session_call(struct session *session, const struct session_job *job, json_t 
     control_close(&session->side);
     /* Whatever was asked is not wanted any more, and what may still come fits no other request. */
     if (code != 0 && !remote)
-        control_close(&session->connection);
+        call_give_up(session, code);
     if (code == 0 && result)
         *result = answer;
     else
@@ -385,6 +407,27 @@ int session_side_send(struct session *session, const char *method, json_t *param
         return code;
     }
     return message_send(&session->side, 1, method, params, NULL, 0, failure);
+}
+
+int session_peek(struct session *session, const char *method, json_t *params, int timeout_ms,
+                 json_t **result)
+{
+    struct control_connection connection;
+    int code = control_connect(&connection, session->state, NULL);
+    if (code != 0) {
+        json_decref(params);
+        return code;
+    }
+    code = message_send(&connection, 1, method, params, NULL, 0, NULL);
+    json_t *message = NULL;
+    if (code == 0)
+        code = control_receive(&connection, &message, timeout_ms);
+    bool remote = false;
+    if (code == 0)
+        code = message_judge(message, 1, NULL, result, &remote, NULL);
+    json_decref(message);
+    control_close(&connection);
+    return code;
 }
 
 /* ---- opening and closing --------------------------------------------------------------------- */

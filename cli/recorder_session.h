@@ -81,6 +81,13 @@ int session_side_send(struct session *session, const char *method, json_t *param
                       struct failure *failure);
 
 /*
+ * A quick question on a connection of its own while a call is under way. *result as in
+ * session_call(). ERR_TIMEOUT: no answer within the time.
+ */
+int session_peek(struct session *session, const char *method, json_t *params, int timeout_ms,
+                 json_t **result);
+
+/*
  * Hangs up and waits for a recorder of our own to end. Returns `code`, or, where that is 0 or an
  * EXIT_ value of success and the recorder did not end well, a negative code with a sentence.
  */

@@ -635,7 +635,7 @@ class Extracts(World):
         done = self.run_command("extract", "dmz", "--json", "-w", self.path("out"), status=0)
         self.assertEqual((json.loads(done.out), done.err), (self.RESULT, ""))
 
-    def interruptible(self, follow):
+    def test_interrupt_ends_a_follow_well(self):
         begun = threading.Event()
 
         def extract(connection, request):
@@ -647,23 +647,57 @@ class Extracts(World):
             connection.result(request, self.RESULT)
 
         fake = self.fake(extract=extract)
-        process = self.start("extract", "dmz", "-w", self.path("out"), *(["--follow"] if follow else []))
+        process = self.start("extract", "dmz", "-w", self.path("out"), "--follow")
         begun.wait()
         process.send_signal(signal.SIGINT)
         err = process.communicate()[1].decode()
-        finish = fake.asked("extract.finish")[0]
-        self.assertEqual(finish["id"], fake.asked("extract")[0]["id"])
+        self.assertEqual(process.returncode, 0, err)
+        self.assertEqual(fake.asked("extract.finish")[0]["id"], fake.asked("extract")[0]["id"])
         self.assertEqual(self.read("out"), b"whole")
-        return process.returncode, err
 
-    def test_interrupt_ends_a_follow_well(self):
-        status, err = self.interruptible(True)
-        self.assertEqual(status, 0, err)
+    def test_interrupt_leaves_a_whole_capture(self):
+        def pcapng_block(kind, body):
+            size = len(body) + 12
+            return struct.pack("<II", kind, size) + body + struct.pack("<I", size)
 
-    def test_interrupt_of_a_job_says_how_far_it_came(self):
-        status, err = self.interruptible(False)
-        self.assertEqual(status, 1)
-        self.assertIn("stopped after 3 packets", err)
+        pcapng = pcapng_block(0x0a0d0d0a, struct.pack("<IHHq", 0x1a2b3c4d, 1, 0, -1))
+        pcapng += pcapng_block(1, struct.pack("<HHI", 1, 0, 0))
+        pcap = struct.pack("<IHHiIII", 0xa1b23c4d, 2, 4, 0, 0, 262144, 1)
+        for i in range(40000):
+            pcapng += pcapng_block(6, struct.pack("<IIIII", 0, 0, i, 60, 60) + bytes(60))
+            pcap += struct.pack("<IIII", i, 0, 60, 60) + bytes(60)
+        for name, whole, part in (("pcapng", pcapng, pcapng_block(6, bytes(100))[:-1]),
+                                  ("pcap", pcap, struct.pack("<IIII", 1, 0, 60, 60) + bytes(59)),
+                                  ("nothing behind", pcap, b""), ("no capture", b"whole", b"part" * 100)):
+            begun = threading.Event()
+            gone = threading.Event()
+
+            def extract(connection, request, whole=whole, part=part, begun=begun, gone=gone):
+                os.write(connection.descriptors[0], whole)
+                begun.set()
+                self.assertIsNone(connection.receive())
+                time.sleep(0.2)  # somebody still writes while the recorder lets go
+                os.write(connection.descriptors[0], part)
+                gone.set()
+                raise BrokenPipeError
+
+            socket_path = os.path.join(self.state, "control.sock")
+            if os.path.exists(socket_path):
+                self.fakes.pop().close()
+                os.unlink(socket_path)
+            self.fake(extract=extract)
+            with self.subTest(name):
+                process = self.start("extract", "dmz", "-w", self.path("out"))
+                begun.wait()
+                process.send_signal(signal.SIGINT)
+                err = process.communicate()[1].decode()
+                self.assertEqual(process.returncode, 1, err)
+                self.assertTrue(gone.is_set())
+                if name == "no capture":
+                    self.assertEqual(self.read("out"), whole + part)
+                else:
+                    self.assertIn("stopped: 40000 packets are written", err)
+                    self.assertEqual(self.read("out"), whole)
 
     def test_a_reader_that_goes_away(self):
         held = threading.Event()
