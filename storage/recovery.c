@@ -325,7 +325,6 @@ static int walk_on(struct recovery *recovery, uint32_t disk)
                 continue;
             }
             unchanged = 0;
-            recovery->report->segments_found++;
             result = believe(recovery, &view[i]);
         }
         at += count;
@@ -649,6 +648,7 @@ static int settle_sealed(struct recovery *recovery, struct slot_view *view, uint
         }
     if (row.state == SEGMENT_DAMAGED)
         recovery->report->segments_damaged++;
+    recovery->report->segments_found++;
     catalog_put_segment(recovery->options->catalog, &row);
     uint8_t *page = recovery->pages + 2 * BATCH * PAGE_BYTES;
     struct disk *disk = recovery->disk[view[best].disk].disk;
@@ -762,6 +762,7 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
         row.revision = identity.data_revision;
         row.index_offset = row.index_bytes = 0;
     }
+    recovery->report->segments_found++;
     recovery->report->segments_sealed++;
     recovery->report->packets_recovered += index->packets;
     recovery->report->packets_missing += index->missing;

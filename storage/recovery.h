@@ -22,7 +22,7 @@ struct recovery_disk {
 
 struct recovery_report {
     uint64_t slots_read;         /* headers */
-    uint64_t segments_found;     /* that the catalog did not know */
+    uint64_t segments_found;     /* with packets, that the catalog did not know, or not as complete */
     uint64_t segments_sealed;    /* that a crash had left open */
     uint64_t segments_empty;     /* prepared and never used */
     uint64_t segments_damaged;   /* with a hole before the frontier, or that could not be read */
