@@ -345,6 +345,11 @@ int pipeline_run(struct pipeline *pipeline, struct source *source, struct failur
     return result;
 }
 
+bool pipeline_no_disk(const struct pipeline *pipeline)
+{
+    return pipeline->no_disk;
+}
+
 /* ---- the end
  * -------------------------------------------------------------------------------------- */
 

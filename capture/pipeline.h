@@ -37,6 +37,9 @@ int pipeline_open(const struct pipeline_options *options, struct pipeline **pipe
  */
 int pipeline_run(struct pipeline *pipeline, struct source *source, struct failure *failure);
 
+/* Whether the present or last run met a ring without a disk to write to. The capture thread's. */
+bool pipeline_no_disk(const struct pipeline *pipeline);
+
 /* Seals what was taken and waits until it is durable, or known to be lost: then ERR_IO. No more
  * runs afterwards. */
 int pipeline_finish(struct pipeline *pipeline, struct failure *failure);

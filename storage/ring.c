@@ -473,6 +473,20 @@ int ring_open_segments(struct ring *ring, int (*each)(const struct segment_row *
     return result;
 }
 
+static void count_changes(struct keeper *keeper, void *context)
+{
+    struct keeper_state state;
+    keeper_state(keeper, &state);
+    *(uint64_t *)context = state.segments_opened + state.segments_sealed;
+}
+
+uint64_t ring_changes(struct ring *ring)
+{
+    uint64_t changes = 0;
+    keeper_call(ring->keeper, count_changes, &changes);
+    return changes;
+}
+
 void ring_worker_segment(struct ring *ring, const struct segment_row *row, struct worker_segment *segment)
 {
     *segment = (struct worker_segment){

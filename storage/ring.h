@@ -77,6 +77,9 @@ int ring_find(struct ring *ring, int64_t from_ns, int64_t to_ns,
 /* The open segments only: for following. */
 int ring_open_segments(struct ring *ring, int (*each)(const struct segment_row *row, void *context), void *context);
 
+/* A number that grows whenever a segment is opened or sealed: unchanged, ring_open_segments() lists those that it listed before. */
+uint64_t ring_changes(struct ring *ring);
+
 /* A row in the worker's form; disks are numbered as ring_disk() does. */
 void ring_worker_segment(struct ring *ring, const struct segment_row *row, struct worker_segment *segment);
 

@@ -1,0 +1,50 @@
+/*
+ * answer_json.h - what the recorder knows, in the JSON of schema/PROTOCOL.md.
+ *
+ * All returned objects are the caller's; null means out of memory, and is carried on by the jansson
+ * calls around it.
+ */
+#ifndef CAPTURE_ANSWER_JSON_H
+#define CAPTURE_ANSWER_JSON_H
+
+#include <jansson.h>
+#include <stdint.h>
+
+#include "account.h"
+#include "packet.h"
+#include "recovery.h"
+#include "request.h"
+#include "ring_registry.h"
+
+/* A text as JSON can hold it: what is not UTF-8 becomes '?'. */
+json_t *json_text(const char *text);
+
+/* "name_ns": "digits" and "name_text": RFC 3339; both null where `known` is false. `name` without
+ * "_ns". */
+void json_set_time(json_t *object, const char *name, int64_t time_ns, bool known);
+
+/* The lines in packets, or in bytes. */
+json_t *json_account(const struct account *account);
+json_t *json_account_bytes(const struct account *account);
+
+json_t *json_report(const struct recovery_report *report);
+
+/* {name: text} of those in force; null after an error. */
+json_t *json_settings(const struct settings *settings);
+
+/* As in ring.list. 0 or an error with its sentence. */
+int json_ring(const struct ring_look *look, json_t **ring, struct failure *failure);
+
+/* As in ring.show: json_ring() with disks, interfaces and settings. */
+int json_ring_whole(const struct ring_look *look, json_t **ring, struct failure *failure);
+
+/* Appends the disks of one ring, as in disk.list. */
+int json_append_disks(const struct ring_look *look, json_t *disks, struct failure *failure);
+
+/* As in status. */
+int json_ring_status(const struct ring_look *look, json_t **status, struct failure *failure);
+
+/* The answer about one ring that is up and the caller's: {"ring": as in ring.list}. */
+int json_answer_ring(struct request *request, const char *name, json_t **result);
+
+#endif

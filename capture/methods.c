@@ -1,0 +1,279 @@
+/*
+ * methods.c - the table of methods, and those that are small.
+ */
+#include "methods.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "answer_json.h"
+#include "recording.h"
+
+#define FLUSH_MS 30000
+#define ANSWER_EVENTS_MAX 10000u
+#define HISTORY_ROWS_MAX 500000u
+
+static int method_hello(struct request *request, json_t **result)
+{
+    const struct recorder *recorder = request->recorder;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    *result = json_pack("{s:i, s:s, s:i, s:o, s:I, s:b}", "version", CONTROL_VERSION, "tapeloop",
+                        TAPELOOP_VERSION, "pid", (int)getpid(), "state",
+                        json_text(recorder->directory), "uptime_s",
+                        (json_int_t)now.tv_sec - (json_int_t)(recorder->began_ns / 1000000000u),
+                        "session", (int)recorder->session);
+    return *result ? 0 : fail(&request->failure, ERR_NO_MEMORY, "out of memory");
+}
+
+static int method_shutdown(struct request *request, json_t **result)
+{
+    (void)result;
+    recorder_stop(request->recorder);
+    return 0;
+}
+
+static const struct method {
+    const char *name;
+    const char *parameters;
+    int (*run)(struct request *request, json_t **result);
+} methods[] = {
+    {"hello", "", method_hello},
+    {"ring.create", "name disks copies slot_bytes force", method_ring_create},
+    {"ring.list", "", method_ring_list},
+    {"ring.show", "ring", method_ring_show},
+    {"ring.set", "ring settings", method_ring_set},
+    {"ring.delete", "ring wipe", method_ring_delete},
+    {"ring.adopt", "disks name", method_ring_adopt},
+    {"ring.rebuild", "ring", method_ring_rebuild},
+    {"disk.list", "ring", method_disk_list},
+    {"record.start",
+     "ring interfaces backend snapshot_bytes buffer_bytes promiscuous outgoing attach generator",
+     method_record_start},
+    {"record.stop", "ring", method_record_stop},
+    {"import", "ring names", method_import},
+    {"extract", "ring from_ns to_ns filter format follow packets_max bytes_max", method_extract},
+    {"verify", "ring repair", method_verify},
+    {"flush", "ring", method_flush},
+    {"status", "ring", method_status},
+    {"history", "ring interface from_s to_s", method_history},
+    {"events", "after limit", method_events},
+    {"interfaces", "", method_interfaces},
+    {"shutdown", "", method_shutdown},
+};
+
+int method_run(struct request *request, const char *name, json_t **result)
+{
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
+        if (strcmp(methods[i].name, name) != 0)
+            continue;
+        int code = request_check_names(request, methods[i].parameters);
+        return code != 0 ? code : methods[i].run(request, result);
+    }
+    return fail(&request->failure, ERR_UNSUPPORTED, "this recorder has no such method");
+}
+
+/* ---- answers about rings
+ * --------------------------------------------------------------------------- */
+
+/* Calls `append` for one ring (name) or all (null), with what it appends to. */
+static int for_rings(struct request *request, const char *name, json_t *array,
+                     int (*append)(const struct ring_look *look, json_t *array,
+                                   struct failure *failure))
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    struct ring_look *looks;
+    uint32_t count;
+    int code = ring_registry_look(registry, name, &looks, &count, &request->failure);
+    if (code != 0)
+        return code;
+    for (uint32_t i = 0; i < count && code == 0; i++)
+        code = append(&looks[i], array, &request->failure);
+    ring_registry_look_away(registry, &looks, count);
+    return code;
+}
+
+static int append_ring(const struct ring_look *look, json_t *array, struct failure *failure)
+{
+    json_t *ring;
+    int code = json_ring(look, &ring, failure);
+    if (code == 0)
+        json_array_append_new(array, ring);
+    return code;
+}
+
+static int append_whole_ring(const struct ring_look *look, json_t *array, struct failure *failure)
+{
+    json_t *ring;
+    int code = json_ring_whole(look, &ring, failure);
+    if (code == 0)
+        json_array_append_new(array, ring);
+    return code;
+}
+
+static int append_status(const struct ring_look *look, json_t *array, struct failure *failure)
+{
+    json_t *status;
+    int code = json_ring_status(look, &status, failure);
+    if (code != 0)
+        return code;
+    json_t *recordings = json_array();
+    recordings_describe(look->entry->recorder, look->entry->row.name, recordings);
+    json_object_set_new(status, "recordings", recordings);
+    json_array_append_new(array, status);
+    return 0;
+}
+
+static int answer_array(int code, json_t *array, const char *name, json_t **result)
+{
+    if (code == 0)
+        *result = json_pack("{s:o}", name, array);
+    else
+        json_decref(array);
+    return code;
+}
+
+int method_ring_list(struct request *request, json_t **result)
+{
+    json_t *rings = json_array();
+    return answer_array(for_rings(request, NULL, rings, append_ring), rings, "rings", result);
+}
+
+int method_ring_show(struct request *request, json_t **result)
+{
+    const char *name;
+    int code = request_string(request, "ring", true, &name);
+    if (code != 0)
+        return code;
+    json_t *rings = json_array();
+    code = for_rings(request, name, rings, append_whole_ring);
+    if (code == 0)
+        *result = json_incref(json_array_get(rings, 0));
+    json_decref(rings);
+    return code;
+}
+
+int method_disk_list(struct request *request, json_t **result)
+{
+    const char *name = NULL;
+    int code = request_string(request, "ring", false, &name);
+    if (code != 0)
+        return code;
+    json_t *disks = json_array();
+    return answer_array(for_rings(request, name, disks, json_append_disks), disks, "disks", result);
+}
+
+int method_status(struct request *request, json_t **result)
+{
+    const char *name = NULL;
+    json_t *recorder = NULL;
+    int code = request_string(request, "ring", false, &name);
+    if (code == 0)
+        code = method_hello(request, &recorder);
+    if (code != 0)
+        return code;
+    json_t *rings = json_array();
+    code = answer_array(for_rings(request, name, rings, append_status), rings, "rings", result);
+    if (code == 0)
+        json_object_set(*result, "recorder", recorder);
+    json_decref(recorder);
+    return code;
+}
+
+int method_flush(struct request *request, json_t **result)
+{
+    const char *name;
+    struct ring_entry *entry;
+    struct ring_registry *registry = &request->recorder->registry;
+    (void)result;
+    int code = request_string(request, "ring", true, &name);
+    if (code == 0)
+        code = ring_registry_use(registry, name, &entry, &request->failure);
+    if (code != 0)
+        return code;
+    code = ring_flush(entry->ring, FLUSH_MS);
+    ring_registry_release(registry, &entry);
+    return code == 0
+               ? 0
+               : fail(&request->failure, code, "ring %s: not everything has become durable: %s",
+                      name,
+                      code == ERR_TIMEOUT ? "a disk is slow or has failed" : error_text(code));
+}
+
+/* ---- history and events
+ * ---------------------------------------------------------------------------- */
+
+struct rows {
+    json_t *array;
+    uint32_t count;
+};
+
+static int append_history(const struct history_row *row, void *context)
+{
+    struct rows *rows = context;
+    if (rows->count++ == HISTORY_ROWS_MAX)
+        return ERR_TOO_LARGE;
+    json_t *object = json_account(&row->change);
+    json_object_set_new(object, "second", json_integer((json_int_t)row->second));
+    json_object_set_new(object, "interface", json_text(row->interface));
+    json_object_set_new(object, "stored_bytes", json_integer((json_int_t)row->change.stored_bytes));
+    return json_array_append_new(rows->array, object) == 0 ? 0 : ERR_NO_MEMORY;
+}
+
+int method_history(struct request *request, json_t **result)
+{
+    const char *name, *interface = NULL;
+    int64_t from = INT64_MIN, to = INT64_MAX;
+    struct ring_look *looks;
+    uint32_t count;
+    int code = request_string(request, "ring", true, &name);
+    if (code == 0)
+        code = request_string(request, "interface", false, &interface);
+    if (code == 0)
+        code = request_time(request, "from_s", &from);
+    if (code == 0)
+        code = request_time(request, "to_s", &to);
+    if (code == 0)
+        code = ring_registry_look(&request->recorder->registry, name, &looks, &count,
+                                  &request->failure);
+    if (code != 0)
+        return code;
+    struct identity ring = looks[0].entry->row.ring;
+    ring_registry_look_away(&request->recorder->registry, &looks, count);
+    struct rows rows = {.array = json_array()};
+    code =
+        state_history(request->recorder->state, &ring, interface, from, to, append_history, &rows);
+    if (code == ERR_TOO_LARGE)
+        fail(&request->failure, code, "more than %u rows: ask for a shorter time",
+             HISTORY_ROWS_MAX);
+    else if (code != 0)
+        fail(&request->failure, code, "the history cannot be read: %s", error_text(code));
+    return answer_array(code, rows.array, "rows", result);
+}
+
+static int append_event(const struct event *event, void *context)
+{
+    json_t *object = json_pack("{s:I, s:s, s:s, s:s, s:o}", "number", (json_int_t)event->number,
+                               "severity", event->severity, "kind", event->kind, "ring",
+                               event->ring, "text", json_text(event->text));
+    json_set_time(object, "time", event->time_ns, true);
+    return json_array_append_new(context, object) == 0 ? 0 : ERR_NO_MEMORY;
+}
+
+int method_events(struct request *request, json_t **result)
+{
+    uint64_t after = 0, limit = 100;
+    int code = request_count(request, "after", 0, INT64_MAX, &after);
+    if (code == 0)
+        code = request_count(request, "limit", 1, ANSWER_EVENTS_MAX, &limit);
+    if (code != 0)
+        return code;
+    json_t *events = json_array();
+    code = state_events(request->recorder->state, after, (uint32_t)limit, append_event, events);
+    if (code != 0)
+        fail(&request->failure, code, "the events cannot be read: %s", error_text(code));
+    return answer_array(code, events, "events", result);
+}

@@ -1,0 +1,36 @@
+/*
+ * methods.h - the methods of the control protocol (schema/PROTOCOL.md), one function each.
+ *
+ * A method returns 0 with its result in *result (null stands for an empty object; the caller owns
+ * it), or an error with its sentence in request->failure. Where request->gone is set afterwards
+ * nobody waits for an answer.
+ */
+#ifndef CAPTURE_METHODS_H
+#define CAPTURE_METHODS_H
+
+#include "request.h"
+
+/* Finds the method, checks its parameters' names, runs it. ERR_UNSUPPORTED: there is no such
+ * method. */
+int method_run(struct request *request, const char *method, json_t **result);
+
+int method_ring_create(struct request *request, json_t **result);
+int method_ring_list(struct request *request, json_t **result);
+int method_ring_show(struct request *request, json_t **result);
+int method_ring_set(struct request *request, json_t **result);
+int method_ring_delete(struct request *request, json_t **result);
+int method_ring_adopt(struct request *request, json_t **result);
+int method_ring_rebuild(struct request *request, json_t **result);
+int method_disk_list(struct request *request, json_t **result);
+int method_record_start(struct request *request, json_t **result);
+int method_record_stop(struct request *request, json_t **result);
+int method_import(struct request *request, json_t **result);
+int method_extract(struct request *request, json_t **result);
+int method_verify(struct request *request, json_t **result);
+int method_flush(struct request *request, json_t **result);
+int method_status(struct request *request, json_t **result);
+int method_history(struct request *request, json_t **result);
+int method_events(struct request *request, json_t **result);
+int method_interfaces(struct request *request, json_t **result);
+
+#endif

@@ -1,0 +1,697 @@
+/*
+ * reading.c - see reading.h.
+ *
+ * The happy path: what has been taken is made durable, a worker is started and given its job, the
+ * disks (read-only descriptors, opened for it) and every segment that may matter; it reads, we
+ * relay; DONE is the end.
+ *
+ * Following: ten times a second the open segments are compared with what was sent. As soon as the
+ * ring has opened or sealed one since the last full look, there is another full look, so that a
+ * segment that came and went in between is not missed, and none is sent before those of its stream
+ * that precede it. Nothing is sent before the worker has caught up with what was sent before: a
+ * slow reader of the output makes the updates rarer, never the recorder wait.
+ *
+ * Failure: a worker that dies, or says what it may not, ends the job and nothing else. A client
+ * that goes has its worker killed.
+ */
+#include "reading.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "answer_json.h"
+#include "event_log.h"
+#include "methods.h"
+#include "privileges.h"
+
+#define MEMORY_MAX (64u << 20) /* of a worker's buffers */
+#define FLUSH_MS 10000
+#define FOLLOW_NS 100000000ull /* between two looks at the ring */
+#define LOOK_SHARE 10          /* full looks take at most a tenth of the time */
+#define FOLLOW_LATE_NS \
+    2000000000 /* after its end a range is followed for a flush window and this */
+#define RELAY_MS 200
+#define NO_DISK UINT32_MAX
+#define FILTER_BYTES_MAX (32u * 1024)
+#define SEGMENTS_A_MESSAGE \
+    ((WORKER_MESSAGE_BYTES_MAX - sizeof(struct worker_message)) / sizeof(struct worker_segment))
+
+/* What the worker was told of a segment. */
+struct sent {
+    struct identity segment;
+    uint32_t data_end;
+    uint32_t revision;
+    uint8_t state;
+    uint8_t places;
+    bool used;
+    bool seen; /* in the full look that is under way */
+    struct {
+        uint32_t disk, slot; /* the ring's number of the disk */
+    } place[COPIES_MAX];
+};
+
+struct reading {
+    struct request *request;
+    struct ring_entry *entry;
+    struct ring *ring;
+    const struct reading_options *options;
+    struct reading_result *result;
+    struct worker worker;
+
+    uint32_t
+        disk_of[RING_DISKS_MAX]; /* from the ring's number to the job's, NO_DISK: not to be had */
+    uint32_t disks;
+    int disk_fd[RING_DISKS_MAX];
+
+    struct sent *sent; /* hash table, linear probing; its size a power of two */
+    uint32_t sent_room, sent_count;
+
+    struct worker_segment batch[SEGMENTS_A_MESSAGE];
+    uint32_t batch_count;
+    uint64_t segments;
+
+    bool caught_up;
+    bool finishing; /* FINISH has been sent */
+    uint64_t counts_seen;
+    uint64_t look_due_ns;
+    uint64_t full_look_due_ns;
+    uint8_t buffer[WORKER_MESSAGE_BYTES_MAX] __attribute__((aligned(16)));
+};
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static int64_t wall_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+const char *reading_gap_word(uint32_t reason)
+{
+    static const char *const word[] = {"unknown", "damaged", "overwritten",
+                                       "filter",  "dropped", "lost"};
+    return reason < sizeof word / sizeof word[0] ? word[reason] : word[0];
+}
+
+const char *reading_bad_word(uint32_t reason)
+{
+    static const char *const word[] = {"unknown",  "read error", "missing",
+                                       "checksum", "identity",   "records"};
+    return reason < sizeof word / sizeof word[0] ? word[reason] : word[0];
+}
+
+void reading_result_free(struct reading_result *result)
+{
+    free(result->gap);
+    free(result->bad);
+}
+
+/* ---- what was sent
+ * --------------------------------------------------------------------------------- */
+
+static struct sent *sent_slot(struct sent *table, uint32_t room, const struct identity *segment)
+{
+    uint32_t at;
+    memcpy(&at, segment->byte, sizeof at); /* random bits already */
+    for (at &= room - 1; table[at].used; at = (at + 1) & (room - 1))
+        if (identity_equal(&table[at].segment, segment))
+            break;
+    return &table[at];
+}
+
+static struct sent *sent_find(const struct reading *reading, const struct identity *segment)
+{
+    if (reading->sent_room == 0)
+        return NULL;
+    struct sent *found = sent_slot(reading->sent, reading->sent_room, segment);
+    return found->used ? found : NULL;
+}
+
+/* Moves what is wanted (`only_seen`: of this look) to a table with room for twice as much. */
+static int sent_rehash(struct reading *reading, bool only_seen)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < reading->sent_room; i++)
+        count += reading->sent[i].used && (!only_seen || reading->sent[i].seen);
+    uint32_t room = 64;
+    while (room < 4 * count)
+        room *= 2;
+    struct sent *table = calloc(room, sizeof *table);
+    if (!table)
+        return ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < reading->sent_room; i++)
+        if (reading->sent[i].used && (!only_seen || reading->sent[i].seen))
+            *sent_slot(table, room, &reading->sent[i].segment) = reading->sent[i];
+    free(reading->sent);
+    reading->sent = table;
+    reading->sent_room = room;
+    reading->sent_count = count;
+    return 0;
+}
+
+static int sent_add(struct reading *reading, const struct identity *segment, struct sent **added)
+{
+    if (2 * reading->sent_count >= reading->sent_room) {
+        int result = sent_rehash(reading, false);
+        if (result != 0)
+            return result;
+    }
+    *added = sent_slot(reading->sent, reading->sent_room, segment);
+    if (!(*added)->used) {
+        **added = (struct sent){.segment = *segment, .used = true};
+        reading->sent_count++;
+    }
+    return 0;
+}
+
+/* ---- the plan
+ * -------------------------------------------------------------------------------------- */
+
+static int batch_send(struct reading *reading)
+{
+    if (reading->batch_count == 0)
+        return 0;
+    int result = worker_send(&reading->worker, WORKER_SEGMENTS, reading->batch,
+                             sizeof reading->batch[0], reading->batch_count, NULL, 0);
+    reading->batch_count = 0;
+    reading->caught_up = false;
+    return result;
+}
+
+/* Sends a segment if it is new, or if there is more of it than the worker knows. */
+static int plan_row(const struct segment_row *row, void *context)
+{
+    struct reading *reading = context;
+    struct sent *sent = sent_find(reading, &row->segment);
+    bool is_new = !sent;
+    if (is_new) {
+        int result = sent_add(reading, &row->segment, &sent);
+        if (result != 0)
+            return result;
+        reading->segments++;
+    }
+    sent->seen = true;
+    if (!is_new && sent->data_end == row->data_end && sent->revision == row->revision &&
+        sent->state == row->state)
+        return 0;
+    struct worker_segment segment;
+    ring_worker_segment(reading->ring, row, &segment);
+    uint32_t places = 0;
+    for (uint32_t i = 0; i < segment.places; i++) {
+        uint32_t disk = reading->disk_of[segment.place[i].disk];
+        if (disk == NO_DISK)
+            continue;
+        sent->place[places].disk = segment.place[i].disk;
+        sent->place[places].slot = segment.place[i].slot;
+        segment.place[places].slot = segment.place[i].slot;
+        segment.place[places++].disk = disk;
+    }
+    segment.places = places;
+    sent->places = (uint8_t)places;
+    sent->data_end = row->data_end;
+    sent->revision = row->revision;
+    sent->state = (uint8_t)row->state;
+    reading->batch[reading->batch_count++] = segment;
+    return reading->batch_count == SEGMENTS_A_MESSAGE ? batch_send(reading) : 0;
+}
+
+static int look_at_all(struct reading *reading)
+{
+    for (uint32_t i = 0; i < reading->sent_room; i++)
+        reading->sent[i].seen = false;
+    uint64_t began_ns = monotonic_ns();
+    int result = ring_find(reading->ring, reading->options->from_ns, reading->options->to_ns,
+                           plan_row, reading);
+    if (result == 0)
+        result = batch_send(reading);
+    /* What the ring has overwritten meanwhile will not come again. */
+    if (result == 0 && reading->options->follow)
+        result = sent_rehash(reading, true);
+    uint64_t now_ns = monotonic_ns();
+    reading->full_look_due_ns = now_ns + (now_ns - began_ns) * LOOK_SHARE;
+    return result;
+}
+
+/* ---- following
+ * ------------------------------------------------------------------------------------- */
+
+struct open_look {
+    struct reading *reading;
+    bool unknown; /* one that has not been sent */
+    struct segment_row *row;
+    uint32_t rows;
+};
+
+static int open_row(const struct segment_row *row, void *context)
+{
+    struct open_look *look = context;
+    struct segment_row *grown = realloc(look->row, (look->rows + 1) * sizeof *grown);
+    if (!grown)
+        return ERR_NO_MEMORY;
+    look->row = grown;
+    look->row[look->rows++] = *row;
+    look->unknown |= !sent_find(look->reading, &row->segment);
+    return 0;
+}
+
+/* Tells the worker what has come since the last time. */
+static int follow_look(struct reading *reading)
+{
+    uint64_t now_ns = monotonic_ns();
+    if (now_ns < reading->look_due_ns)
+        return 0;
+    reading->look_due_ns = now_ns + FOLLOW_NS;
+    struct open_look look = {.reading = reading};
+    int result = ring_open_segments(reading->ring, open_row, &look);
+    /* Asked for after the open ones: what was sealed before they were listed is counted in it. */
+    uint64_t counts = ring_changes(reading->ring);
+    bool changed = look.unknown || counts != reading->counts_seen;
+    if (result == 0 && changed && now_ns >= reading->full_look_due_ns) {
+        reading->counts_seen = counts;
+        result = look_at_all(reading);
+    } else if (result == 0 && !changed) {
+        for (uint32_t i = 0; i < look.rows && result == 0; i++)
+            result = plan_row(&look.row[i], reading);
+        if (result == 0)
+            result = batch_send(reading);
+    }
+    free(look.row);
+    return result;
+}
+
+static int finish(struct reading *reading)
+{
+    if (reading->finishing)
+        return 0;
+    reading->finishing = true;
+    int result = 0;
+    if (reading->caught_up) {
+        (void)ring_flush(reading->ring, FLUSH_MS);
+        reading->look_due_ns = reading->full_look_due_ns = 0;
+        result = follow_look(reading);
+    }
+    if (result == 0)
+        result = worker_send(&reading->worker, WORKER_FINISH, NULL, 0, 0, NULL, 0);
+    return result;
+}
+
+/* The range ends in the past, and what was taken in it has had the time to become durable. */
+static bool range_is_over(const struct reading *reading)
+{
+    int64_t to_ns = reading->options->to_ns;
+    uint64_t late_ns = ring_options(reading->ring)->flush_window_ns + FOLLOW_LATE_NS;
+    return to_ns < INT64_MAX - (int64_t)late_ns && wall_ns() > to_ns + (int64_t)late_ns;
+}
+
+/* ---- what the worker says
+ * --------------------------------------------------------------------------- */
+
+static void keep_bad(struct reading *reading, const struct worker_bad *bad, const struct sent *sent)
+{
+    struct reading_result *result = reading->result;
+    result->damaged++;
+    if (result->bads == READING_LIST_MAX)
+        return;
+    struct reading_bad *grown = realloc(result->bad, (result->bads + 1) * sizeof *grown);
+    if (!grown)
+        return;
+    result->bad = grown;
+    struct reading_bad *one = &result->bad[result->bads++];
+    *one = (struct reading_bad){.bad = *bad, .slot = sent->place[bad->place].slot};
+    struct disk *disk = ring_disk(reading->ring, sent->place[bad->place].disk, &one->disk);
+    event_log_say(reading->request->recorder->events, "warning", "damaged",
+                  reading->entry->row.name, "disk %.200s, slot %u, offset %u: %s", disk->name,
+                  one->slot, bad->offset, reading_bad_word(bad->reason));
+}
+
+static int judge(struct reading *reading, const struct worker_bad *bad)
+{
+    struct worker_verdict verdict = {.judgement = WORKER_OVERTAKEN};
+    const struct sent *sent = sent_find(reading, &bad->segment);
+    if (sent && bad->place >= sent->places)
+        return fail(&reading->request->failure, ERR_PROTOCOL,
+                    "the reading process names a place that it was not given");
+    if (sent) {
+        struct worker_segment segment = {
+            .segment = sent->segment, .revision = sent->revision, .places = sent->places};
+        segment.data_end = sent->data_end;
+        segment.state = sent->state;
+        for (uint8_t i = 0; i < sent->places; i++) {
+            segment.place[i].disk = sent->place[i].disk;
+            segment.place[i].slot = sent->place[i].slot;
+        }
+        verdict.judgement = ring_judge(reading->ring, &segment, bad);
+        if (verdict.judgement == WORKER_DAMAGED)
+            keep_bad(reading, bad, sent);
+    }
+    return worker_send(&reading->worker, WORKER_VERDICT, &verdict, sizeof verdict, 1, NULL, 0);
+}
+
+static void keep_gap(struct reading *reading, const struct worker_gap *gap)
+{
+    struct reading_result *result = reading->result;
+    if (result->gaps == READING_LIST_MAX)
+        return;
+    struct worker_gap *grown = realloc(result->gap, (result->gaps + 1) * sizeof *grown);
+    if (!grown)
+        return;
+    result->gap = grown;
+    result->gap[result->gaps++] = *gap;
+}
+
+static json_t *progress_json(const struct worker_progress *progress)
+{
+    char at[24];
+    snprintf(at, sizeof at, "%lld", (long long)progress->at_ns);
+    return json_pack("{s:I, s:I, s:I, s:I, s:o}", "segments_done",
+                     (json_int_t)progress->segments_done, "segments_total",
+                     (json_int_t)progress->segments_total, "packets", (json_int_t)progress->packets,
+                     "output_bytes", (json_int_t)progress->output_bytes, "at_ns",
+                     progress->packets_judged ? json_string(at) : json_null());
+}
+
+/* Handles one message of the worker. 1: it is done. */
+static int take_message(struct reading *reading)
+{
+    struct failure *failure = &reading->request->failure;
+    const void *element;
+    int type = worker_receive(&reading->worker, reading->buffer, &element, 0);
+    switch (type) {
+    case ERR_TIMEOUT:
+        return ERR_AGAIN;
+    case WORKER_PROGRESS:
+        request_progress(reading->request, progress_json(element), false);
+        return 0;
+    case WORKER_BAD:
+        return judge(reading, element);
+    case WORKER_GAP:
+        keep_gap(reading, element);
+        return 0;
+    case WORKER_CAUGHT_UP:
+        reading->caught_up = true;
+        return 0;
+    case WORKER_DONE:
+        reading->result->done = *(const struct worker_done *)element;
+        return 1;
+    case ERR_CLOSED:
+        return ERR_CLOSED;
+    default:
+        return fail(failure, type < 0 ? type : ERR_PROTOCOL, "the reading process talks nonsense");
+    }
+}
+
+/* The worker is gone without a DONE. */
+static int worker_died(struct reading *reading)
+{
+    struct failure *failure = &reading->request->failure;
+    int status = worker_stop(&reading->worker);
+    if (WIFSIGNALED(status) && WTERMSIG(status) != SIGKILL)
+        return fail(failure, ERR_INTERNAL, "the reading process was killed by signal %d (%s)",
+                    WTERMSIG(status), strsignal(WTERMSIG(status)));
+    return fail(failure, ERR_CLOSED,
+                "the reading process has ended early: nobody takes its output "
+                "any more");
+}
+
+static int relay(struct reading *reading)
+{
+    const struct reading_options *options = reading->options;
+    struct request *request = reading->request;
+    for (;;) {
+        int result;
+        while ((result = take_message(reading)) == 0)
+            ;
+        if (result == ERR_CLOSED)
+            return worker_died(reading);
+        if (result != ERR_AGAIN)
+            return result > 0 ? 0 : result;
+        int wait_ms = RELAY_MS;
+        if (options->follow && !reading->finishing) {
+            wait_ms = (int)(FOLLOW_NS / 1000000);
+            result = reading->caught_up ? follow_look(reading) : 0;
+            if (result == 0 && range_is_over(reading))
+                result = finish(reading);
+            if (result == ERR_CLOSED)
+                return worker_died(reading);
+            if (result != 0)
+                return fail(&request->failure, result, "ring %s: %s", reading->entry->row.name,
+                            error_text(result));
+        }
+        switch (request_watch(request, reading->worker.socket, wait_ms,
+                              options->follow ? "extract.finish" : NULL)) {
+        case REQUEST_GONE:
+            return fail(&request->failure, ERR_INTERRUPTED, "interrupted");
+        case REQUEST_STOPPING:
+            return fail(&request->failure, ERR_CLOSED, "the recorder is ending");
+        case REQUEST_SECOND:
+            if (finish(reading) == ERR_CLOSED)
+                return worker_died(reading);
+            break;
+        case REQUEST_QUIET:
+            break;
+        }
+    }
+}
+
+/* ---- beginning
+ * ------------------------------------------------------------------------------------- */
+
+/* Opens the disk of the ring that a row of state.db names, for the worker to read. */
+static int open_disk(const struct state_disk *row, void *context)
+{
+    struct reading *reading = context;
+    for (uint32_t i = 0; i < ring_disks(reading->ring); i++) {
+        struct identity identity;
+        ring_disk(reading->ring, i, &identity);
+        if (!identity_equal(&identity, &row->disk))
+            continue;
+        int fd = open(row->path, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK);
+        if (fd < 0 && errno == EINVAL)
+            fd = open(row->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (fd < 0) {
+            event_log_say(reading->request->recorder->events, "warning", "disk-not-read",
+                          reading->entry->row.name, "disk %.200s cannot be opened for reading: %s",
+                          row->path, strerror(errno));
+            return 0;
+        }
+        reading->disk_fd[i] = fd;
+    }
+    return 0;
+}
+
+static int open_disks(struct reading *reading, struct worker_job *job, int *descriptor,
+                      uint32_t *descriptors)
+{
+    struct failure *failure = &reading->request->failure;
+    int result = state_disks(reading->request->recorder->state, &reading->entry->row.ring,
+                             open_disk, reading);
+    if (result != 0)
+        return fail(failure, result, "ring %s: its disks are not known: %s",
+                    reading->entry->row.name, error_text(result));
+    for (uint32_t i = 0; i < ring_disks(reading->ring); i++) {
+        if (reading->disk_fd[i] < 0)
+            continue;
+        const struct disk *disk = ring_disk(reading->ring, i, NULL);
+        reading->disk_of[i] = job->disks;
+        job->disk[job->disks].slots_offset = disk->geometry.slots_offset;
+        job->disk[job->disks].slot_bytes = disk->geometry.slot_bytes;
+        job->disk[job->disks].slot_count = disk->geometry.slot_count;
+        job->disk[job->disks].disk_bytes = disk->geometry.disk_bytes;
+        snprintf(job->disk[job->disks].name, sizeof job->disk[job->disks].name, "%.127s",
+                 disk->name);
+        job->disks++;
+        descriptor[(*descriptors)++] = reading->disk_fd[i];
+    }
+    return job->disks > 0 ? 0
+                          : fail(failure, ERR_IO, "ring %s: none of its disks can be read",
+                                 reading->entry->row.name);
+}
+
+/* Job, disks, filter, plan. */
+static int brief(struct reading *reading)
+{
+    const struct reading_options *options = reading->options;
+    struct failure *failure = &reading->request->failure;
+    const struct ring_options *ring = ring_options(reading->ring);
+    struct worker_job *job = calloc(1, sizeof *job);
+    int descriptor[1 + RING_DISKS_MAX];
+    uint32_t descriptors = 0;
+    if (!job)
+        return fail(failure, ERR_NO_MEMORY, "out of memory");
+    job->kind = (uint32_t)options->kind;
+    job->format = (uint32_t)options->format;
+    job->from_ns = options->from_ns;
+    job->to_ns = options->to_ns;
+    job->follow = options->follow;
+    job->packets_max = options->packets_max;
+    job->bytes_max = options->bytes_max;
+    job->memory_max = MEMORY_MAX;
+    job->ring = ring->ring;
+    memcpy(job->ring_name, ring->name, sizeof job->ring_name);
+    gethostname(job->host, sizeof job->host - 1);
+    if (options->output >= 0)
+        descriptor[descriptors++] = options->output;
+    int result = open_disks(reading, job, descriptor, &descriptors);
+    if (result == 0)
+        result =
+            worker_send(&reading->worker, WORKER_JOB, job, sizeof *job, 1, descriptor, descriptors);
+    free(job);
+    if (result == 0 && options->filter && options->filter[0])
+        result = worker_send(&reading->worker, WORKER_FILTER, options->filter, 1,
+                             (uint32_t)strlen(options->filter), NULL, 0);
+    if (result == 0) {
+        reading->counts_seen = ring_changes(reading->ring);
+        result = look_at_all(reading);
+    }
+    if (result == 0)
+        result = worker_send(&reading->worker, WORKER_PLAN_END, NULL, 0, 0, NULL, 0);
+    return result;
+}
+
+/* What is newest is only in memory yet: it is wanted if the range reaches that far. */
+static void flush(struct reading *reading)
+{
+    int64_t window_ns = (int64_t)ring_options(reading->ring)->flush_window_ns;
+    if (reading->options->to_ns > wall_ns() - window_ns && ring_flush(reading->ring, FLUSH_MS) != 0)
+        reading->result->not_flushed = true;
+}
+
+int reading_run(struct request *request, struct ring_entry *entry,
+                const struct reading_options *options, struct reading_result *result)
+{
+    *result = (struct reading_result){0};
+    struct reading *reading = calloc(1, sizeof *reading);
+    if (!reading)
+        return fail(&request->failure, ERR_NO_MEMORY, "out of memory");
+    reading->request = request;
+    reading->entry = entry;
+    reading->ring = entry->ring;
+    reading->options = options;
+    reading->result = result;
+    for (uint32_t i = 0; i < RING_DISKS_MAX; i++) {
+        reading->disk_fd[i] = -1;
+        reading->disk_of[i] = NO_DISK;
+    }
+    flush(reading);
+    int code = worker_start(request->recorder->extract_path, &reading->worker, &request->failure);
+    if (code == 0) {
+        privileges_offer_child(reading->worker.pid);
+        code = brief(reading);
+        for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
+            if (reading->disk_fd[i] >= 0)
+                close(reading->disk_fd[i]);
+        if (code == ERR_CLOSED)
+            code = worker_died(reading);
+        else if (code != 0 && request->failure.code == 0)
+            fail(&request->failure, code, "ring %s: %s", entry->row.name, error_text(code));
+        if (code == 0)
+            code = relay(reading);
+        worker_stop(&reading->worker);
+    }
+    if (code == 0 && result->done.result != 0)
+        code = fail(&request->failure, result->done.result, "%s",
+                    result->done.text[0] ? result->done.text : error_text(result->done.result));
+    free(reading->sent);
+    free(reading);
+    return code;
+}
+
+/* ---- the method
+ * ------------------------------------------------------------------------------------ */
+
+static int take_format(struct request *request, enum worker_format *format)
+{
+    static const char *const name[] = {"pcapng", "pcap", "pcap-us"};
+    const char *given = name[0];
+    int code = request_string(request, "format", false, &given);
+    for (int i = 0; i < 3 && code == 0; i++)
+        if (strcmp(given, name[i]) == 0) {
+            *format = (enum worker_format)(WORKER_PCAPNG + i);
+            return 0;
+        }
+    return code != 0
+               ? code
+               : fail(&request->failure, ERR_INVALID, "the formats are pcapng, pcap and pcap-us");
+}
+
+static json_t *json_gaps(const struct reading_result *result)
+{
+    json_t *gaps = json_array();
+    for (uint32_t i = 0; i < result->gaps; i++) {
+        const struct worker_gap *gap = &result->gap[i];
+        json_t *object = json_pack("{s:I, s:s, s:i, s:o}", "packets", (json_int_t)gap->packets,
+                                   "reason", reading_gap_word(gap->reason), "link_type",
+                                   (int)gap->link_type, "interface", json_text(gap->interface));
+        json_set_time(object, "from", gap->from_ns, true);
+        json_set_time(object, "to", gap->to_ns, true);
+        json_array_append_new(gaps, object);
+    }
+    return gaps;
+}
+
+int method_extract(struct request *request, json_t **result)
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    struct reading_options options = {
+        .kind = WORKER_EXTRACT, .from_ns = INT64_MIN, .to_ns = INT64_MAX, .filter = ""};
+    struct reading_result extracted = {0};
+    struct ring_entry *entry;
+    const char *name;
+    int code = request_string(request, "ring", true, &name);
+    if (code == 0)
+        code = request_time(request, "from_ns", &options.from_ns);
+    if (code == 0)
+        code = request_time(request, "to_ns", &options.to_ns);
+    if (code == 0)
+        code = request_string(request, "filter", false, &options.filter);
+    if (code == 0)
+        code = take_format(request, &options.format);
+    if (code == 0)
+        code = request_bool(request, "follow", &options.follow);
+    if (code == 0)
+        code = request_count(request, "packets_max", 0, INT64_MAX, &options.packets_max);
+    if (code == 0)
+        code = request_count(request, "bytes_max", 0, INT64_MAX, &options.bytes_max);
+    if (code == 0 && strlen(options.filter) > FILTER_BYTES_MAX)
+        code = fail(&request->failure, ERR_TOO_LARGE, "the filter is longer than %u bytes",
+                    FILTER_BYTES_MAX);
+    if (code == 0 && request->connection->descriptors != 1)
+        code = fail(&request->failure, ERR_INVALID,
+                    "expected one descriptor, to write the packets to");
+    if (code == 0)
+        code = ring_registry_use(registry, name, &entry, &request->failure);
+    if (code != 0)
+        return code;
+    options.output = control_take_descriptor(request->connection, 0);
+    code = reading_run(request, entry, &options, &extracted);
+    close(options.output);
+    ring_registry_release(registry, &entry);
+    if (code == 0) {
+        const struct worker_done *done = &extracted.done;
+        *result = json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b}", "packets",
+                            (json_int_t)done->total.packets, "output_bytes",
+                            (json_int_t)done->total.output_bytes, "bytes_read",
+                            (json_int_t)done->total.bytes_read, "packets_judged",
+                            (json_int_t)done->total.packets_judged, "segments",
+                            (json_int_t)done->total.segments_done, "gaps", json_gaps(&extracted),
+                            "gaps_total", (json_int_t)done->gaps, "times_moved",
+                            (json_int_t)done->times_moved, "flushed", (int)!extracted.not_flushed,
+                            "complete", (int)(done->gaps == 0 && !extracted.not_flushed));
+    }
+    reading_result_free(&extracted);
+    return code;
+}

@@ -1,0 +1,59 @@
+/*
+ * reading.h - reading a ring through a tapeloop-extract process: packets out, or everything
+ * checked.
+ *
+ * The recorder says what there is to read (the plan), judges what the worker could not believe, and
+ * passes progress on. The worker alone touches stored bytes and the output.
+ */
+#ifndef CAPTURE_READING_H
+#define CAPTURE_READING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "request.h"
+#include "worker.h"
+
+#define READING_LIST_MAX 1000u /* gaps, and bad places, that are listed; all are counted */
+
+struct reading_options {
+    enum worker_kind kind;
+    enum worker_format format;
+    int64_t from_ns, to_ns;
+    bool follow;
+    uint64_t packets_max, bytes_max;
+    const char *filter;
+    int output; /* stays the caller's; -1 for a check */
+};
+
+struct reading_bad {
+    struct worker_bad bad;
+    struct identity disk;
+    uint32_t slot;
+};
+
+struct reading_result {
+    struct worker_done done;
+    struct worker_gap *gap;
+    uint32_t gaps;
+    struct reading_bad *bad; /* judged as damage */
+    uint32_t bads;
+    uint64_t damaged; /* all of them */
+    bool not_flushed; /* what was taken last could not be made durable in time, and is not in the
+                         result */
+};
+
+/*
+ * Runs one job to its end: 0, or what ended it, with the sentence in request->failure. The entry is
+ * used as a job. *result is to be freed with reading_result_free() in every case.
+ */
+int reading_run(struct request *request, struct ring_entry *entry,
+                const struct reading_options *options, struct reading_result *result);
+
+void reading_result_free(struct reading_result *result);
+
+/* "damaged", "overwritten" ... Static memory. */
+const char *reading_gap_word(uint32_t reason);
+const char *reading_bad_word(uint32_t reason);
+
+#endif

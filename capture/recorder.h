@@ -1,0 +1,74 @@
+/*
+ * recorder.h - one recorder: a state directory, its lock and databases, its rings, and the threads
+ * that serve them.
+ *
+ *     recorder_open() -> wait for a reason to end -> recorder_stop() -> recorder_close()
+ *
+ * Threads: one for the events, one for the history, one that accepts connections, one for each
+ * connection and for each recording; below them those of each ring. All of them end in
+ * recorder_close().
+ */
+#ifndef CAPTURE_RECORDER_H
+#define CAPTURE_RECORDER_H
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "catalog.h"
+#include "errors.h"
+#include "ring_registry.h"
+#include "state.h"
+
+#define RECORDER_LOCK_NAME "recorder.lock" /* in the state directory; holds the pid, for people */
+
+struct control_server;
+struct event_log;
+struct history;
+struct recording_list;
+
+struct recorder_options {
+    const char *state_directory;
+    const char *extract_path; /* tapeloop-extract */
+    bool session;             /* ends with the command that started it */
+};
+
+struct recorder {
+    char directory[PATH_MAX]; /* absolute */
+    char extract_path[PATH_MAX];
+    bool session;
+    int lock_fd;
+    int stop_fd; /* eventfd: readable when the recorder is to end */
+    atomic_bool stopping;
+    uint64_t began_ns; /* CLOCK_MONOTONIC */
+    struct state *state;
+    struct catalog *catalog;
+    pthread_mutex_t catalog_lock; /* catalog_care.h */
+    bool catalog_lacks;           /* under it: told, and all rings marked */
+    struct event_log *events;
+    struct ring_registry registry;
+    struct recording_list *recordings;
+    struct history *history;
+    struct control_server *server;
+};
+
+/*
+ * Takes the state directory (made where it is missing, 0750) and brings everything up; rings come
+ * up by themselves meanwhile. ERR_BUSY: another recorder has it, the sentence names its pid.
+ */
+int recorder_open(const struct recorder_options *options, struct recorder **recorder,
+                  struct failure *failure);
+
+/* Asks the recorder to end: stop_fd becomes readable, jobs end. Any thread; async-signal-safe. */
+void recorder_stop(struct recorder *recorder);
+
+static inline bool recorder_stopping(const struct recorder *recorder)
+{
+    return atomic_load(&recorder->stopping);
+}
+
+/* Ends recordings (sealed, durable), connections, rings, databases; frees, nulls. */
+void recorder_close(struct recorder **recorder);
+
+#endif

@@ -1,0 +1,684 @@
+/*
+ * ring_methods.c - making, adopting, changing and deleting rings.
+ *
+ * Whoever changes a ring owns its entry in the registry meanwhile. What goes wrong half-way is
+ * undone in reverse: afterwards disks, files and state.db are as they were before.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "answer_json.h"
+#include "catalog_care.h"
+#include "event_log.h"
+#include "methods.h"
+#include "ring_opening.h"
+#include "superblock.h"
+#include "text.h"
+
+static int64_t wall_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* ---- what create and adopt have in common
+ * ------------------------------------------------------------ */
+
+struct new_disk {
+    char path[sizeof((struct state_disk *)0)->path];
+    uint64_t bytes;
+    bool was_there;    /* before we came */
+    bool written;      /* our superblock may be on it */
+    struct disk *disk; /* until the ring owns it */
+    uint64_t disk_bytes;
+    struct identity identity;
+};
+
+/* A ring that is being made, on a thread of its own. */
+struct making {
+    struct recorder *recorder;
+    struct state_ring row;
+    struct new_disk *disk;
+    uint32_t disks;
+    bool force;
+    const char *name; /* adopt: null keeps the ring's own */
+    struct ring_entry *entry;
+    struct recovery_report report;
+    struct failure failure;
+    atomic_bool cancel;
+};
+
+static int take_path(struct request *request, const char *path, struct new_disk *disk)
+{
+    char shown[128];
+    text_printable(path, shown, sizeof shown);
+    if (path[0] != '/')
+        return fail(&request->failure, ERR_INVALID,
+                    "disk \"%s\": the path does not begin at the root", shown);
+    if (strlen(path) >= sizeof disk->path)
+        return fail(&request->failure, ERR_INVALID, "disk \"%s\": the path is too long", shown);
+    memcpy(disk->path, path, strlen(path) + 1);
+    return 0;
+}
+
+static int check_disks(struct request *request, const json_t *disks, struct making *making)
+{
+    size_t count = json_array_size(disks);
+    if (!json_is_array(disks) || count == 0)
+        return fail(&request->failure, ERR_INVALID, "a ring needs a disk: give its path");
+    if (count > RING_DISKS_MAX)
+        return fail(&request->failure, ERR_INVALID, "a ring has at most %u disks", RING_DISKS_MAX);
+    making->disk = calloc(count, sizeof *making->disk);
+    if (!making->disk)
+        return fail(&request->failure, ERR_NO_MEMORY, "out of memory");
+    making->disks = (uint32_t)count;
+    return 0;
+}
+
+static int check_same_paths(struct request *request, const struct making *making)
+{
+    for (uint32_t i = 0; i < making->disks; i++)
+        for (uint32_t k = 0; k < i; k++)
+            if (strcmp(making->disk[i].path, making->disk[k].path) == 0)
+                return fail(&request->failure, ERR_INVALID, "disk %s is given twice",
+                            making->disk[i].path);
+    return 0;
+}
+
+static json_t *making_progress(void *context)
+{
+    const struct making *making = context;
+    if (!making->entry || atomic_load(&making->entry->slots_total) == 0)
+        return NULL;
+    return json_pack("{s:I, s:I}", "slots_done",
+                     (json_int_t)atomic_load(&making->entry->slots_done), "slots_total",
+                     (json_int_t)atomic_load(&making->entry->slots_total));
+}
+
+static void making_cancel(void *context)
+{
+    atomic_store(&((struct making *)context)->cancel, true);
+}
+
+static bool cancelled(const struct making *making)
+{
+    return atomic_load(&making->cancel) || recorder_stopping(making->recorder);
+}
+
+/* state.db: the ring and its disks, numbered in the order given. */
+static int write_rows(struct making *making)
+{
+    struct state *state = making->recorder->state;
+    int result = state_put_ring(state, &making->row);
+    for (uint32_t i = 0; i < making->disks && result == 0; i++) {
+        struct state_disk row = {
+            .disk = making->disk[i].identity,
+            .ring = making->row.ring,
+            .bytes = making->disk[i].disk_bytes,
+            .state = DISK_ACTIVE,
+        };
+        memcpy(row.path, making->disk[i].path, sizeof row.path);
+        result = state_put_disk(state, &row);
+    }
+    return result == 0 ? 0
+                       : fail(&making->failure, result, "state.db could not be written: %s",
+                              error_text(result));
+}
+
+/* Hands the disks to the ring. They are gone from `making` in every case. */
+static int bring_up(struct making *making)
+{
+    making->entry->cancel = &making->cancel;
+    struct disk **disk = calloc(making->disks, sizeof *disk);
+    if (!disk)
+        return fail(&making->failure, ERR_NO_MEMORY, "out of memory");
+    for (uint32_t i = 0; i < making->disks; i++) {
+        disk[i] = making->disk[i].disk;
+        making->disk[i].disk = NULL;
+    }
+    int result = ring_entry_open_disks(making->entry, disk, making->disks, &making->report,
+                                       &making->failure);
+    free(disk);
+    making->entry->cancel = NULL;
+    return result;
+}
+
+/* ---- create
+ * --------------------------------------------------------------------------------------- */
+
+static int create_disk(struct making *making, struct new_disk *disk)
+{
+    struct stat status;
+    disk->was_there = lstat(disk->path, &status) == 0;
+    return disk_uring_create(disk->path, disk->bytes, making->force, &disk->disk, &making->failure);
+}
+
+/* Whatever was made is unmade. What stood at a path before stays there, without our superblocks. */
+static void uncreate_disk(struct new_disk *disk)
+{
+    if (disk->was_there && disk->written) {
+        if (!disk->disk) /* the ring closed it */
+            (void)disk_uring_open(disk->path, DISK_OPEN_EXCLUSIVE, &disk->disk, NULL);
+        struct superblock *superblock = malloc(sizeof *superblock);
+        /* Its geometry is not known yet if the format failed at its first write. */
+        if (disk->disk && superblock &&
+            (disk->disk->geometry.disk_bytes > 0 ||
+             superblock_read(disk->disk, superblock, NULL, NULL) == 0))
+            (void)disk_wipe_superblocks(disk->disk, NULL);
+        free(superblock);
+    }
+    bool made = disk->disk || disk->written;
+    disk_close(&disk->disk);
+    if (made && !disk->was_there)
+        (void)unlink(disk->path);
+}
+
+static int format_disks(struct making *making)
+{
+    struct disk **disk = calloc(making->disks, sizeof *disk);
+    struct identity *identity = calloc(making->disks, sizeof *identity);
+    int result = ERR_NO_MEMORY;
+    if (disk && identity) {
+        for (uint32_t i = 0; i < making->disks; i++) {
+            disk[i] = making->disk[i].disk;
+            making->disk[i].written = true;
+        }
+        result = ring_format_disks(&making->row.ring, making->row.name, making->row.copies,
+                                   making->row.slot_bytes, disk, making->disks, identity,
+                                   &making->row.slot_bytes, &making->failure);
+        for (uint32_t i = 0; i < making->disks; i++) {
+            making->disk[i].identity = identity[i];
+            making->disk[i].disk_bytes = disk[i]->bytes;
+        }
+    } else {
+        fail(&making->failure, result, "out of memory");
+    }
+    free(disk);
+    free(identity);
+    return result;
+}
+
+static int create_work(void *context)
+{
+    struct making *making = context;
+    struct recorder *recorder = making->recorder;
+    int result = ring_registry_add(&recorder->registry, recorder, &making->row, RING_CHANGING,
+                                   &making->entry, &making->failure);
+    if (result != 0)
+        return result;
+    for (uint32_t i = 0; i < making->disks && result == 0; i++)
+        result = cancelled(making) ? fail(&making->failure, ERR_INTERRUPTED, "interrupted")
+                                   : create_disk(making, &making->disk[i]);
+    if (result == 0)
+        result = format_disks(making);
+    if (result == 0)
+        result = write_rows(making);
+    if (result == 0) {
+        ring_registry_set_slot_bytes(&recorder->registry, making->entry, making->row.slot_bytes);
+        result = bring_up(making);
+    }
+    if (result == 0) {
+        ring_registry_settle(&recorder->registry, making->entry, NULL);
+        return 0;
+    }
+    (void)state_delete_ring(recorder->state, &making->row.ring);
+    catalog_care_forget(recorder, &making->row.ring);
+    for (uint32_t i = 0; i < making->disks; i++)
+        uncreate_disk(&making->disk[i]);
+    ring_registry_remove(&recorder->registry, &making->entry);
+    return result;
+}
+
+static int take_create_disk(struct request *request, const json_t *object, struct new_disk *disk)
+{
+    const char *key;
+    const json_t *value, *path = json_object_get(object, "path");
+    json_t *bytes = json_object_get(object, "bytes");
+    if (!json_is_object(object) || !json_is_string(path) ||
+        strlen(json_string_value(path)) != json_string_length(path))
+        return fail(&request->failure, ERR_INVALID, "a disk is given by its path and its bytes");
+    json_object_foreach((json_t *)object, key,
+                        value) if (strcmp(key, "path") != 0 &&
+                                   strcmp(key, "bytes") !=
+                                       0) return fail(&request->failure, ERR_INVALID,
+                                                      "a disk has a path and bytes, no more");
+    if (bytes && !json_is_null(bytes) && (!json_is_integer(bytes) || json_integer_value(bytes) < 0))
+        return fail(&request->failure, ERR_INVALID, "the bytes of a disk are a whole number");
+    disk->bytes = (uint64_t)json_integer_value(bytes);
+    return take_path(request, json_string_value(path), disk);
+}
+
+/* A file has no size of its own before it is made. */
+static int check_size(struct request *request, const struct new_disk *disk)
+{
+    struct stat status;
+    bool there = stat(disk->path, &status) == 0;
+    if (disk->bytes > 0 || (there && S_ISBLK(status.st_mode)))
+        return 0;
+    if (there && S_ISREG(status.st_mode) && status.st_size > 0)
+        return 0;
+    if (!there && errno != ENOENT)
+        return fail_errno(&request->failure, errno, "%s", disk->path);
+    return fail(&request->failure, ERR_INVALID, "disk %s: how large is it to be? Say PATH:SIZE",
+                disk->path);
+}
+
+int method_ring_create(struct request *request, json_t **result)
+{
+    struct making making = {.recorder = request->recorder};
+    const char *name;
+    uint64_t copies = 1;
+    const json_t *disks = json_object_get(request->params, "disks");
+    int code = request_string(request, "name", true, &name);
+    if (code == 0)
+        code = text_check_ring_name(name, &request->failure);
+    if (code == 0)
+        code = request_count(request, "copies", 1, COPIES_MAX, &copies);
+    if (code == 0)
+        code = request_count(request, "slot_bytes", 0, SLOT_BYTES_MAX, &making.row.slot_bytes);
+    if (code == 0)
+        code = request_bool(request, "force", &making.force);
+    if (code == 0)
+        code = check_disks(request, disks, &making);
+    for (uint32_t i = 0; i < making.disks && code == 0; i++) {
+        code = take_create_disk(request, json_array_get(disks, i), &making.disk[i]);
+        if (code == 0)
+            code = check_size(request, &making.disk[i]);
+    }
+    if (code == 0)
+        code = check_same_paths(request, &making);
+    if (code == 0 && copies > making.disks)
+        code = fail(&request->failure, ERR_INVALID,
+                    "%u copies need %u disks, each copy on another one; there are %u",
+                    (unsigned)copies, (unsigned)copies, making.disks);
+    if (code == 0) {
+        identity_make(&making.row.ring);
+        memcpy(making.row.name, name, strlen(name) + 1);
+        making.row.copies = (uint8_t)copies;
+        making.row.created_ns = wall_ns();
+        code = request_background(request, create_work, making_progress, making_cancel, &making);
+        if (code != 0 && making.failure.code != 0)
+            request->failure = making.failure;
+    }
+    free(making.disk);
+    if (code != 0)
+        return code;
+    event_log_say(request->recorder->events, "info", "ring-created", name, "created");
+    return json_answer_ring(request, name, result);
+}
+
+/* ---- adopt
+ * ---------------------------------------------------------------------------------------- */
+
+/* Reads a disk's superblock; the first one says what ring it is. */
+static int adopt_disk(struct making *making, struct new_disk *disk, struct superblock *superblock)
+{
+    int result = disk_uring_open(disk->path, DISK_OPEN_EXCLUSIVE, &disk->disk, &making->failure);
+    if (result != 0)
+        return result;
+    result = superblock_read(disk->disk, superblock, NULL, &making->failure);
+    if (result != 0)
+        return result;
+    disk->identity = superblock->disk;
+    disk->disk_bytes = disk->disk->bytes;
+    if (disk == making->disk) {
+        making->row.ring = superblock->ring;
+        making->row.slot_bytes = disk->disk->geometry.slot_bytes;
+        making->row.copies = superblock->copies;
+        snprintf(making->row.name, sizeof making->row.name, "%.63s",
+                 making->name ? making->name : superblock->ring_name);
+        making->row.created_ns = (int64_t)le64_get(superblock->created_ns);
+        return text_check_ring_name(making->row.name, &making->failure);
+    }
+    if (!identity_equal(&superblock->ring, &making->row.ring))
+        return fail(&making->failure, ERR_MISMATCH,
+                    "disk %s belongs to another ring (\"%s\") than %s", disk->path,
+                    superblock->ring_name, making->disk[0].path);
+    return 0;
+}
+
+/* A ring comes up without a disk that is not given; but not in silence. */
+static void tell_missing(struct making *making, const struct superblock *superblock)
+{
+    uint32_t members = le16_get(superblock->members), found = 0;
+    for (uint32_t m = 0; m < members && m < SUPERBLOCK_MEMBERS; m++)
+        for (uint32_t i = 0; i < making->disks; i++)
+            found += identity_equal(&superblock->member[m].disk, &making->disk[i].identity);
+    if (found < members)
+        event_log_say(making->recorder->events, "warning", "disk-left-out", making->row.name,
+                      "adopted with %u of its %u disks", making->disks, members);
+}
+
+static int adopt_work(void *context)
+{
+    struct making *making = context;
+    struct recorder *recorder = making->recorder;
+    struct superblock *superblock = malloc(sizeof *superblock);
+    int result = superblock ? 0 : fail(&making->failure, ERR_NO_MEMORY, "out of memory");
+    for (uint32_t i = 0; i < making->disks && result == 0; i++)
+        result = adopt_disk(making, &making->disk[i], superblock);
+    if (result == 0)
+        result = ring_registry_add(&recorder->registry, recorder, &making->row, RING_CHANGING,
+                                   &making->entry, &making->failure);
+    if (result != 0)
+        goto out;
+    result = write_rows(making);
+    /* What the catalog knows of a ring that is new to it is nothing: bring_up() reads it whole. */
+    if (result == 0) {
+        result = catalog_care_mark(recorder, &making->row.ring);
+        if (result != 0)
+            fail(&making->failure, result, "state.db could not be written: %s", error_text(result));
+    }
+    if (result == 0)
+        result = bring_up(making);
+    if (result == 0) {
+        tell_missing(making, superblock);
+        ring_registry_settle(&recorder->registry, making->entry, NULL);
+    } else {
+        (void)state_delete_ring(recorder->state, &making->row.ring);
+        catalog_care_forget(recorder, &making->row.ring);
+        ring_registry_remove(&recorder->registry, &making->entry);
+    }
+out:
+    for (uint32_t i = 0; i < making->disks; i++)
+        disk_close(&making->disk[i].disk);
+    free(superblock);
+    return result;
+}
+
+int method_ring_adopt(struct request *request, json_t **result)
+{
+    struct making making = {.recorder = request->recorder};
+    const json_t *disks;
+    uint32_t count;
+    int code = request_string(request, "name", false, &making.name);
+    if (code == 0 && making.name)
+        code = text_check_ring_name(making.name, &request->failure);
+    if (code == 0)
+        code = request_strings(request, "disks", RING_DISKS_MAX, &disks, &count);
+    if (code == 0)
+        code = check_disks(request, disks, &making);
+    for (uint32_t i = 0; i < making.disks && code == 0; i++)
+        code = take_path(request, json_string_value(json_array_get(disks, i)), &making.disk[i]);
+    if (code == 0)
+        code = check_same_paths(request, &making);
+    if (code == 0) {
+        code = request_background(request, adopt_work, NULL, making_cancel, &making);
+        if (code != 0 && making.failure.code != 0)
+            request->failure = making.failure;
+    }
+    free(making.disk);
+    if (code == 0)
+        code = json_answer_ring(request, making.row.name, result);
+    if (code != 0)
+        return code;
+    event_log_say(request->recorder->events, "info", "ring-adopted", making.row.name, "adopted");
+    json_object_set_new(*result, "report", json_report(&making.report));
+    return 0;
+}
+
+/* ---- rebuild
+ * -------------------------------------------------------------------------------------- */
+
+struct rebuilding {
+    struct ring_entry *entry;
+    struct recovery_report report;
+    struct failure failure;
+    atomic_bool cancel;
+};
+
+static int rebuild_work(void *context)
+{
+    struct rebuilding *rebuilding = context;
+    struct ring_entry *entry = rebuilding->entry;
+    struct recorder *recorder = entry->recorder;
+    int result = catalog_care_begin(recorder, &entry->row.ring, &rebuilding->failure);
+    if (result != 0)
+        return result;
+    result = ring_rebuild(entry->ring, &rebuilding->report, &rebuilding->failure);
+    catalog_care_end(recorder, &entry->row.ring, result == 0);
+    return result;
+}
+
+static void rebuild_cancel(void *context)
+{
+    atomic_store(&((struct rebuilding *)context)->cancel, true);
+}
+
+static json_t *rebuild_progress(void *context)
+{
+    struct rebuilding *rebuilding = context;
+    return json_pack("{s:I, s:I}", "slots_done",
+                     (json_int_t)atomic_load(&rebuilding->entry->slots_done), "slots_total",
+                     (json_int_t)atomic_load(&rebuilding->entry->slots_total));
+}
+
+int method_ring_rebuild(struct request *request, json_t **result)
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    struct rebuilding rebuilding = {0};
+    const char *name;
+    int code = request_string(request, "ring", true, &name);
+    if (code == 0)
+        code = ring_registry_claim(registry, name, &rebuilding.entry, &request->failure);
+    if (code != 0)
+        return code;
+    if (rebuilding.entry->ring) {
+        rebuilding.entry->cancel = &rebuilding.cancel;
+        code = request_background(request, rebuild_work, rebuild_progress, rebuild_cancel,
+                                  &rebuilding);
+        if (code != 0 && rebuilding.failure.code != 0)
+            request->failure = rebuilding.failure;
+        rebuilding.entry->cancel = NULL;
+        ring_registry_settle(registry, rebuilding.entry, NULL);
+    } else {
+        struct failure why = rebuilding.entry->failure;
+        ring_registry_settle(registry, rebuilding.entry, &why);
+        return fail(&request->failure, why.code, "%s", why.text);
+    }
+    if (code != 0)
+        return code;
+    char text[REPORT_TEXT_SIZE];
+    recovery_report_text(&rebuilding.report, text);
+    event_log_say(request->recorder->events, "info", "rebuilt", name,
+                  "the catalog has been rebuilt from the disks%s%s", text[0] ? ": " : "", text);
+    *result = json_pack("{s:o}", "report", json_report(&rebuilding.report));
+    return 0;
+}
+
+/* ---- set
+ * ------------------------------------------------------------------------------------------ */
+
+/* All or nothing: what is given is checked before any of it is kept. */
+static int check_settings(struct request *request, const json_t *given, struct settings *settings)
+{
+    const char *key;
+    const json_t *value;
+    if (!json_is_object(given) || json_object_size(given) == 0)
+        return fail(&request->failure, ERR_INVALID, "parameter settings: expected names and texts");
+    json_object_foreach((json_t *)given, key, value)
+    {
+        int setting = setting_find(key, &request->failure);
+        if (setting < 0)
+            return setting;
+        if (!json_is_string(value))
+            return fail(&request->failure, ERR_INVALID, "setting %s: expected a text", key);
+        int code = setting_parse(settings, (enum setting)setting, json_string_value(value),
+                                 &request->failure);
+        if (code != 0)
+            return code;
+    }
+    return 0;
+}
+
+static int keep_settings(struct request *request, const struct identity *ring, const json_t *given)
+{
+    const char *key;
+    const json_t *value;
+    json_object_foreach((json_t *)given, key, value)
+    {
+        int code = state_put_setting(request->recorder->state, ring, key, json_string_value(value));
+        if (code != 0)
+            return fail(&request->failure, code, "state.db could not be written: %s",
+                        error_text(code));
+    }
+    return 0;
+}
+
+/* Closes and opens a ring that nobody uses, so that new settings are in force. False where it is in
+ * use. */
+static bool reopen(struct request *request, const char *name, struct failure *why)
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    struct ring_entry *entry;
+    if (ring_registry_claim(registry, name, &entry, NULL) != 0)
+        return false;
+    ring_entry_close(entry);
+    bool opened = ring_entry_open(entry, why) == 0;
+    ring_registry_settle(registry, entry, why);
+    return opened;
+}
+
+int method_ring_set(struct request *request, json_t **result)
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    const json_t *given = json_object_get(request->params, "settings");
+    const char *name;
+    struct settings settings;
+    struct ring_look *looks;
+    uint32_t count;
+    int code = request_string(request, "ring", true, &name);
+    if (code == 0)
+        code = ring_registry_look(registry, name, &looks, &count, &request->failure);
+    if (code != 0)
+        return code;
+    struct ring_entry *entry = looks[0].entry;
+    code = ring_stored_settings(entry, &settings, &request->failure);
+    if (code == 0)
+        code = check_settings(request, given, &settings);
+    if (code == 0)
+        code = keep_settings(request, &entry->row.ring, given);
+    ring_registry_look_away(registry, &looks, count);
+    if (code != 0)
+        return code;
+    struct failure why = {0};
+    bool in_force = reopen(request, name, &why);
+    if (!in_force && why.code != 0)
+        return fail(&request->failure, why.code,
+                    "the settings are kept, but the ring could not be opened again: %.400s",
+                    why.text);
+    *result = json_pack("{s:o, s:b, s:s}", "settings", json_settings(&settings), "in_force",
+                        (int)in_force, "note",
+                        in_force ? ""
+                                 : "the ring is in use: the settings are in force when it is "
+                                   "opened the next time");
+    return 0;
+}
+
+/* ---- delete
+ * --------------------------------------------------------------------------------------- */
+
+struct deleting {
+    struct recorder *recorder;
+    struct ring_entry *entry;
+    bool wipe;
+    struct new_disk *disk;
+    uint32_t disks, room;
+    struct failure failure;
+};
+
+static int note_path(const struct state_disk *row, void *context)
+{
+    struct deleting *deleting = context;
+    if (deleting->disks == deleting->room) {
+        uint32_t room = deleting->room ? 2 * deleting->room : 8;
+        struct new_disk *grown = realloc(deleting->disk, room * sizeof *grown);
+        if (!grown)
+            return ERR_NO_MEMORY;
+        deleting->disk = grown;
+        deleting->room = room;
+    }
+    struct new_disk *disk = &deleting->disk[deleting->disks++];
+    *disk = (struct new_disk){.identity = row->disk};
+    memcpy(disk->path, row->path, sizeof disk->path);
+    return 0;
+}
+
+/* Opens the disk again and makes sure that it still is the one. */
+static int wipe_disk(struct deleting *deleting, struct new_disk *disk)
+{
+    struct superblock *superblock = malloc(sizeof *superblock);
+    if (!superblock)
+        return fail(&deleting->failure, ERR_NO_MEMORY, "out of memory");
+    int result = disk_uring_open(disk->path, DISK_OPEN_EXCLUSIVE, &disk->disk, &deleting->failure);
+    if (result == 0)
+        result = superblock_read(disk->disk, superblock, NULL, &deleting->failure);
+    if (result == 0 && !identity_equal(&superblock->disk, &disk->identity))
+        result = fail(&deleting->failure, ERR_MISMATCH,
+                      "disk %s is another one now and is left alone", disk->path);
+    if (result == 0)
+        result = disk_wipe_superblocks(disk->disk, &deleting->failure);
+    disk_close(&disk->disk);
+    free(superblock);
+    return result;
+}
+
+/* The ring is forgotten even where a disk could not be wiped: the first such failure is told. */
+static int delete_ring(struct deleting *deleting)
+{
+    struct recorder *recorder = deleting->recorder;
+    struct identity ring = deleting->entry->row.ring;
+    int result = state_disks(recorder->state, &ring, note_path, deleting);
+    if (result != 0)
+        return fail(&deleting->failure, result, "its disks are not known: %s", error_text(result));
+    result = state_delete_ring(recorder->state, &ring);
+    if (result != 0)
+        return fail(&deleting->failure, result, "state.db could not be written: %s",
+                    error_text(result));
+    ring_entry_close(deleting->entry);
+    catalog_care_forget(recorder, &ring);
+    for (uint32_t i = 0; i < deleting->disks && deleting->wipe; i++) {
+        struct failure first = deleting->failure;
+        int wiped = wipe_disk(deleting, &deleting->disk[i]);
+        if (result == 0)
+            result = wiped;
+        else
+            deleting->failure = first;
+    }
+    ring_registry_remove(&recorder->registry, &deleting->entry);
+    return result;
+}
+
+int method_ring_delete(struct request *request, json_t **result)
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    struct deleting deleting = {.recorder = request->recorder};
+    const char *name;
+    (void)result;
+    int code = request_string(request, "ring", true, &name);
+    if (code == 0)
+        code = request_bool(request, "wipe", &deleting.wipe);
+    if (code == 0)
+        code = ring_registry_claim(registry, name, &deleting.entry, &request->failure);
+    if (code != 0)
+        return code;
+    struct failure was = deleting.entry->failure;
+    code = delete_ring(&deleting);
+    free(deleting.disk);
+    if (deleting.entry) {
+        ring_registry_settle(registry, deleting.entry, &was);
+        return fail(&request->failure, code, "ring %s: %.450s", name, deleting.failure.text);
+    }
+    event_log_say(request->recorder->events, "info", "ring-deleted", name, "deleted%s",
+                  deleting.wipe ? ", and its disks wiped" : "");
+    if (code != 0)
+        return fail(&request->failure, code, "ring %s is deleted, but: %.450s", name,
+                    deleting.failure.text);
+    return 0;
+}
