@@ -410,7 +410,10 @@ static int block_check(struct capture_file *file, uint32_t *type, uint32_t *leng
     }
     uint32_t bytes = file_get32(block + 4, reader->swapped);
     uint32_t bytes_min = *type == BLOCK_SECTION ? SECTION_BYTES_MIN : BLOCK_BYTES_MIN;
-    if (bytes < bytes_min || bytes % 4 != 0 || bytes > FILE_BLOCK_BYTES_MAX)
+    /* Like libpcap, whose packets we must not miss: of the very first header's length, neither the
+     * fours nor the repetition at its end are looked at. */
+    bool judged = reader->section || *type != BLOCK_SECTION;
+    if (bytes < bytes_min || (judged && bytes % 4 != 0) || bytes > FILE_BLOCK_BYTES_MAX)
         return file_fail(file, ERR_CORRUPT, feed->offset + 4,
                          "a block claims a length of %" PRIu32 " bytes; %" PRIu32
                          " to %u, in fours, are possible",
@@ -419,9 +422,7 @@ static int block_check(struct capture_file *file, uint32_t *type, uint32_t *leng
     if (available < bytes)
         return 0;
     uint32_t trailer = file_get32(block + bytes - BLOCK_TRAILER_BYTES, reader->swapped);
-    /* Like libpcap, whose packets we must not miss: the very first header's end is not looked at.
-     */
-    if (trailer != bytes && reader->section)
+    if (judged && trailer != bytes)
         return file_fail(file, ERR_CORRUPT, feed->offset + bytes - BLOCK_TRAILER_BYTES,
                          "a block begins with the length %" PRIu32 " and ends with %" PRIu32, bytes,
                          trailer);
