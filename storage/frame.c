@@ -310,6 +310,9 @@ void frame_builder_start(struct frame_builder *builder, uint8_t *buffer, uint32_
         .blocks = blocks_of(capacity),
         .entry_room = entry_room(table),
         .interface_room = table->interface_bytes + SPARE_INTERFACE_BYTES,
+        .entries = table->entries,
+        .interfaces = table->interfaces,
+        .interface_bytes = table->interface_bytes,
         .first_ns = INT64_MAX,
         .last_ns = INT64_MIN,
     };
@@ -334,10 +337,17 @@ void frame_builder_check_blocks(struct frame_builder *builder)
     }
 }
 
+/* How much of the segment's table a frame has. */
+struct table_part {
+    uint16_t entries;
+    uint16_t interfaces;
+    uint32_t interface_bytes;
+};
+
 /* Fills in everything but block table and checksum. */
 static void put_header(uint8_t *frame, const struct frame_identity *identity, const struct frame_finish *finish,
                        uint32_t header_bytes, uint32_t frame_bytes, uint32_t body_bytes, uint16_t blocks,
-                       const struct frame_table *table)
+                       const struct frame_table *table, const struct table_part *part)
 {
     struct frame_header header = {
         .magic = {'t', 'l', 'f', 'r', 'a', 'm', 'e', '\n'},
@@ -366,12 +376,12 @@ static void put_header(uint8_t *frame, const struct frame_identity *identity, co
     if (finish->account)
         frame_account_put(&header.account, finish->account);
     if (table) {
-        header.entries = le16_of(table->entries);
-        header.interfaces = le16_of(table->interfaces);
-        header.interface_bytes = le32_of(table->interface_bytes);
+        header.entries = le16_of(part->entries);
+        header.interfaces = le16_of(part->interfaces);
+        header.interface_bytes = le32_of(part->interface_bytes);
         uint8_t *entries = frame + sizeof header + blocks * sizeof(struct frame_block);
-        memcpy(entries, table->entry, table->entries * sizeof table->entry[0]);
-        memcpy(entries + table->entries * sizeof table->entry[0], table->interface, table->interface_bytes);
+        memcpy(entries, table->entry, part->entries * sizeof table->entry[0]);
+        memcpy(entries + part->entries * sizeof table->entry[0], table->interface, part->interface_bytes);
     }
     memcpy(frame, &header, sizeof header);
 }
@@ -387,14 +397,14 @@ static void put_header_crc(uint8_t *frame)
 uint32_t frame_builder_finish(struct frame_builder *builder, const struct frame_identity *identity,
                               const struct frame_table *table, const struct frame_finish *finish)
 {
-    assert(frame_builder_has_room_for(builder, table));
+    struct table_part part = {builder->entries, builder->interfaces, builder->interface_bytes};
     uint8_t *frame = builder->buffer;
     uint32_t frame_bytes = (uint32_t)round_up(builder->at, PAGE_BYTES);
     memset(frame + builder->at, 0, frame_bytes - builder->at);
     for (uint32_t i = builder->checked; i < (frame_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES; i++)
         put_block_crc(frame, i, builder->header_bytes, frame_bytes);
     put_header(frame, identity, finish, builder->header_bytes, frame_bytes, builder->at - builder->header_bytes,
-               builder->blocks, table);
+               builder->blocks, table, &part);
     struct frame_header *header = (struct frame_header *)frame;
     header->packets = le32_of(builder->packets);
     header->head_ns = le64_of((uint64_t)builder->head_ns);
@@ -423,7 +433,10 @@ int frame_build_plain(uint8_t *buffer, uint32_t frame_bytes, const struct frame_
     memset(buffer + header_bytes + body_bytes, 0, frame_bytes - header_bytes - body_bytes);
     for (uint32_t i = 0; i < blocks_of(frame_bytes); i++)
         put_block_crc(buffer, i, header_bytes, frame_bytes);
-    put_header(buffer, identity, finish, header_bytes, frame_bytes, body_bytes, blocks_of(frame_bytes), table);
+    struct table_part part = {0};
+    if (table)
+        part = (struct table_part){table->entries, table->interfaces, table->interface_bytes};
+    put_header(buffer, identity, finish, header_bytes, frame_bytes, body_bytes, blocks_of(frame_bytes), table, &part);
     put_header_crc(buffer);
     return (int)frame_bytes;
 }

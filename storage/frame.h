@@ -144,6 +144,9 @@ struct frame_builder {
     uint16_t blocks;
     uint16_t entry_room;    /* what the header has room for */
     uint32_t interface_room;
+    uint16_t entries;       /* of the segment's table, those that this frame will have: the table may have grown beyond it */
+    uint16_t interfaces;
+    uint32_t interface_bytes;
     uint32_t packets;
     uint64_t captured_bytes;
     int64_t head_ns;
@@ -163,10 +166,18 @@ static inline bool frame_builder_fits(const struct frame_builder *builder, uint3
     return captured_bytes + (uint32_t)sizeof(struct packet_record) <= builder->capacity - builder->at;
 }
 
-/* False when entries or interfaces were added since the start that the header has no room for. */
-static inline bool frame_builder_has_room_for(const struct frame_builder *builder, const struct frame_table *table)
+/*
+ * Takes over what was added to the table since the start. False: the header has no room for it; the frame can be
+ * finished, but packets with the new entries have to go into another one.
+ */
+static inline bool frame_builder_take_table(struct frame_builder *builder, const struct frame_table *table)
 {
-    return table->entries <= builder->entry_room && table->interface_bytes <= builder->interface_room;
+    if (table->entries > builder->entry_room || table->interface_bytes > builder->interface_room)
+        return false;
+    builder->entries = table->entries;
+    builder->interfaces = table->interfaces;
+    builder->interface_bytes = table->interface_bytes;
+    return true;
 }
 
 /* Puts the checksums of the blocks that have become full into the table. */

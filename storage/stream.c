@@ -410,7 +410,7 @@ static int entry_for(struct stream *stream, uint32_t interface, uint8_t directio
     int entry = frame_table_entry(stream->table, one->table_number, direction, action, rule);
     if (entry < 0)
         return entry;
-    if (!frame_builder_has_room_for(&stream->builder, stream->table))
+    if (!frame_builder_take_table(&stream->builder, stream->table))
         return ERR_AGAIN;
     struct frame_buffer *buffer = stream->buffer;
     uint16_t share = 0;

@@ -245,7 +245,7 @@ bool fixture_packet_bytes(struct fixture_segment *segment, int interface, uint8_
                                   captured_bytes < original_bytes, 0);
     assert(entry >= 0);
     if (segment->buffer && (!frame_builder_fits(&segment->builder, captured_bytes) ||
-                            !frame_builder_has_room_for(&segment->builder, &segment->table)))
+                            !frame_builder_take_table(&segment->builder, &segment->table)))
         fixture_flush(segment);
     if (!segment->buffer) {
         uint32_t capacity = segment->frame_capacity;
