@@ -63,23 +63,6 @@ struct block_head {
     le32 bytes;
 };
 
-struct packet_head { /* of an Enhanced Packet Block */
-    struct block_head block;
-    le32 interface;
-    le32 time_high;
-    le32 time_low;
-    le32 captured;
-    le32 original;
-};
-
-struct packet_tail { /* where the direction is known */
-    le16 code;
-    le16 length;
-    le32 flags;
-    le32 end_of_options;
-    le32 bytes;
-};
-
 struct pcap_head {
     le32 magic;
     le16 major, minor;
@@ -88,16 +71,11 @@ struct pcap_head {
     le32 link_type;
 };
 
-struct pcap_record {
-    le32 seconds;
-    le32 fraction;
-    le32 captured;
-    le32 original;
-};
+_Static_assert(sizeof(struct pcap_head) == 24, "pcap's layout");
 
-_Static_assert(sizeof(struct packet_head) == 28 && sizeof(struct packet_tail) == 16,
-               "pcapng's layout");
-_Static_assert(sizeof(struct pcap_head) == 24 && sizeof(struct pcap_record) == 16, "pcap's layout");
+#define PACKET_HEAD_BYTES 28u /* of an Enhanced Packet Block, before the packet */
+#define PACKET_TAIL_BYTES 16u /* behind it, where the direction is known; else 4 */
+#define RECORD_BYTES 16u      /* of classic pcap, before the packet */
 
 /* A block that is put together in memory before it goes out: its length stands in front. */
 struct block {
@@ -389,8 +367,30 @@ static uint32_t packet_flags(const struct packet *packet)
     return packet->direction == DIRECTION_IN ? 1 : packet->direction == DIRECTION_OUT ? 2 : 0;
 }
 
+/*
+ * Two 32-bit fields, side by side in the file, with one store. The heads are stored straight to
+ * where they belong: put together in a struct first and copied from there, they would stall the
+ * processor (its wide load would have to wait for the narrow stores) for longer than all the rest
+ * takes.
+ */
+static inline void store_pair(uint8_t *at, uint32_t first, uint32_t second)
+{
+    le64 pair = le64_of(first | (uint64_t)second << 32);
+    memcpy(at, &pair, sizeof pair);
+}
+
+static inline void store_packet_head(uint8_t *at, uint32_t block_bytes, uint32_t interface,
+                                     uint64_t time, const struct packet *packet)
+{
+    le32 original = le32_of(packet->original_bytes);
+    store_pair(at, BLOCK_PACKET, block_bytes);
+    store_pair(at + 8, interface, (uint32_t)(time >> 32));
+    store_pair(at + 16, (uint32_t)time, packet->captured_bytes);
+    memcpy(at + 24, &original, sizeof original);
+}
+
 /* The rare packet: with comments, or longer than the buffer. */
-static int put_packet_slowly(struct capture_writer *writer, struct packet_head *head,
+static int put_packet_slowly(struct capture_writer *writer, uint32_t interface, uint64_t time,
                              const struct packet *packet)
 {
     static const uint8_t padding[4];
@@ -400,19 +400,19 @@ static int put_packet_slowly(struct capture_writer *writer, struct packet_head *
     le32 flags = le32_of(packet_flags(packet));
     if (packet->direction != DIRECTION_UNKNOWN)
         block_option(&options, OPTION_EPB_FLAGS, &flags, sizeof flags);
-    uint32_t options_bytes = options.at - (uint32_t)sizeof(struct block_head);
-    if (options_bytes > 0)
+    if (options.at > sizeof(struct block_head))
         block_add32(&options, OPTION_END);
-    options_bytes = options.at - (uint32_t)sizeof(struct block_head);
+    uint32_t options_bytes = options.at - (uint32_t)sizeof(struct block_head);
 
     uint32_t padded = (packet->captured_bytes + 3) & ~3u;
-    uint32_t bytes = (uint32_t)sizeof *head + padded + options_bytes + 4;
+    uint32_t bytes = PACKET_HEAD_BYTES + padded + options_bytes + 4;
     if (!within_limit(writer,
                       bytes)) /* the comments are lost with it: nothing comes after the limit */
         return ERR_TOO_LARGE;
-    head->block.bytes = le32_of(bytes);
-    le32 end = head->block.bytes;
-    int result = put(writer, head, sizeof *head);
+    uint8_t head[PACKET_HEAD_BYTES];
+    store_packet_head(head, bytes, interface, time, packet);
+    le32 end = le32_of(bytes);
+    int result = put(writer, head, sizeof head);
     if (!result)
         result = put(writer, packet->bytes, packet->captured_bytes);
     if (!result)
@@ -420,6 +420,16 @@ static int put_packet_slowly(struct capture_writer *writer, struct packet_head *
     if (!result)
         result = put(writer, options.bytes + sizeof(struct block_head), options_bytes);
     return result ? result : put(writer, &end, sizeof end);
+}
+
+/* Makes room for `bytes`, which the buffer can hold, and takes them; null after an error. */
+static inline uint8_t *take_room(struct capture_writer *writer, uint32_t bytes)
+{
+    if (bytes > BUFFER_BYTES - writer->at && capture_writer_flush(writer))
+        return NULL;
+    uint8_t *at = writer->buffer + writer->at;
+    writer->at += bytes;
+    return at;
 }
 
 static int put_pcapng(struct capture_writer *writer, struct out_interface *interface,
@@ -431,36 +441,23 @@ static int put_pcapng(struct capture_writer *writer, struct out_interface *inter
         time += (uint64_t)-EARLY_OFFSET_S * NS_PER_S;
     uint32_t padded = (packet->captured_bytes + 3) & ~3u;
     bool directed = packet->direction != DIRECTION_UNKNOWN;
-    uint32_t bytes =
-        (uint32_t)sizeof(struct packet_head) + padded + (directed ? sizeof(struct packet_tail) : 4);
+    uint32_t bytes = PACKET_HEAD_BYTES + padded + (directed ? PACKET_TAIL_BYTES : 4);
 
-    uint32_t *block = early ? &interface->early_block : &interface->block;
+    const uint32_t *block = early ? &interface->early_block : &interface->block;
     if (*block == NO_BLOCK) {
         int result = put_interface(writer, interface, early, bytes);
         if (result)
             return result;
     }
-    struct packet_head head = {
-        .block = {.type = le32_of(BLOCK_PACKET), .bytes = le32_of(bytes)},
-        .interface = le32_of(*block),
-        .time_high = le32_of((uint32_t)(time >> 32)),
-        .time_low = le32_of((uint32_t)time),
-        .captured = le32_of(packet->captured_bytes),
-        .original = le32_of(packet->original_bytes),
-    };
     if (writer->comments > 0 || bytes > BUFFER_BYTES)
-        return put_packet_slowly(writer, &head, packet);
+        return put_packet_slowly(writer, *block, time, packet);
     if (!within_limit(writer, bytes))
         return ERR_TOO_LARGE;
-    if (bytes > BUFFER_BYTES - writer->at) {
-        int result = capture_writer_flush(writer);
-        if (result)
-            return result;
-    }
-    uint8_t *at = writer->buffer + writer->at;
-    writer->at += bytes;
-    memcpy(at, &head, sizeof head);
-    at += sizeof head;
+    uint8_t *at = take_room(writer, bytes);
+    if (!at)
+        return writer->failure.code;
+    store_packet_head(at, bytes, *block, time, packet);
+    at += PACKET_HEAD_BYTES;
     if (padded > 0) {
         memset(at + padded - 4, 0,
                4); /* the padding; packet bytes among them are put right by the copy */
@@ -468,15 +465,11 @@ static int put_pcapng(struct capture_writer *writer, struct out_interface *inter
     }
     at += padded;
     if (directed) {
-        struct packet_tail tail = {
-            .code = le16_of(OPTION_EPB_FLAGS),
-            .length = le16_of(4),
-            .flags = le32_of(packet_flags(packet)),
-            .bytes = le32_of(bytes),
-        };
-        memcpy(at, &tail, sizeof tail);
+        store_pair(at, OPTION_EPB_FLAGS | 4u << 16, packet_flags(packet));
+        store_pair(at + 8, OPTION_END, bytes);
     } else {
-        memcpy(at, &head.block.bytes, 4);
+        le32 end = le32_of(bytes);
+        memcpy(at, &end, sizeof end);
     }
     return 0;
 }
@@ -491,27 +484,17 @@ static int put_pcap(struct capture_writer *writer, const struct packet *packet)
     }
     if (writer->options.format == CAPTURE_PCAP_US)
         fraction /= 1000;
-    struct pcap_record record = {
-        .seconds = le32_of((uint32_t)seconds),
-        .fraction = le32_of((uint32_t)fraction),
-        .captured = le32_of(packet->captured_bytes),
-        .original = le32_of(packet->original_bytes),
-    };
-    uint32_t bytes = (uint32_t)sizeof record + packet->captured_bytes;
-    if (bytes > BUFFER_BYTES) {
-        int result = put(writer, &record, sizeof record);
-        return result ? result : put(writer, packet->bytes, packet->captured_bytes);
-    }
-    if (bytes > BUFFER_BYTES - writer->at) {
-        int result = capture_writer_flush(writer);
-        if (result)
-            return result;
-    }
-    uint8_t *at = writer->buffer + writer->at;
-    writer->at += bytes;
-    memcpy(at, &record, sizeof record);
+    uint32_t bytes = RECORD_BYTES + packet->captured_bytes;
+    bool direct = bytes <= BUFFER_BYTES;
+    uint8_t *at = take_room(writer, direct ? bytes : RECORD_BYTES);
+    if (!at)
+        return writer->failure.code;
+    store_pair(at, (uint32_t)seconds, (uint32_t)fraction);
+    store_pair(at + 8, packet->captured_bytes, packet->original_bytes);
+    if (!direct)
+        return put(writer, packet->bytes, packet->captured_bytes);
     if (packet->captured_bytes > 0)
-        memcpy(at + sizeof record, packet->bytes, packet->captured_bytes);
+        memcpy(at + RECORD_BYTES, packet->bytes, packet->captured_bytes);
     return 0;
 }
 
@@ -540,7 +523,7 @@ int capture_writer_packet(struct capture_writer *writer, uint32_t number,
     int result;
     if (!pcapng) {
         result = check_link_type(writer, interface);
-        uint64_t bytes = sizeof(struct pcap_record) + packet->captured_bytes;
+        uint64_t bytes = RECORD_BYTES + packet->captured_bytes;
         if (!result &&
             !within_limit(writer, bytes + (writer->begun ? 0 : sizeof(struct pcap_head))))
             result = ERR_TOO_LARGE;
