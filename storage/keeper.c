@@ -1200,10 +1200,22 @@ void keeper_attach_stream(struct keeper *keeper, struct stream *stream)
     prepare_what_is_wanted(keeper);
 }
 
+bool keeper_stream_done(struct keeper *keeper, struct stream *stream)
+{
+    const struct stream_queue *queue = stream_queue(stream);
+    if (queue->head || queue->preparing > 0 || atomic_load(stream_posted(stream)))
+        return false;
+    /* Leases are READY; a seal or an index may still be under way when the last packet is durable. */
+    for (const struct segment *one = keeper->segments; one; one = one->next)
+        if (one->stream == stream && !one->orphan && one->phase != SEGMENT_READY && one->phase != SEGMENT_DONE)
+            return false;
+    return true;
+}
+
 void keeper_detach_stream(struct keeper *keeper, struct stream *stream)
 {
     struct stream_queue *queue = stream_queue(stream);
-    assert(!queue->head);
+    assert(keeper_stream_done(keeper, stream));
     struct stream **link = &keeper->streams;
     while (*link != stream)
         link = &stream_queue(*link)->next;

@@ -607,8 +607,7 @@ struct detach {
 static void detach(struct keeper *keeper, void *context)
 {
     struct detach *detach = context;
-    struct stream_queue *queue = stream_queue(detach->stream);
-    if (queue->head || queue->preparing > 0 || atomic_load(&detach->stream->posted))
+    if (!keeper_stream_done(keeper, detach->stream))
         return;
     keeper_detach_stream(keeper, detach->stream);
     detach->done = true;
