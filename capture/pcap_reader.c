@@ -6,11 +6,12 @@
  * same:
  *  - versions 2.0 to 2.4 and 543.0; before 2.3 the two lengths are in the other order, in 2.3 they
  * may be;
- *  - seconds are signed 32 bits in files of this machine's byte order, unsigned in the others;
  *  - a fraction of more than a second is taken as it is: the time is the sum;
  *  - a packet longer than the file's snapshot length is cut to it; a captured length may exceed the
  * original;
  *  - a packet longer than what the link type allows (usually 256 KiB) is damage.
+ * One exception: seconds are unsigned, as the format says, and reach to 2106. libpcap takes them for
+ * signed in files of the machine's own byte order, and a packet of 2038 for one of 1901.
  */
 #include "capture_file.h"
 
@@ -64,13 +65,12 @@ static int pcap_fill(struct capture_file *file, struct source_batch *batch, size
         }
 
         struct packet *packet = &batch->packet[batch->count];
-        int64_t seconds_signed = swapped ? (int64_t)seconds : (int64_t)(int32_t)seconds;
         int64_t fraction_signed = swapped ? (int64_t)fraction : (int64_t)(int32_t)fraction;
         packet->bytes = record + RECORD_BYTES;
         packet->captured_bytes =
             captured < reader->snapshot_length ? captured : reader->snapshot_length;
         packet->original_bytes = original;
-        packet->time_ns = seconds_signed * 1000000000 + fraction_signed * reader->units_ns;
+        packet->time_ns = (int64_t)seconds * 1000000000 + fraction_signed * reader->units_ns;
         packet->interface = 0;
         packet->direction = DIRECTION_UNKNOWN;
         if (reader->mend)

@@ -155,9 +155,7 @@ const struct keeper_options *keeper_options(const struct keeper *keeper);
 void keeper_attach_stream(struct keeper *keeper, struct stream *stream);
 /* Whether nothing of the stream is under way: its frames, indexes and seals are durable or lost. Then it may be detached. */
 bool keeper_stream_done(struct keeper *keeper, struct stream *stream);
-/* Whether nothing of the stream is under way any more, seals included: it may be detached. */
-bool keeper_stream_idle(struct keeper *keeper, struct stream *stream);
-/* Gives its unused leases back. It is idle. */
+/* Gives its unused leases back. Nothing of it is under way. */
 void keeper_detach_stream(struct keeper *keeper, struct stream *stream);
 
 /* Calls `each` for every segment that is being filled, with what of it is durable. */

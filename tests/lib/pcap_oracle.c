@@ -28,6 +28,7 @@ const char *oracle_verdict_name(enum oracle_verdict verdict)
         [ORACLE_SECTION_HEADER] = "long section header",
         [ORACLE_BLOCK_LENGTH] = "longest block",
         [ORACLE_LONGEST] = "longest packet",
+        [ORACLE_UNSIGNED_TIME] = "seconds that libpcap takes for signed",
         [ORACLE_FINE_TIME] = "time finer than libpcap can count",
         [ORACLE_WILD_TIME] = "time beyond 64 bits of nanoseconds",
         [ORACLE_DIFFERENT] = "DIFFERENT",
@@ -152,6 +153,11 @@ static bool same_time(const struct packet *ours, const struct pcap_pkthdr *their
     __int128 time_ns = (__int128)theirs->ts.tv_sec * NS_PER_SECOND + theirs->ts.tv_usec;
     if (ours->time_ns == time_ns)
         return true;
+    if (theirs->ts.tv_sec < 0 && theirs->ts.tv_sec >= INT32_MIN &&
+        ours->time_ns == time_ns + (INT64_C(1) << 32) * NS_PER_SECOND) {
+        *verdict = ORACLE_UNSIGNED_TIME;
+        return true;
+    }
     struct oddities oddities = find_oddities(file);
     /* libpcap's seconds have 64 bits and may have wrapped. */
     bool wild = time_ns > INT64_MAX || time_ns < INT64_MIN || oddities.time_offset ||

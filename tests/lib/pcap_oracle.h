@@ -28,6 +28,7 @@ enum oracle_verdict {
     ORACLE_BLOCK_LENGTH,   /* libpcap stops at a block a little shorter than we do */
     ORACLE_LONGEST,        /* longer than a packet record can hold: libpcap reads it, we stop */
     ORACLE_FINE_TIME,      /* libpcap overflows 64 bits with resolutions of 2^-35 s and finer */
+    ORACLE_UNSIGNED_TIME,  /* classic pcap after 2038: libpcap takes the seconds for signed */
     ORACLE_WILD_TIME, /* beyond 64 bits of nanoseconds: ours stays at the end, libpcap's has seconds
                        */
     ORACLE_DIFFERENT, /* anything else: a defect */

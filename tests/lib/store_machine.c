@@ -303,9 +303,11 @@ void machine_shut_down(struct machine *machine)
         if (result != 0)
             machine_fail(machine, "closing stream %u: %s", i, error_text(result));
     }
-    machine_settle(machine);
     note_frontiers(machine);
     for (uint32_t i = 0; i < machine->options.streams; i++) {
+        while (!keeper_stream_done(machine->keeper, machine->stream[i]))
+            if (!machine_step(machine))
+                simulation_advance(machine->simulation, machine->options.flush_window_ns);
         if (life(machine)->durable[i] != life(machine)->taken[i])
             machine_fail(machine, "closed in good order, and not everything is durable");
         keeper_detach_stream(machine->keeper, machine->stream[i]);
