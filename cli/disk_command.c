@@ -16,7 +16,8 @@ static int list_run(const struct invocation *invocation, struct failure *failure
         return code;
     json_t *result = NULL;
     json_t *params = json_pack("{s:s?}", "ring", ring);
-    code = session_ask(invocation, SESSION_START, "disk.list", params, &result, failure);
+    code = session_ask(invocation, SESSION_START | SESSION_RINGS, "disk.list", params, &result,
+                       failure);
     if (code != 0)
         return code;
     const json_t *disks = answer_array(result, "disks");

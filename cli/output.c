@@ -45,9 +45,9 @@ bool output_is_json(void)
     return settings.json;
 }
 
-bool output_is_quiet(void)
+bool output_is_verbose(void)
 {
-    return settings.quiet;
+    return settings.verbose;
 }
 
 bool output_is_drawn(void)

@@ -18,7 +18,8 @@
 /* How to speak, for the whole process. */
 void output_setup(bool json, bool quiet, bool verbose);
 bool output_is_json(void);
-bool output_is_quiet(void);
+
+bool output_is_verbose(void);
 
 /* Is standard error a terminal on which progress may be drawn? Not with --quiet or --json. */
 bool output_is_drawn(void);

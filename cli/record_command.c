@@ -2,9 +2,9 @@
  * record_command.c - recording in the foreground, until ^C or for a while; and in the background of
  * a recorder that runs anyway.
  *
- * In the foreground the recording lives as long as our connection. ^C asks for its end on a second
- * connection (record.stop), and the final account comes on the first. A second ^C hangs up, which
- * ends the recording too, but leaves nobody to hear the account.
+ * In the foreground the recording lives as long as our connection. ^C asks for its end
+ * (record.stop) and waits for the final account. A second ^C hangs up, which ends the recording
+ * too, but leaves nobody to hear the account.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -105,8 +105,7 @@ static void recording_progress(const json_t *progress, void *context)
 static int recording_end(struct recording *recording)
 {
     recording->stopping = true;
-    return session_side_send(recording->session, "record.stop",
-                             json_pack("{s:s}", "ring", recording->ring), NULL);
+    return session_add(recording->session, "record.stop");
 }
 
 static int recording_tick(void *context)
@@ -122,7 +121,7 @@ static int recording_tick(void *context)
 static int recording_interrupted(unsigned count, void *context)
 {
     struct recording *recording = context;
-    if (count > 1 || (recording->stopping && count > 0 && recording->end_ns == 0))
+    if (count > 1)
         return ERR_INTERRUPTED;
     return recording->stopping ? 0 : recording_end(recording);
 }
@@ -317,6 +316,8 @@ static int record_run(const struct invocation *invocation, struct failure *failu
     int code = text_check_ring_name(invocation->operand[0], failure);
     if (code != 0)
         return code;
+    if (options_given(invocation, "outgoing") && options_given(invocation, "no-outgoing"))
+        return fail(failure, ERR_INVALID, "--outgoing and --no-outgoing exclude one another");
     bool stop = options_given(invocation, "stop");
     bool detach = options_given(invocation, "detach");
     if (stop && (invocation->values > 1))
@@ -346,7 +347,8 @@ static const struct option_row options[] = {
     {"snapshot-length", 's', false, "BYTES", "keep at most so much of each packet (default: all)"},
     {"buffer", 'B', false, "SIZE", "the kernel's buffer for each interface (default 32M)"},
     {"no-promiscuous", 'p', false, NULL, "only what is addressed to this machine"},
-    {"outgoing", 0, false, NULL, "also what this machine sends"},
+    {"outgoing", 0, false, NULL, "also what this machine sends: the default"},
+    {"no-outgoing", 0, false, NULL, "not what this machine sends (the backend packet can tell)"},
     {"for", 0, false, "DURATION", "end after a while: 30s, 5m, 2h, 1d"},
     {"detach", 0, false, NULL, "return at once; the running recorder goes on"},
     {"stop", 0, false, NULL, "end a recording"},

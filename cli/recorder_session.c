@@ -27,6 +27,8 @@
 #define RECORDER "tapeloopd"
 #define OPEN_PATIENCE_NS INT64_C(15000000000) /* for a recorder that is just starting or ending */
 #define OPEN_PAUSE_MS 50
+#define RINGS_PATIENCE_NS INT64_C(5000000000)
+#define RINGS_PAUSE_MS 20
 #define TICK_MS 100
 #define PATIENCE_NOTE_NS INT64_C(3000000000)
 #define SENTENCE_SIZE 512
@@ -64,7 +66,7 @@ static void recorder_find(char path[PATH_MAX])
 }
 
 /* In the child. Does not return. */
-static void recorder_become(const char *path, const char *state, int fd)
+static void recorder_become(const char *path, const char *state, int fd, int words_fd)
 {
     interrupt_reset();
     setpgid(0, 0); /* ^C is for the command; the recorder learns from the session what to do */
@@ -73,6 +75,7 @@ static void recorder_become(const char *path, const char *state, int fd)
         dup2(null_fd, STDIN_FILENO);
         dup2(null_fd, STDOUT_FILENO);
     }
+    dup2(words_fd, STDERR_FILENO);
     char number[16];
     snprintf(number, sizeof number, "%d", fd);
     /* Descriptors that the command inherited from its caller are none of the recorder's business.
@@ -88,6 +91,54 @@ static void recorder_become(const char *path, const char *state, int fd)
     dprintf(fd, "not_found: cannot start the recorder, %s: %s\n", path[0] ? path : RECORDER,
             strerror(errno));
     _exit(127);
+}
+
+/* One line of the recorder's standard error, without its end. */
+static void word_show(const char *line)
+{
+    static const char name[] = RECORDER ": ";
+    bool own = strncmp(line, name, sizeof name - 1) == 0; /* else something below it: a sanitizer */
+    const char *text = own ? line + sizeof name - 1 : line;
+    bool error = strncmp(text, "error: ", 7) == 0;
+    bool warning = strncmp(text, "warning: ", 9) == 0;
+    if (!output_is_verbose() && own && !error && !warning)
+        return;
+    if (own && warning)
+        output_note("tapeloop: %s", text); /* not with --quiet or --json */
+    else if (!output_is_json() || !own)
+        output_error("%s", text);
+}
+
+/* Takes what the recorder has said so far. A line that is too long is shown in pieces. */
+static void words_take(struct session *session)
+{
+    while (session->words_fd >= 0) {
+        char *words = session->words;
+        size_t used = session->word_bytes;
+        ssize_t got = read(session->words_fd, words + used, sizeof session->words - 1 - used);
+        if (got < 0 && (errno == EAGAIN || errno == EINTR))
+            return;
+        if (got <= 0) {
+            close(session->words_fd);
+            session->words_fd = -1;
+        }
+        used += got > 0 ? (size_t)got : 0;
+        char *begin = words;
+        char *end;
+        while ((end = memchr(begin, '\n', (size_t)(words + used - begin)))) {
+            *end = '\0';
+            word_show(begin);
+            begin = end + 1;
+        }
+        used -= (size_t)(begin - words);
+        memmove(words, begin, used);
+        if (used > 0 && (got <= 0 || used == sizeof session->words - 1)) {
+            words[used] = '\0';
+            word_show(words);
+            used = 0;
+        }
+        session->word_bytes = (uint32_t)used;
+    }
 }
 
 /* "ready", or "CODE: SENTENCE" */
@@ -110,15 +161,18 @@ static int sentence_judge(char *text, struct failure *failure)
 }
 
 /* Waits for the recorder's first line. */
-static int recorder_await(int fd, struct failure *failure)
+static int recorder_await(struct session *session, struct failure *failure)
 {
+    int fd = session->life_fd;
     char text[SENTENCE_SIZE] = "";
     size_t used = 0;
     while (!memchr(text, '\n', used) && used + 1 < sizeof text) {
-        struct pollfd wanted[2] = {{.fd = fd, .events = POLLIN},
-                                   {.fd = interrupt_fd(), .events = POLLIN}};
-        if (poll(wanted, 2, -1) < 0 && errno != EINTR)
+        struct pollfd wanted[3] = {{.fd = fd, .events = POLLIN},
+                                   {.fd = interrupt_fd(), .events = POLLIN},
+                                   {.fd = session->words_fd, .events = POLLIN}};
+        if (poll(wanted, 3, -1) < 0 && errno != EINTR)
             return fail_errno(failure, errno, "cannot wait for the recorder");
+        words_take(session);
         if (interrupt_count() > 0)
             return fail(failure, ERR_INTERRUPTED, "interrupted");
         ssize_t got = recv(fd, text + used, sizeof text - 1 - used, MSG_DONTWAIT);
@@ -144,6 +198,7 @@ static int recorder_reap(struct session *session)
     for (int ms = 1;; ms = ms < 50 ? 2 * ms : ms) {
         int status = 0;
         pid_t pid = waitpid(session->recorder, &status, WNOHANG);
+        words_take(session);
         if (pid == session->recorder || (pid < 0 && errno != EINTR)) {
             session->recorder = 0;
             return pid < 0 ? 0 : status;
@@ -165,23 +220,33 @@ static int recorder_start(struct session *session, struct failure *failure)
     char path[PATH_MAX];
     recorder_find(path);
     int pair[2];
+    int words[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return fail_errno(failure, errno, "cannot start the recorder");
-    fflush(stdout);
-    fflush(stderr);
-    pid_t pid = fork();
-    if (pid < 0) {
+    if (pipe2(words, O_CLOEXEC) != 0) {
         int number = errno;
         close(pair[0]);
         close(pair[1]);
         return fail_errno(failure, number, "cannot start the recorder");
     }
+    fflush(stdout);
+    fflush(stderr);
+    pid_t pid = fork();
+    int number = errno;
     if (pid == 0)
-        recorder_become(path, session->state, pair[1]);
+        recorder_become(path, session->state, pair[1], words[1]);
     close(pair[1]);
+    close(words[1]);
+    if (pid < 0) {
+        close(pair[0]);
+        close(words[0]);
+        return fail_errno(failure, number, "cannot start the recorder");
+    }
     session->recorder = pid;
     session->life_fd = pair[0];
-    int code = recorder_await(pair[0], failure);
+    session->words_fd = words[0];
+    fcntl(words[0], F_SETFL, O_NONBLOCK);
+    int code = recorder_await(session, failure);
     if (code != 0)
         recorder_reap(session);
     return code;
@@ -270,29 +335,7 @@ static int receive_failed(struct session *session, int code, struct failure *fai
     return fail(failure, code, "no answer from the recorder: %s", error_text(code));
 }
 
-/* The other connection said something: only an error matters, and ends the wait. */
-static int side_receive(struct session *session, struct failure *failure)
-{
-    json_t *message = NULL;
-    int code = control_receive(&session->side, &message, 0);
-    if (code == ERR_TIMEOUT)
-        return 0;
-    if (code == 0) {
-        const json_t *bad = json_object_get(message, "error");
-        const char *name = json_string_value(json_object_get(bad, "code"));
-        const char *text = json_string_value(json_object_get(bad, "message"));
-        if (bad)
-            code = fail(failure, name ? error_from_name(name) : ERR_PROTOCOL, "%s",
-                        text ? text : "the recorder cannot do that");
-        json_decref(message);
-    } else {
-        code = 0; /* it hung up there: what matters is what the first connection says */
-    }
-    control_close(&session->side);
-    return code;
-}
-
-/* Waits for the next message on the main connection, seeing to everything else in the meantime. */
+/* Waits for the next message, seeing to everything else in the meantime. */
 static int message_await(struct session *session, const struct session_job *job, unsigned *signals,
                          json_t **message, struct failure *failure)
 {
@@ -305,12 +348,13 @@ static int message_await(struct session *session, const struct session_job *job,
         struct pollfd wanted[4] = {
             {.fd = session->connection.fd, .events = POLLIN},
             {.fd = interrupt_fd(), .events = POLLIN},
-            {.fd = session->side.fd, .events = POLLIN},
             {.fd = job->watched_fd, .events = 0},
+            {.fd = session->words_fd, .events = POLLIN},
         };
         int ready = poll(wanted, 4, job->tick ? TICK_MS : -1);
         if (ready < 0 && errno != EINTR)
             return fail_errno(failure, errno, "cannot wait for the recorder");
+        words_take(session);
         interrupt_drain();
         while (*signals < interrupt_count()) {
             ++*signals;
@@ -318,12 +362,7 @@ static int message_await(struct session *session, const struct session_job *job,
             if (code != 0)
                 return fail(failure, code, "%s", error_text(code));
         }
-        if (ready > 0 && wanted[2].revents != 0) {
-            code = side_receive(session, failure);
-            if (code != 0)
-                return code;
-        }
-        if (ready > 0 && (wanted[3].revents & (POLLERR | POLLHUP)))
+        if (ready > 0 && (wanted[2].revents & (POLLERR | POLLHUP)))
             return fail(failure, ERR_CLOSED, "%s", error_text(ERR_CLOSED));
         if (job->tick) {
             code = job->tick(job->context);
@@ -381,7 +420,6 @@ int session_call(struct session *session, const struct session_job *job, json_t 
         if (code != 0)
             fail(failure, code, "%s", error_text(code));
     }
-    control_close(&session->side);
     /* Whatever was asked is not wanted any more, and what may still come fits no other request. */
     if (code != 0 && !remote)
         call_give_up(session, code);
@@ -395,18 +433,6 @@ int session_call(struct session *session, const struct session_job *job, json_t 
 int session_add(struct session *session, const char *method)
 {
     return message_send(&session->connection, session->last_id, method, NULL, NULL, 0, NULL);
-}
-
-int session_side_send(struct session *session, const char *method, json_t *params,
-                      struct failure *failure)
-{
-    control_close(&session->side);
-    int code = control_connect(&session->side, session->state, failure);
-    if (code != 0) {
-        json_decref(params);
-        return code;
-    }
-    return message_send(&session->side, 1, method, params, NULL, 0, failure);
 }
 
 int session_peek(struct session *session, const char *method, json_t *params, int timeout_ms,
@@ -471,12 +497,36 @@ static int recorder_greet(struct session *session, struct failure *failure)
     return code;
 }
 
+/* A recorder that has just been started looks at its disks first, and knows little until it has. */
+static int rings_await(struct session *session, struct failure *failure)
+{
+    int64_t deadline_ns = output_clock_ns() + RINGS_PATIENCE_NS;
+    for (;;) {
+        struct session_job job = {.method = "ring.list", .watched_fd = -1};
+        json_t *result = NULL;
+        int code = session_call(session, &job, NULL, &result, failure);
+        bool starting = false;
+        size_t i;
+        json_t *ring;
+        json_array_foreach(json_object_get(result, "rings"), i, ring)
+        {
+            const char *state = json_string_value(json_object_get(ring, "state"));
+            starting = starting || (state && strcmp(state, "starting") == 0);
+        }
+        json_decref(result);
+        if (code != 0 || !starting || output_clock_ns() > deadline_ns)
+            return code;
+        code = pause_ms(RINGS_PAUSE_MS);
+        if (code != 0)
+            return fail(failure, code, "%s", error_text(code));
+    }
+}
+
 int session_open(struct session *session, const char *state, unsigned flags,
                  struct failure *failure)
 {
-    *session = (struct session){.life_fd = -1};
+    *session = (struct session){.life_fd = -1, .words_fd = -1};
     control_open(&session->connection, -1, CONTROL_ANSWER_BYTES_MAX);
-    control_open(&session->side, -1, CONTROL_ANSWER_BYTES_MAX);
     session->state = paths_absolute(state, failure);
     if (!session->state)
         return failure->code;
@@ -484,6 +534,8 @@ int session_open(struct session *session, const char *state, unsigned flags,
     int64_t deadline_ns = output_clock_ns() + OPEN_PATIENCE_NS;
     while (code == 0) {
         code = recorder_greet(session, failure);
+        if (code == 0 && session->recorder > 0 && (flags & SESSION_RINGS))
+            code = rings_await(session, failure);
         if (code == 0)
             return 0;
         bool nobody = code == ERR_NOT_FOUND;
@@ -510,7 +562,6 @@ int session_open(struct session *session, const char *state, unsigned flags,
 
 int session_close(struct session *session, int code, struct failure *failure)
 {
-    control_close(&session->side);
     control_close(&session->connection);
     json_decref(session->hello);
     session->hello = NULL;

@@ -10,6 +10,9 @@
  * command is done or because it was killed, the recorder finishes what it holds and ends;
  * session_close() waits for that, so that its locks are free when the next command starts.
  *
+ * What a recorder of our own says on its standard error comes to us: its warnings and errors become
+ * the command's, the rest is shown with --verbose only.
+ *
  * Two commands may find nobody and start a recorder each: the second recorder finds the state
  * directory taken, and its command connects to the first. In the same way a recorder that is just
  * ending is waited for.
@@ -28,18 +31,22 @@
 
 enum session_flags {
     SESSION_START = 1, /* start a recorder where none runs */
+    SESSION_RINGS =
+        4, /* and wait, some seconds, until its rings are up: for those who look at them */
     SESSION_MAKE_STATE =
         2, /* and make the state directory where it is missing: without this, nothing is made */
 };
 
 struct session {
     struct control_connection connection;
-    struct control_connection side; /* a second one, for session_side_send(); fd -1: none */
-    char *state;                    /* absolute */
+    char *state; /* absolute */
     json_int_t last_id;
     json_t *hello;  /* the recorder's answer to hello */
     pid_t recorder; /* the one that we started, or 0 */
     int life_fd;    /* of it; -1 */
+    int words_fd;   /* its standard error; -1 */
+    uint32_t word_bytes;
+    char words[1024]; /* a line of it, as far as it has come */
 };
 
 /* One request that may take long. */
@@ -72,13 +79,8 @@ int session_open(struct session *session, const char *state, unsigned flags,
 int session_call(struct session *session, const struct session_job *job, json_t *params,
                  json_t **result, struct failure *failure);
 
-/* During a call: another message about it, with its id ("extract.finish"). */
+/* During a call: another message about it, with its id ("extract.finish", "record.stop"). */
 int session_add(struct session *session, const char *method);
-
-/* During a call: a request on a connection of its own, whose answer ends the call only if it is an
- * error. */
-int session_side_send(struct session *session, const char *method, json_t *params,
-                      struct failure *failure);
 
 /*
  * A quick question on a connection of its own while a call is under way. *result as in

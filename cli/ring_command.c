@@ -130,7 +130,8 @@ const struct command ring_create_command = {
 static int list_run(const struct invocation *invocation, struct failure *failure)
 {
     json_t *result = NULL;
-    int code = session_ask(invocation, SESSION_START, "ring.list", NULL, &result, failure);
+    int code =
+        session_ask(invocation, SESSION_START | SESSION_RINGS, "ring.list", NULL, &result, failure);
     if (code != 0)
         return code;
     if (json_array_size(json_object_get(result, "rings")) == 0)
@@ -180,7 +181,8 @@ static int show_run(const struct invocation *invocation, struct failure *failure
         json_decref(params);
         return code;
     }
-    code = session_ask(invocation, SESSION_START, "ring.show", params, &result, failure);
+    code = session_ask(invocation, SESSION_START | SESSION_RINGS, "ring.show", params, &result,
+                       failure);
     if (code != 0)
         return code;
     if (output_is_json())

@@ -74,7 +74,7 @@ static void status_ring_print(const json_t *row, const json_t *disks)
     if (!ring)
         ring = row;
     view_ring(ring);
-    if (json_is_number(json_object_get(row, "reach_back_s")))
+    if (answer_number(row, "reach_back_s") > 0)
         printf("  %-14s %s\n", "reaches back", output_duration(answer_number(row, "reach_back_s")));
     writing_print(row);
     errors_print(row);
@@ -179,7 +179,7 @@ static int status_run(const struct invocation *invocation, struct failure *failu
     if (code != 0)
         return code;
     struct session session;
-    code = session_open(&session, invocation->state, SESSION_START, failure);
+    code = session_open(&session, invocation->state, SESSION_START | SESSION_RINGS, failure);
     if (code != 0)
         return code;
     if (options_given(invocation, "watch"))

@@ -56,7 +56,7 @@ _tapeloop() {
     'ring delete') options="--wipe" ;;
     'ring adopt') options="--disk --name" ;;
     record)
-        options="--interface --backend --snapshot-length --buffer --no-promiscuous --outgoing --for
+        options="--interface --backend --snapshot-length --buffer --no-promiscuous --outgoing --no-outgoing --for
             --detach --stop"
         ;;
     extract) options="--from --to --write --format --follow --packets-max --bytes-max" ;;

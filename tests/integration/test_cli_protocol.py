@@ -101,6 +101,7 @@ class Words(World):
             (["record", "dmz", "-i", "eth0", "--buffer", "8G"], "4 GiB"),
             (["record", "dmz", "-i", "eth0", "--detach", "--for", "5s"], "exclude"),
             (["record", "dmz", "-i", "eth0", "--stop"], "--stop"),
+            (["record", "dmz", "-i", "eth0", "--outgoing", "--no-outgoing"], "exclude"),
             (["import", "dmz"], "FILE"),
             (["import", "dmz", "-", "-"], "once only"),
             (["history", "dmz", "--from", "now", "--to", "-1h"], "not before"),
@@ -357,34 +358,31 @@ class Questions(World):
 class Records(World):
     PROGRESS = {"account": account(seen=10, stored=10), "interfaces": [], "bytes_per_s": 1000}
 
-    def recording(self, final, **others):
-        """A recorder whose record.start ends with record.stop on another connection."""
-        stopped = threading.Event()
+    def recording(self, final):
+        """A recorder whose record.start ends with record.stop on the same connection."""
         begun = threading.Event()
 
         def start(connection, request):
-            while not stopped.is_set():
+            while not select.select([connection.socket], [], [], 0.05)[0]:
                 connection.progress(request, self.PROGRESS)
                 begun.set()
-                stopped.wait(0.05)
-            connection.result(request, {"account": final})
+            stop = connection.receive()
+            fake.requests.append(stop)
+            if stop["id"] == request["id"]:
+                connection.result(request, {"account": final})
 
-        def stop(connection, request):
-            stopped.set()
-            connection.result(request, {"account": final})
-
-        fake = self.fake(record_start=start, record_stop=stop, **others)
+        fake = self.fake(record_start=start)
         fake.begun = begun
         return fake
 
     def test_for_a_while(self):
         fake = self.recording(account(seen=12, stored=12))
         done = self.run_command("record", "dmz", "-i", "eth0", "-ieth1", "--for", "200ms", "-s", "128", "--buffer",
-                                "1M", "-p", "--outgoing", "--backend", "packet", status=0)
+                                "1M", "-p", "--no-outgoing", "--backend", "packet", status=0)
         self.assertEqual(fake.asked("record.start")[0]["params"], {
             "ring": "dmz", "interfaces": ["eth0", "eth1"], "backend": "packet", "snapshot_bytes": 128,
-            "buffer_bytes": 1 << 20, "promiscuous": False, "outgoing": True, "attach": True})
-        self.assertEqual(fake.asked("record.stop")[0]["params"], {"ring": "dmz"})
+            "buffer_bytes": 1 << 20, "promiscuous": False, "outgoing": False, "attach": True})
+        self.assertEqual(fake.asked("record.stop")[0]["params"], {})
         self.assertRegex(done.out, r"seen +12 ")
         self.assertRegex(done.out, r"stored +12 ")
         self.assertRegex(done.out, r"sum +12  every packet is accounted for")
@@ -406,31 +404,23 @@ class Records(World):
 
     def test_second_interrupt_gives_up(self):
         begun = threading.Event()
+        asked = threading.Event()
 
         def start(connection, request):
             connection.progress(request, self.PROGRESS)
             begun.set()
             connection.receive()
+            asked.set()
+            connection.receive()  # never answered
 
-        fake = self.fake(record_start=start, record_stop=lambda connection, request: connection.receive())
+        self.fake(record_start=start)
         process = self.start("record", "dmz", "-i", "eth0")
         begun.wait()
         process.send_signal(signal.SIGTERM)
-        while not fake.asked("record.stop"):
-            time.sleep(0.01)
+        asked.wait()
         process.send_signal(signal.SIGTERM)
-        self.assertEqual(process.wait(), 1)
         process.communicate()
-
-    def test_a_refused_stop_ends_the_wait(self):
-        def start(connection, request):
-            connection.progress(request, self.PROGRESS)
-            connection.receive()
-
-        self.fake(record_start=start,
-                  record_stop=lambda connection, request: connection.error(request, "not_found", "no recording"))
-        done = self.run_command("record", "dmz", "-i", "eth0", "--for", "50ms", status=1)
-        self.assertIn("no recording", done.err)
+        self.assertEqual(process.returncode, 1)
 
     def test_refused_start(self):
         self.fake(record_start=lambda connection, request: connection.error(request, "not_found", "interface nope0"))
@@ -827,6 +817,34 @@ open(LOG, "a").write("ended\\n")
     def test_a_bad_end_after_a_good_answer_is_a_failure(self):
         self.recorder(self.SERVE + "sys.exit(3)")
         self.assertIn("status 3", self.run_command("ring", "list", status=1).err)
+
+    def test_its_warnings_are_shown_and_its_news_are_not(self):
+        self.recorder("""
+sys.stderr.write("tapeloopd: started\\ntapeloopd: warning: ring dmz: drops\\x1b\\ntapeloopd: error: disk 1\\n")
+sys.stderr.write("something below it\\n" + "x" * 3000)
+sys.stderr.flush()
+""" + self.SERVE)
+        shown = self.run_command("ring", "list", status=0).err
+        self.assertIn("tapeloop: warning: ring dmz: drops\\x1b\n", shown)
+        self.assertIn("tapeloop: error: disk 1\n", shown)
+        self.assertIn("tapeloop: something below it\n", shown)
+        self.assertEqual(shown.count("x" * 500), 5)
+        self.assertNotIn("started", shown)
+        self.assertIn("tapeloop: started\n", self.run_command("ring", "list", "--verbose", status=0).err)
+        self.assertNotIn("warning", self.run_command("ring", "list", "--quiet", status=0).err)
+
+    def test_rings_that_are_coming_up_are_waited_for(self):
+        self.recorder("""
+count = []
+def answer(connection, request):
+    count.append(1)
+    state = "starting" if len(count) < 4 else "idle"
+    connection.result(request, {"rings": [{"name": "dmz", "state": state}]})
+fake = FakeRecorder(state, {"ring.list": answer})
+life.sendall(b"ready\\n")
+life.recv(1)
+""")
+        self.assertRegex(self.run_command("ring", "list", status=0).out, r"dmz +idle")
 
     def test_one_that_is_just_ending_is_waited_for(self):
         tries = self.path("tries")
