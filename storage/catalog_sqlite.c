@@ -36,11 +36,12 @@
 #include "catalog_sql.h"
 #include "database.h"
 
-#define BATCH_CHANGES_DUE 1000u  /* waiting changes that start a batch at once */
-#define BATCH_CHANGES_MAX 32768u /* of a backlog: a rebuild posts faster than this thread writes \
-                                  */
-#define BATCH_WAIT_MS 1000       /* fewer changes wait this long for others */
-#define BATCH_APPLY_MS 500       /* a transaction takes no more changes after this */
+#define BATCH_CHANGES_DUE 1000u /* waiting changes that start a batch at once */
+#define BATCH_CHANGES_MAX                                                                  \
+    32768u                 /* of a backlog: a rebuild posts faster than this thread writes \
+                            */
+#define BATCH_WAIT_MS 1000 /* fewer changes wait this long for others */
+#define BATCH_APPLY_MS 500 /* a transaction takes no more changes after this */
 #define RETRY_MS_MIN 100
 #define RETRY_MS_MAX 30000
 #define IO_ERRORS_MAX 5       /* in a row, before the file is given up */
@@ -703,17 +704,6 @@ static int open_files(struct catalog_sqlite *sqlite, bool *fresh, struct failure
     return code == 0 ? begin_anew(sqlite, failure) : code;
 }
 
-/* The catalog lost what it knew: whoever can must post everything anew. */
-static void lose_all(struct catalog_sqlite *sqlite)
-{
-    struct catalog *head = &sqlite->head;
-    pthread_mutex_lock(&head->lock);
-    head->dropped++;
-    head->incomplete = true;
-    head->renewing = head->dropped;
-    pthread_mutex_unlock(&head->lock);
-}
-
 /*
  * Opens the files again after a failure; `damaged`: moves the present ones aside first, whatever
  * they look like. Write thread.
@@ -730,12 +720,16 @@ static int reopen(struct catalog_sqlite *sqlite, bool damaged)
         code = database_move_aside(sqlite->path, &catalog_kind, NULL);
     if (code == 0)
         code = open_files(sqlite, &fresh, NULL);
-    pthread_mutex_unlock(&sqlite->read_lock);
     if (damaged || fresh) {
-        lose_all(sqlite);
+        /* Stale before the first query can see how empty it is. Even a new posting under way has
+         * lost its beginning. */
+        pthread_mutex_lock(&sqlite->head.lock);
+        sqlite->head.dropped++;
+        pthread_mutex_unlock(&sqlite->head.lock);
         sqlite->young = true;
         sqlite->io_errors = 0;
     }
+    pthread_mutex_unlock(&sqlite->read_lock);
     return code;
 }
 
@@ -768,29 +762,31 @@ static int attempt(struct catalog_sqlite *sqlite, struct batch *batch, bool dama
     return code;
 }
 
-/* Waits until there is something to do. Returns false when the thread is to end. Under the lock. */
-static bool wait_for_work(struct catalog_sqlite *sqlite, uint64_t *barriers)
+/*
+ * Waits until there is something to do; `retry`: there has been since the last attempt failed.
+ * Returns false when the thread is to end. Under the lock.
+ */
+static bool wait_for_work(struct catalog_sqlite *sqlite, uint64_t *barriers, bool retry)
 {
     struct catalog *head = &sqlite->head;
     while (head->queue.count == 0 && !sqlite->stopping && !sqlite->damaged)
         pthread_cond_wait(&sqlite->wake, &head->lock);
     struct timespec deadline = time_after_ms(BATCH_WAIT_MS);
     int timed_out = 0;
-    while (head->queue.count > 0 && head->queue.count < BATCH_CHANGES_DUE && !sqlite->stopping &&
-           !sqlite->damaged && sqlite->barriers == *barriers && timed_out == 0)
+    while (!retry && head->queue.count > 0 && head->queue.count < BATCH_CHANGES_DUE &&
+           !sqlite->stopping && !sqlite->damaged && sqlite->barriers == *barriers && timed_out == 0)
         timed_out = pthread_cond_timedwait(&sqlite->wake, &head->lock, &deadline);
     *barriers = sqlite->barriers;
     return head->queue.count > 0 || sqlite->damaged || !sqlite->stopping;
 }
 
 /* After a failure: until the pause is over, or somebody asks. Under the lock. */
-static void wait_to_retry(struct catalog_sqlite *sqlite, uint64_t *barriers, int64_t pause_ms)
+static void wait_to_retry(struct catalog_sqlite *sqlite, uint64_t barriers, int64_t pause_ms)
 {
     struct timespec deadline = time_after_ms(pause_ms);
     int timed_out = 0;
-    while (!sqlite->stopping && sqlite->barriers == *barriers && timed_out == 0)
+    while (!sqlite->stopping && sqlite->barriers == barriers && timed_out == 0)
         timed_out = pthread_cond_timedwait(&sqlite->wake, &sqlite->head.lock, &deadline);
-    *barriers = sqlite->barriers;
 }
 
 static void *write_thread(void *context)
@@ -799,14 +795,14 @@ static void *write_thread(void *context)
     struct catalog *head = &sqlite->head;
     uint64_t barriers = 0;
     int64_t pause_ms = RETRY_MS_MIN;
+    bool retry = false;
     bool damaged = false; /* move the files aside at the next attempt */
     pthread_mutex_lock(&head->lock);
-    while (wait_for_work(sqlite, &barriers)) {
+    while (wait_for_work(sqlite, &barriers, retry)) {
         struct batch batch = {.changes = head->queue.count, .dropped = head->dropped};
         if (batch.changes > BATCH_CHANGES_MAX)
             batch.changes = BATCH_CHANGES_MAX;
         damaged |= sqlite->damaged;
-        sqlite->damaged = false;
         bool last = sqlite->stopping;
         pthread_mutex_unlock(&head->lock);
 
@@ -823,9 +819,11 @@ static void *write_thread(void *context)
             sqlite->committed += batch.changes;
             head->dropped += poisoned;
         }
+        sqlite->damaged = false;
         sqlite->error = code;
         sqlite->failures += code != 0;
         pthread_cond_broadcast(&sqlite->tried);
+        retry = code != 0;
         if (code == 0) {
             pause_ms = RETRY_MS_MIN;
             continue;
@@ -834,7 +832,7 @@ static void *write_thread(void *context)
             break;
         if (damaged && !young)
             continue; /* begin anew at once */
-        wait_to_retry(sqlite, &barriers, pause_ms);
+        wait_to_retry(sqlite, barriers, pause_ms);
         pause_ms = pause_ms * 2 < RETRY_MS_MAX ? pause_ms * 2 : RETRY_MS_MAX;
     }
     pthread_mutex_unlock(&head->lock);
@@ -859,9 +857,9 @@ static int sqlite_barrier(struct catalog *head)
     uint64_t failures = sqlite->failures;
     sqlite->barriers++;
     pthread_cond_signal(&sqlite->wake);
-    while (sqlite->committed < target && sqlite->failures == failures)
+    while ((sqlite->committed < target || sqlite->damaged) && sqlite->failures == failures)
         pthread_cond_wait(&sqlite->tried, &head->lock);
-    int code = sqlite->committed < target ? sqlite->error : 0;
+    int code = sqlite->failures != failures ? sqlite->error : 0;
     pthread_mutex_unlock(&head->lock);
     return code;
 }
@@ -919,6 +917,8 @@ static int query_leave(struct query *query, int result)
         run(sqlite->read[READ_COMMIT]);
     if (code == ERR_CORRUPT) {
         pthread_mutex_lock(&sqlite->head.lock);
+        sqlite->head.dropped +=
+            !sqlite->damaged; /* stale from now on, though the file is still there */
         sqlite->damaged = true;
         pthread_cond_signal(&sqlite->wake);
         pthread_mutex_unlock(&sqlite->head.lock);
