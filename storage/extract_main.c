@@ -56,10 +56,10 @@ int main(void)
         struct worker_done done = {.result = failure.code};
         memcpy(done.text, failure.text, sizeof done.text - 1);
         (void)worker_offer(WORKER_SOCKET, WORKER_DONE, &done, sizeof done);
-        return 1;
+        _exit(1);
     }
     if (extraction_open(WORKER_SOCKET, &extraction) != 0)
-        return 0; /* it has said why */
+        _exit(0); /* it has said why */
     if (start_watch(&failure) != 0 || confinement_finish(&failure) != 0)
         extraction_fail(extraction, &failure);
     else

@@ -531,7 +531,7 @@ static void test_errors(void **state)
     static const char *const wrong[] = {"tcp port",
                                         "((",
                                         "foo",
-                                        "host 300.1.1.1",
+                                        "host 1.2.3.4/99",
                                         "port 99999",
                                         "ip[",
                                         "tcp and and udp",
