@@ -40,6 +40,8 @@ int pool_open(uint64_t bytes, struct pool **result)
     pool->area = mmap(NULL, count * FRAME_BYTES_USUAL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pool->area == MAP_FAILED)
         goto no_area;
+    /* Registering pins every page: a few hundred large ones take a tenth of the time, where the kernel has them. */
+    (void)madvise(pool->area, count * FRAME_BYTES_USUAL, MADV_HUGEPAGE);
     pool->buffer = calloc(count, sizeof *pool->buffer);
     if (!pool->buffer)
         goto no_buffers;

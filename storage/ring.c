@@ -34,6 +34,7 @@ struct ring {
     struct stream *stream[STREAMS_MAX];
     uint32_t streams;
     uint32_t next_stream;
+    bool registered;
 };
 
 static uint64_t monotonic_ns(void *context)
@@ -225,11 +226,6 @@ static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uin
     int result = keeper_new(&options, &ring->keeper);
     for (uint32_t i = 0; i < ring->members && result == 0; i++) {
         result = keeper_add_disk(ring->keeper, ring->member[i].disk, &ring->member[i].identity, disk[i].belief, NULL);
-        uint32_t count;
-        uint8_t *area = pool_area(ring->pool, &count);
-        struct disk *io = ring->member[i].disk;
-        if (result == 0 && io->ops->register_buffers)
-            (void)io->ops->register_buffers(io, area, FRAME_BYTES_USUAL, count); /* without it requests are only slower */
     }
     if (result != 0)
         return fail(failure, result, "ring %s: %s", ring->options.name, error_text(result));
@@ -324,9 +320,26 @@ void ring_close(struct ring **slot)
 
 /* ---- streams ------------------------------------------------------------------------------------- */
 
+/*
+ * Registered memory is pinned, all of it: a ring that nobody records into does without. A disk that cannot register
+ * them writes from them all the same, only slower.
+ */
+static void register_buffers(struct ring *ring)
+{
+    uint32_t count;
+    uint8_t *area = pool_area(ring->pool, &count);
+    for (uint32_t i = 0; i < ring->members && !ring->registered; i++) {
+        struct disk *disk = ring->member[i].disk;
+        if (disk->ops->register_buffers)
+            (void)disk->ops->register_buffers(disk, area, FRAME_BYTES_USUAL, count);
+    }
+    ring->registered = true;
+}
+
 int ring_stream_open(struct ring *ring, const struct stream_options *options, struct stream **stream)
 {
     pthread_mutex_lock(&ring->lock);
+    register_buffers(ring);
     int result = ring->streams < STREAMS_MAX
                      ? stream_open(ring->keeper, ring->next_stream, options, stream)
                      : ERR_TOO_LARGE;

@@ -26,7 +26,8 @@ def packets(data):
 def _pcap(data, order, unit):
     if len(data) < 24:
         return [], "cut header"
-    link_type = struct.unpack_from(order + "I", data, 20)[0] & 0xffff
+    snapshot, network = struct.unpack_from(order + "II", data, 16)
+    link_type = network & 0xffff
     found, at = [], 24
     while at < len(data):
         if at + 16 > len(data):
@@ -36,7 +37,8 @@ def _pcap(data, order, unit):
             return found, "absurd record"
         if at + 16 + captured > len(data):
             return found, "cut record"
-        found.append((link_type, seconds * 10**9 + fraction * unit, original, data[at + 16:at + 16 + captured]))
+        kept = min(captured, snapshot) if 0 < snapshot < 262144 else captured  # as tcpdump: no packet is longer than that
+        found.append((link_type, seconds * 10**9 + fraction * unit, original, data[at + 16:at + 16 + kept]))
         at += 16 + captured
     return found, None
 
