@@ -32,12 +32,14 @@
 _Static_assert((int)CAPTURE_PCAPNG == WORKER_PCAPNG && (int)CAPTURE_PCAP_NS == WORKER_PCAP_NS &&
                    (int)CAPTURE_PCAP_US == WORKER_PCAP_US,
                "the job's format is the writer's");
+_Static_assert(CAPTURE_UNKNOWN == READER_UNKNOWN, "not known is the same for both");
 
 #define PROGRESS_NS 250000000ll
 #define GAPS_SENT_MAX 1000u
 #define PIPE_BYTES (1024 * 1024) /* what we ask the kernel for; it may say no */
-#define PACKETS_PER_CLOCK 4096u  /* the clock is read once in so many packets, and for every frame \
-                                  */
+#define PACKETS_PER_CLOCK                                                   \
+    4096u /* the clock is read once in so many packets, and for every frame \
+           */
 
 /* An interface of the reader, as it goes out. */
 struct exit {
@@ -453,17 +455,10 @@ static int finish_output(struct extraction *extraction)
         (void)capture_writer_interface(extraction->writer, reader_interface(extraction->reader, 0));
     for (uint32_t i = 0; i < extraction->exits; i++) {
         const struct exit *way = &extraction->exit[i];
-        struct capture_statistics statistics = {.received = CAPTURE_UNKNOWN,
-                                                .dropped = CAPTURE_UNKNOWN,
-                                                .from_ns = way->from_ns,
-                                                .to_ns = way->to_ns};
+        struct capture_statistics statistics = {.from_ns = way->from_ns, .to_ns = way->to_ns};
         if (way->number < 0)
             continue;
-        uint64_t seen, dropped;
-        if (reader_account(extraction->reader, i, &seen, &dropped)) {
-            statistics.received = seen;
-            statistics.dropped = dropped;
-        }
+        reader_account(extraction->reader, i, &statistics.received, &statistics.dropped);
         capture_writer_statistics(extraction->writer, (uint32_t)way->number, &statistics);
     }
     int result = capture_writer_finish(extraction->writer);

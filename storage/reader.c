@@ -15,6 +15,7 @@
 #include "reader.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +24,6 @@
 
 #define STASH_BYTES_MIN (4u * 1024)
 #define NOT_IN_HEAP UINT32_MAX
-#define NO_INTERFACE UINT32_MAX
 
 struct reader_stream {
     struct identity run;
@@ -62,8 +62,8 @@ struct reader_stream {
     uint32_t map[FRAME_ENTRIES_MAX]; /* from the frame's interfaces to the reader's */
     uint8_t *table;                  /* the frame's interface table that the map is for */
     uint32_t table_bytes;
-    uint32_t interface; /* the stream's only one, or NO_INTERFACE */
-    bool several;
+    uint32_t *used; /* the reader's numbers of all interfaces that it ever had */
+    uint32_t used_count;
 
     bool has_before; /* `before` is the account before the range */
     bool counted;    /* `before` and `after` are the accounts around the range */
@@ -71,11 +71,6 @@ struct reader_stream {
     struct account after;
     int64_t counted_from_ns;
     int64_t counted_to_ns;
-};
-
-struct known_interface {
-    struct interface_description description;
-    bool mixed; /* a stream counts it together with others */
 };
 
 struct reader {
@@ -91,7 +86,7 @@ struct reader {
     uint64_t stash_max;         /* bytes for all stashes */
     uint64_t segments_total;
     uint64_t segments_done;
-    struct known_interface *interface;
+    struct interface_description *interface;
     uint32_t interfaces;
 };
 
@@ -165,20 +160,34 @@ static int number_interface(struct reader *reader, const struct interface_descri
                             uint32_t *number)
 {
     for (uint32_t i = 0; i < reader->interfaces; i++) {
-        if (same_interface(&reader->interface[i].description, description)) {
+        if (same_interface(&reader->interface[i], description)) {
             *number = i;
             return 0;
         }
     }
     if ((reader->interfaces & (reader->interfaces - 1)) == 0) { /* full at every power of two */
         uint32_t room = reader->interfaces == 0 ? 1 : 2 * reader->interfaces;
-        struct known_interface *more = realloc(reader->interface, room * sizeof *more);
+        struct interface_description *more = realloc(reader->interface, room * sizeof *more);
         if (!more)
             return ERR_NO_MEMORY;
         reader->interface = more;
     }
     *number = reader->interfaces;
-    reader->interface[reader->interfaces++] = (struct known_interface){.description = *description};
+    reader->interface[reader->interfaces++] = *description;
+    return 0;
+}
+
+/* Remembers that a stream has packets of this interface. */
+static int note_used(struct reader_stream *stream, uint32_t interface)
+{
+    for (uint32_t i = 0; i < stream->used_count; i++)
+        if (stream->used[i] == interface)
+            return 0;
+    uint32_t *more = realloc(stream->used, (stream->used_count + 1) * sizeof *more);
+    if (!more)
+        return ERR_NO_MEMORY;
+    stream->used = more;
+    stream->used[stream->used_count++] = interface;
     return 0;
 }
 
@@ -203,14 +212,10 @@ static int map_interfaces(struct reader *reader, struct reader_stream *stream,
         int result = frame_interface(frame->bytes, info, i, &description);
         if (!result)
             result = number_interface(reader, &description, &stream->map[i]);
+        if (!result)
+            result = note_used(stream, stream->map[i]);
         if (result)
             return result;
-        if (stream->interface != NO_INTERFACE && stream->interface != stream->map[i]) {
-            stream->several = true;
-            reader->interface[stream->interface].mixed = reader->interface[stream->map[i]].mixed =
-                true;
-        }
-        stream->interface = stream->map[i];
     }
     memcpy(copy, table, info->interface_bytes);
     stream->table_bytes = info->interface_bytes;
@@ -226,6 +231,18 @@ static bool in_range(const struct reader *reader, int64_t first_ns, int64_t last
            (first_ns < reader->options.to_ns || reader->options.to_ns == INT64_MAX);
 }
 
+/* "eth0, eth1": a stream counts its interfaces' drops together. What is too long is cut. */
+static void name_interfaces(const struct reader *reader, const struct reader_stream *stream,
+                            char *text, size_t size)
+{
+    size_t at = 0;
+    for (uint32_t i = 0; i < stream->used_count && at + 1 < size; i++) {
+        int more = snprintf(text + at, size - at, "%s%s", i > 0 ? ", " : "",
+                            reader->interface[stream->used[i]].name);
+        at += more > 0 ? (size_t)more : 0;
+    }
+}
+
 static void tell_gap(struct reader *reader, const struct reader_stream *stream, uint32_t reason,
                      uint64_t packets, int64_t from_ns, int64_t to_ns)
 {
@@ -233,9 +250,8 @@ static void tell_gap(struct reader *reader, const struct reader_stream *stream, 
     if (!in_range(reader, low, high))
         return;
     struct worker_gap gap = {.from_ns = low, .to_ns = high, .packets = packets, .reason = reason};
-    if (reason == WORKER_GAP_DROPPED && !stream->several && stream->interface != NO_INTERFACE)
-        memcpy(gap.interface, reader->interface[stream->interface].description.name,
-               sizeof gap.interface - 1);
+    if (reason == WORKER_GAP_DROPPED)
+        name_interfaces(reader, stream, gap.interface, sizeof gap.interface);
     reader->options.gap(reader->options.context, &gap);
 }
 
@@ -669,7 +685,6 @@ static struct reader_stream *add_stream(struct reader *reader, const struct work
     stream->number = segment->stream;
     stream->order = reader->streams;
     stream->heap_at = NOT_IN_HEAP;
-    stream->interface = NO_INTERFACE;
     reader->stream[reader->streams++] = stream;
     return stream;
 }
@@ -835,22 +850,32 @@ void reader_finish(struct reader *reader, bool complete)
     }
 }
 
-bool reader_account(const struct reader *reader, uint32_t interface, uint64_t *seen,
+void reader_account(const struct reader *reader, uint32_t interface, uint64_t *seen,
                     uint64_t *drops)
 {
-    bool known = false;
-    *seen = *drops = 0;
-    if (reader->interface[interface].mixed)
-        return false;
+    uint64_t all_seen = 0, all_drops = 0;
+    bool known = false, alone = true; /* alone: in streams that have no other interface */
+    *seen = *drops = READER_UNKNOWN;
     for (uint32_t i = 0; i < reader->streams; i++) {
         const struct reader_stream *stream = reader->stream[i];
-        if (!stream->counted || stream->interface != interface)
+        bool used = false;
+        for (uint32_t j = 0; j < stream->used_count; j++)
+            used = used || stream->used[j] == interface;
+        if (!used || !stream->counted)
             continue;
-        *seen += risen(stream->before.packets[ACCOUNT_seen], stream->after.packets[ACCOUNT_seen]);
-        *drops += risen(dropped(&stream->before), dropped(&stream->after));
+        uint64_t more = risen(dropped(&stream->before), dropped(&stream->after));
+        if (stream->used_count > 1 && more > 0)
+            return;
         known = true;
+        alone = alone && stream->used_count == 1;
+        all_drops += more;
+        all_seen +=
+            risen(stream->before.packets[ACCOUNT_seen], stream->after.packets[ACCOUNT_seen]);
     }
-    return known;
+    if (known)
+        *drops = all_drops;
+    if (known && alone)
+        *seen = all_seen;
 }
 
 uint32_t reader_interfaces(const struct reader *reader)
@@ -862,7 +887,7 @@ const struct interface_description *reader_interface(const struct reader *reader
                                                      uint32_t interface)
 {
     assert(interface < reader->interfaces);
-    return &reader->interface[interface].description;
+    return &reader->interface[interface];
 }
 
 void reader_counters(const struct reader *reader, struct reader_counters *counters)
@@ -889,6 +914,7 @@ void reader_close(struct reader **out)
         free(stream->segment);
         free(stream->stash);
         free(stream->table);
+        free(stream->used);
         free(stream);
     }
     segment_readers_close(&reader->shared);

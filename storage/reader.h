@@ -78,12 +78,14 @@ uint32_t reader_interfaces(const struct reader *reader);
 const struct interface_description *reader_interface(const struct reader *reader,
                                                      uint32_t interface);
 
+#define READER_UNKNOWN UINT64_MAX
+
 /*
  * Packets that an interface saw and dropped in the range, from the accounts in the frames that
- * overlap it. False where they are not known: a stream with several interfaces counts them
- * together.
+ * overlap it. A frame's account is its stream's: where a stream has several interfaces, what each
+ * of them saw is READER_UNKNOWN, and what it dropped is known only when none dropped anything.
  */
-bool reader_account(const struct reader *reader, uint32_t interface, uint64_t *seen,
+void reader_account(const struct reader *reader, uint32_t interface, uint64_t *seen,
                     uint64_t *dropped);
 
 struct reader_counters {
