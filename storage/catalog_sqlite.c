@@ -46,6 +46,7 @@
 #define RETRY_MS_MAX 30000
 #define IO_ERRORS_MAX 5       /* in a row, before the file is given up */
 #define INTERFACES_MAX 10000u /* of a ring; the longest unseen go */
+#define INTERFACES_STEP 256   /* new ones, until that is looked at again */
 #define KEYS_MAX 16384u       /* segments that a query sorts in memory; more are walked in order */
 #define WALK_ROWS_MAX 8192u   /* looked at in one transaction of a walk */
 
@@ -490,7 +491,7 @@ static int put_interface(struct catalog_sqlite *sqlite, const struct catalog_cha
     bind_interface(statement, ring, &put->description);
     sqlite3_bind_int64(statement, 7, put->seen_ns);
     result = run(statement);
-    if (result != SQLITE_OK)
+    if (result != SQLITE_OK || sqlite3_last_insert_rowid(sqlite->writer) % INTERFACES_STEP != 0)
         return result;
     statement = sqlite->write[WRITE_INTERFACES_CUT];
     sqlite3_bind_int64(statement, 1, ring);
