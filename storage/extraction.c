@@ -34,6 +34,7 @@ _Static_assert((int)CAPTURE_PCAPNG == WORKER_PCAPNG && (int)CAPTURE_PCAP_NS == W
                "the job's format is the writer's");
 _Static_assert(CAPTURE_UNKNOWN == READER_UNKNOWN, "not known is the same for both");
 
+#define PATIENCE_NS 3000000000ll /* for what a stream's next packets show to be missing */
 #define PROGRESS_NS 250000000ll
 #define GAPS_SENT_MAX 1000u
 #define PIPE_BYTES (1024 * 1024) /* what we ask the kernel for; it may say no */
@@ -71,6 +72,8 @@ struct extraction {
     struct exit *exit;
     uint32_t exits;
 
+    int64_t
+        waits_since_ns; /* monotonic: the reader has waited for a segment to grow; 0: it does not */
     int64_t reported_ns; /* monotonic: of the last PROGRESS */
     uint32_t gaps;
     bool stopped; /* a limit was reached */
@@ -356,12 +359,28 @@ static int pump(struct extraction *extraction)
 /* ---- jobs --------------------------------------------------------------------------------------
  */
 
+/* How long to wait for the recorder: a stream whose next frames are not told of is not waited for
+ * without end. */
+static int patience_ms(struct extraction *extraction)
+{
+    int64_t now = now_ns();
+    if (!reader_waits(extraction->reader)) {
+        extraction->waits_since_ns = 0;
+        return -1;
+    }
+    if (extraction->waits_since_ns == 0)
+        extraction->waits_since_ns = now;
+    int64_t left = extraction->waits_since_ns + PATIENCE_NS - now;
+    return left > 0 ? (int)(left / 1000000) + 1 : 0;
+}
+
 /* Waits for the recorder, with an eye on the output, and takes all that it has said. */
 static int listen_and_watch(struct extraction *extraction)
 {
+    int timeout_ms = patience_ms(extraction);
     struct pollfd ready[2] = {{.fd = extraction->socket, .events = POLLIN},
                               {.fd = extraction->output}};
-    while (poll(ready, 2, -1) < 0)
+    while (poll(ready, 2, timeout_ms) < 0)
         if (errno != EINTR)
             return fail_errno(&extraction->failure, errno, "waiting for the recorder failed");
     if (ready[1].revents & (POLLERR | POLLHUP))
@@ -477,6 +496,10 @@ static int run_extract(struct extraction *extraction)
     while (!result) {
         bool last = extraction->finish || !extraction->job.follow;
         result = give_segments(extraction);
+        if (last || patience_ms(extraction) == 0) {
+            extraction->waits_since_ns = 0;
+            reader_hurry(extraction->reader);
+        }
         if (!result)
             result = pump(extraction);
         if (result || extraction->stopped || (last && extraction->inbox_count == 0))

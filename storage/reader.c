@@ -30,7 +30,7 @@ struct reader_stream {
     uint32_t number;
     uint32_t order; /* of appearance */
 
-    struct worker_segment *segment; /* by position */
+    struct worker_segment **segment; /* in the order of precedes() */
     uint32_t segments;
     uint32_t room;
     uint32_t current;
@@ -82,10 +82,13 @@ struct reader {
     uint32_t heap_count;
     struct reader_stream *last; /* whose packet was handed out */
     bool added;                 /* streams may have to go into the heap */
+    bool hurry;                 /* nothing is waited for */
     uint32_t active;            /* streams with an open segment */
     uint64_t stash_max;         /* bytes for all stashes */
     uint64_t segments_total;
     uint64_t segments_done;
+    struct worker_segment **known; /* hash table of all, by identity; owns them */
+    uint32_t known_room;           /* a power of two */
     struct interface_description *interface;
     uint32_t interfaces;
 };
@@ -121,16 +124,6 @@ static void heap_down(struct reader *reader, uint32_t at)
             break;
         heap_put(reader, at, reader->heap[child]);
         at = child;
-    }
-    heap_put(reader, at, stream);
-}
-
-static void heap_add(struct reader *reader, struct reader_stream *stream)
-{
-    uint32_t at = reader->heap_count++;
-    while (at > 0 && before(stream, reader->heap[(at - 1) / 2])) {
-        heap_put(reader, at, reader->heap[(at - 1) / 2]);
-        at = (at - 1) / 2;
     }
     heap_put(reader, at, stream);
 }
@@ -263,7 +256,7 @@ static void begin_numbers(struct reader_stream *stream, uint64_t first)
     stream->numbered = true;
     stream->next_packet = first;
     for (uint32_t i = 0; i <= stream->current && i < stream->segments; i++) {
-        const struct worker_segment *segment = &stream->segment[i];
+        const struct worker_segment *segment = stream->segment[i];
         if (segment->packets > 0 && segment->first_packet < stream->next_packet) {
             stream->next_packet = segment->first_packet;
             stream->last_ns = segment->head_ns;
@@ -386,7 +379,7 @@ static bool open_current(struct reader *reader, struct reader_stream *stream)
     while (!stream->open) {
         if (stream->current >= stream->segments)
             return false;
-        const struct worker_segment *segment = &stream->segment[stream->current];
+        const struct worker_segment *segment = stream->segment[stream->current];
         if (passes_by(reader, segment)) {
             close_next(stream);
             if (segment->places > 0 || !in_range(reader, segment->first_ns, segment->last_ns))
@@ -411,12 +404,12 @@ static int read_ahead(struct reader *reader, struct reader_stream *stream)
 {
     uint32_t most = quota(reader);
     if (stream->now.pieces >= most || !segment_reader_all_ahead(&stream->now) ||
-        stream->segment[stream->current].state == SEGMENT_OPEN)
+        stream->segment[stream->current]->state == SEGMENT_OPEN)
         return 0;
     if (!stream->next_open) {
         if (stream->current + 1 >= stream->segments)
             return 0;
-        const struct worker_segment *segment = &stream->segment[stream->current + 1];
+        const struct worker_segment *segment = stream->segment[stream->current + 1];
         if (passes_by(reader, segment))
             return 0;
         open_segment(reader, &stream->next, segment);
@@ -425,19 +418,23 @@ static int read_ahead(struct reader *reader, struct reader_stream *stream)
     return segment_reader_ahead(&stream->next, most - stream->now.pieces);
 }
 
-/* An open segment has been read as far as it goes: whether to leave it for the next one. */
-static bool may_leave(const struct reader *reader, const struct reader_stream *stream)
+/*
+ * An open segment has been read as far as it goes: whether to leave it for the next one. That
+ * another one of the stream has begun means that this one has ended; but its last frames, or the
+ * segment that they were rescued to, may yet have to be told of. Numbers say whether something is
+ * still to come.
+ */
+static bool may_leave(const struct reader *reader, struct reader_stream *stream)
 {
-    const struct worker_segment *segment = &stream->segment[stream->current];
-    if (segment->state != SEGMENT_OPEN)
+    if (stream->segment[stream->current]->state != SEGMENT_OPEN)
         return true;
     if (stream->current + 1 >= stream->segments)
         return false;
-    const struct worker_segment *next = segment + 1;
-    /* Another segment of the stream means that this one has ended; its last frames may yet have to
-     * be told of. */
-    return !reader->options.follow || stream->now.ended ||
-           (next->packets > 0 && next->first_packet <= stream->next_packet);
+    const struct worker_segment *next = stream->segment[stream->current + 1];
+    if (!reader->options.follow || reader->hurry || stream->now.ended ||
+        (next->packets > 0 && next->first_packet <= stream->next_packet))
+        return true;
+    return false;
 }
 
 /* Copies checked records out of a frame whose memory is only borrowed. */
@@ -689,13 +686,107 @@ static struct reader_stream *add_stream(struct reader *reader, const struct work
     return stream;
 }
 
-/* The list has moved in memory or grown. */
-static void tell_readers(struct reader_stream *stream)
+/* By identity. An empty entry, where it would go, if the reader does not know it. */
+static struct worker_segment **known_entry(const struct reader *reader,
+                                           const struct identity *segment)
 {
+    uint32_t at;
+    memcpy(&at, segment->byte, sizeof at); /* random bits */
+    for (at &= reader->known_room - 1; reader->known[at]; at = (at + 1) & (reader->known_room - 1))
+        if (identity_equal(&reader->known[at]->segment, segment))
+            break;
+    return &reader->known[at];
+}
+
+/* Makes room for one more in the table: at most half of it is in use. */
+static int grow_known(struct reader *reader)
+{
+    if (2 * reader->segments_total < reader->known_room)
+        return 0;
+    struct worker_segment **old = reader->known;
+    uint32_t old_room = reader->known_room, room = old_room == 0 ? 64 : 2 * old_room;
+    struct worker_segment **table = calloc(room, sizeof(struct worker_segment *));
+    if (!table)
+        return ERR_NO_MEMORY;
+    reader->known = table;
+    reader->known_room = room;
+    for (uint32_t i = 0; i < old_room; i++)
+        if (old[i])
+            *known_entry(reader, &old[i]->segment) = old[i];
+    free(old);
+    return 0;
+}
+
+/*
+ * The order of a stream's segments is that of their packets' numbers, not their positions': what a
+ * failing disk did not take was written to a rescue segment, later than what follows it. One
+ * without packets is the one to be filled next.
+ */
+static bool precedes(const struct worker_segment *a, const struct worker_segment *b)
+{
+    uint64_t first_a = a->packets > 0 ? a->first_packet : UINT64_MAX;
+    uint64_t first_b = b->packets > 0 ? b->first_packet : UINT64_MAX;
+    return first_a != first_b ? first_a < first_b : a->position < b->position;
+}
+
+static int insert_segment(struct reader *reader, struct reader_stream *stream,
+                          struct worker_segment *segment)
+{
+    if (stream->segments == stream->room) {
+        uint32_t room = stream->room == 0 ? 4 : 2 * stream->room;
+        struct worker_segment **more =
+            realloc(stream->segment, room * sizeof(struct worker_segment *));
+        if (!more)
+            return ERR_NO_MEMORY;
+        stream->segment = more;
+        stream->room = room;
+    }
+    if (stream->open && stream->segment[stream->current]->packets == 0) {
+        /* Nothing has come of it: whichever is first is read first. */
+        close_next(stream);
+        segment_reader_close(&stream->now);
+        stream->open = false;
+        reader->active--;
+    }
+    uint32_t at = stream->segments;
+    while (at > 0 && precedes(segment, stream->segment[at - 1]))
+        at--;
+    if (at < stream->segments)
+        close_next(stream); /* it may no longer be the next */
+    memmove(stream->segment + at + 1, stream->segment + at,
+            (stream->segments - at) * sizeof(struct worker_segment *));
+    stream->segment[at] = segment;
+    stream->segments++;
+    if (at < stream->current || (at == stream->current && stream->open)) {
+        stream->current++; /* too late: what follows it has been handed out */
+        reader->segments_done++;
+    }
+    return 0;
+}
+
+/* More is known of a segment. It moves in the list if it now has a first packet. */
+static int update_segment(struct reader *reader, struct reader_stream *stream,
+                          struct worker_segment *known, const struct worker_segment *segment)
+{
+    bool moves = precedes(known, segment) || precedes(segment, known);
+    uint32_t at = stream->segments;
+    while (at > 0 && stream->segment[at - 1] != known)
+        at--;
+    assert(at > 0);
+    at--;
+    *known = *segment;
+    if (moves && (at > stream->current || (at == stream->current && !stream->open))) {
+        close_next(stream);
+        stream->segments--;
+        memmove(stream->segment + at, stream->segment + at + 1,
+                (stream->segments - at) * sizeof(struct worker_segment *));
+        return insert_segment(reader, stream, known);
+    }
     if (stream->open)
-        segment_reader_update(&stream->now, &stream->segment[stream->current]);
+        segment_reader_update(&stream->now, stream->segment[stream->current]);
     if (stream->next_open)
-        segment_reader_update(&stream->next, &stream->segment[stream->current + 1]);
+        segment_reader_update(&stream->next, stream->segment[stream->current + 1]);
+    return 0;
 }
 
 static int add_segment(struct reader *reader, const struct worker_segment *segment)
@@ -703,35 +794,24 @@ static int add_segment(struct reader *reader, const struct worker_segment *segme
     struct reader_stream *stream = find_stream(reader, segment);
     if (!stream)
         stream = add_stream(reader, segment);
-    if (!stream)
+    if (!stream || grow_known(reader))
         return ERR_NO_MEMORY;
-    uint32_t at = stream->segments;
-    while (at > 0 && stream->segment[at - 1].position > segment->position)
-        at--;
-    if (at > 0 && identity_equal(&stream->segment[at - 1].segment, &segment->segment)) {
-        stream->segment[at - 1] = *segment;
-        tell_readers(stream);
-        return 0;
+    struct worker_segment **entry = known_entry(reader, &segment->segment);
+    if (*entry &&
+        ((*entry)->stream != segment->stream || !identity_equal(&(*entry)->run, &segment->run)))
+        return ERR_INVALID; /* a segment does not change its stream */
+    if (*entry)
+        return update_segment(reader, stream, *entry, segment);
+    struct worker_segment *copy = malloc(sizeof *copy);
+    if (!copy)
+        return ERR_NO_MEMORY;
+    *copy = *segment;
+    int result = insert_segment(reader, stream, copy);
+    if (result) {
+        free(copy);
+        return result;
     }
-    if (stream->segments == stream->room) {
-        uint32_t room = stream->room == 0 ? 4 : 2 * stream->room;
-        struct worker_segment *more = realloc(stream->segment, room * sizeof *more);
-        if (!more)
-            return ERR_NO_MEMORY;
-        stream->segment = more;
-        stream->room = room;
-    }
-    if (at < stream->segments)
-        close_next(stream); /* it may no longer be the next */
-    memmove(stream->segment + at + 1, stream->segment + at,
-            (stream->segments - at) * sizeof *segment);
-    stream->segment[at] = *segment;
-    stream->segments++;
-    if (at < stream->current || (at == stream->current && stream->open)) {
-        stream->current++; /* too late: what follows it has been handed out */
-        reader->segments_done++;
-    }
-    tell_readers(stream);
+    *entry = copy;
     reader->segments_total++;
     return 0;
 }
@@ -757,7 +837,7 @@ static void set_key(struct reader *reader, struct reader_stream *stream)
     stream->key_position = 0;
     if (stream->open || stream->current >= stream->segments)
         return;
-    const struct worker_segment *segment = &stream->segment[stream->current];
+    const struct worker_segment *segment = stream->segment[stream->current];
     int64_t head_ns = segment->head_ns, from_ns = reader->options.from_ns;
     stream->key_position = segment->position;
     if (segment->packets == 0)
@@ -767,17 +847,39 @@ static void set_key(struct reader *reader, struct reader_stream *stream)
     stream->key_ns = head_ns > from_ns ? head_ns : from_ns;
 }
 
+/* Puts streams that may have packets into the heap, and those that wait where they belong now. */
 static void add_to_heap(struct reader *reader)
 {
     for (uint32_t i = 0; i < reader->streams; i++) {
         struct reader_stream *stream = reader->stream[i];
-        if (stream->heap_at != NOT_IN_HEAP ||
-            (!stream->open && stream->current >= stream->segments))
+        if (!stream->open && stream->current >= stream->segments)
+            continue;
+        if (stream->heap_at == NOT_IN_HEAP)
+            heap_put(reader, reader->heap_count++, stream);
+        else if (stream->open || stream->has_head)
             continue;
         set_key(reader, stream);
-        heap_add(reader, stream);
     }
+    for (uint32_t i = reader->heap_count / 2; i-- > 0;)
+        heap_down(reader, i);
     reader->added = false;
+}
+
+bool reader_waits(const struct reader *reader)
+{
+    for (uint32_t i = 0; i < reader->streams; i++) {
+        const struct reader_stream *stream = reader->stream[i];
+        if (reader->options.follow && stream->open && stream->heap_at == NOT_IN_HEAP &&
+            stream->current + 1 < stream->segments &&
+            stream->segment[stream->current + 1]->packets > 0)
+            return true;
+    }
+    return false;
+}
+
+void reader_hurry(struct reader *reader)
+{
+    reader->hurry = reader->added = true;
 }
 
 int reader_next(struct reader *reader, struct reader_packet *out)
@@ -805,6 +907,7 @@ int reader_next(struct reader *reader, struct reader_packet *out)
         reader->last = stream;
         return 1;
     }
+    reader->hurry = false;
     return 0;
 }
 
@@ -817,7 +920,7 @@ static void tell_end(struct reader *reader, struct reader_stream *stream)
     uint64_t end = 0;
     const struct worker_segment *last = NULL;
     for (uint32_t i = 0; i < stream->segments; i++) {
-        const struct worker_segment *segment = &stream->segment[i];
+        const struct worker_segment *segment = stream->segment[i];
         if (segment->packets > 0 && segment->first_packet + segment->packets > end) {
             end = segment->first_packet + segment->packets;
             last = segment;
@@ -918,6 +1021,9 @@ void reader_close(struct reader **out)
         free(stream);
     }
     segment_readers_close(&reader->shared);
+    for (uint32_t i = 0; i < reader->known_room; i++)
+        free(reader->known[i]);
+    free(reader->known);
     free(reader->stream);
     free(reader->heap);
     free(reader->interface);

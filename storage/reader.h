@@ -69,6 +69,14 @@ struct reader_packet {
 int reader_next(struct reader *reader, struct reader_packet *out);
 
 /*
+ * Whether a stream waits, in a follow job, for the end of a segment of which the next one is known
+ * already; and to wait no longer, up to the next time that reader_next() returns 0: what has not
+ * come is lost.
+ */
+bool reader_waits(const struct reader *reader);
+void reader_hurry(struct reader *reader);
+
+/*
  * What can only be told at the end: numbers missing at the ends of streams (only if `complete`: the
  * caller did not stop early) and packets that were dropped within the range, through options.gap.
  */

@@ -1069,6 +1069,80 @@ static void test_follow(void **state)
     fixture_close(&fixture);
 }
 
+/*
+ * A write failed: what segment a could not take was rescued to segment c, which has a higher
+ * position than b, where the stream went on. Numbers are the order.
+ */
+static void test_rescue(void **state)
+{
+    (void)state;
+    struct fixture fixture;
+    struct fixture_segment a, b, c, d;
+    fixture_open(&fixture, 4, 1 << 20);
+    begin(&a, &fixture, 0, 0, 1, 0);
+    fill(&a, 10, 0, 100);
+    fixture_flush(&a); /* and is never sealed */
+    begin(&b, &fixture, 1, 0, 2, 15);
+    fill(&b, 5, 15 * SECOND, 100);
+    fixture_seal(&b);
+    begin(&c, &fixture, 2, 0, 3, 10);
+    fill(&c, 5, 10 * SECOND, 100);
+    fixture_flush(&c);
+    begin(&d, &fixture, 3, 0, 4, 20);
+    fill(&d, 5, 20 * SECOND, 100);
+    fixture_flush(&d);
+    struct fixture_segment *order[] = {&a, &b, &c, &d};
+    struct harness harness;
+    for (int rotate = 0; rotate < 4; rotate++) {
+        open_usual(&harness, &fixture);
+        for (int i = 0; i < 4; i++)
+            add(&harness, order[(i + rotate) % 4]);
+        expect(&harness, 0, 0, 25);
+        expect_end(&harness);
+        assert_int_equal(harness.gaps, 0);
+        close_harness(&harness);
+    }
+
+    /* Followed: b is not begun before it is known where 10 to 14 are; or that nobody will say. */
+    for (int lost = 0; lost < 2; lost++) {
+        struct reader_packet packet;
+        struct worker_segment empty = d.about;
+        open_harness(&harness, &fixture, INT64_MIN, INT64_MAX, true, 16u << 20);
+        add(&harness, &a);
+        expect(&harness, 0, 0, 10);
+        assert_int_equal(reader_next(harness.reader, &packet), 0);
+        assert_false(reader_waits(harness.reader));
+        empty.packets = 0; /* begun, with nothing in it: is no reason to wait for anything */
+        empty.data_end = PAGE_BYTES;
+        empty.first_packet = 0;
+        assert_int_equal(reader_add(harness.reader, &empty, 1), 0);
+        assert_int_equal(reader_next(harness.reader, &packet), 0);
+        assert_false(reader_waits(harness.reader));
+        add(&harness, &b);
+        assert_int_equal(reader_next(harness.reader, &packet), 0);
+        assert_true(reader_waits(harness.reader));
+        if (lost)
+            reader_hurry(harness.reader);
+        else
+            add(&harness, &c);
+        expect(&harness, 0, lost ? 15 : 10, 20);
+        assert_int_equal(reader_next(harness.reader, &packet), 0);
+        assert_false(reader_waits(harness.reader));
+        add(&harness, &d);
+        expect(&harness, 0, 20, 25);
+        if (lost) { /* too late: what came after it is out */
+            add(&harness, &c);
+            expect_gap(&harness, 0, WORKER_GAP_LOST, 5, 9 * SECOND, 15 * SECOND);
+        }
+        expect_end(&harness);
+        assert_int_equal(harness.gaps, lost);
+        close_harness(&harness);
+    }
+    for (int i = 0; i < 4; i++)
+        fixture_end(order[i]);
+    fixture_close(&fixture);
+}
+
 /* What no recorder says is refused, and changes nothing. */
 static void test_invalid_segments(void **state)
 {
@@ -1180,6 +1254,7 @@ int main(void)
         cmocka_unit_test(test_drops_of_several),
         cmocka_unit_test(test_many_streams),
         cmocka_unit_test(test_follow),
+        cmocka_unit_test(test_rescue),
         cmocka_unit_test(test_invalid_segments),
         cmocka_unit_test(test_every_bit),
     };
