@@ -1,0 +1,1310 @@
+/*
+ * program.c - matching by sets of rules, one bit a rule.
+ *
+ * Conditions fall into *dimensions*: MAC, IP, port, VLAN, layer-7 protocol, and inner IP and port.
+ * Within a dimension, a rule's first condition lies in slot 0, its second in slot 1, and so on. A
+ * table for each dimension gives the class of a value (bit_classes.h): for each slot, the set of
+ * rules whose condition there holds for that value. A packet has several values in a dimension
+ * (both ends, all tags): what holds is the union of their sets, `hit`. With `base`, the rules that
+ * have no condition in this slot and those whose condition is negated,
+ *
+ *     rules that this slot does not rule out = hit ^ base
+ *
+ * because a negated condition has its bit in both where it holds, a plain one only in hit, and a
+ * rule without a condition only in base. The intersection over all slots holds the rules that
+ * match; its lowest bit is the first. What depends on the interface alone was intersected before
+ * the first packet; `bpf` is evaluated last, in order, and only for rules that all else lets
+ * through.
+ *
+ * Up to 64 rules are one word, and a class is looked up as its word. More rules are sets of words
+ * behind a summary, one bit for each word that is not 0: intersecting the summaries first leaves
+ * one or two words to look at where conditions are exact, so that a thousand rules cost about what
+ * ten do.
+ */
+#include "program.h"
+
+#include <assert.h>
+#include <pcap/pcap.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "bit_classes.h"
+#include "flow_bytes.h"
+#include "prefix_table.h"
+
+#define WORDS_MAX (RULES_MAX / 64)
+_Static_assert(WORDS_MAX <= 64, "one word of summary");
+
+enum dimension_kind {
+    DIMENSION_IP,
+    DIMENSION_PORT,
+    DIMENSION_MAC,
+    DIMENSION_VLAN,
+    DIMENSION_APP,
+    DIMENSION_INNER_IP,
+    DIMENSION_INNER_PORT,
+    DIMENSIONS,
+};
+
+#define VALUES_MAX (2 * DECODE_LEVELS_MAX) /* of a packet in a dimension */
+#define PORTS 65536u
+#define VLANS 4096u
+
+enum transport { TRANSPORT_TCP, TRANSPORT_UDP, TRANSPORT_SCTP, TRANSPORTS };
+
+struct dimension {
+    uint32_t slots; /* 0: not used */
+    uint32_t sets;
+    uint64_t *base;         /* slots x words */
+    uint64_t *base_summary; /* slots */
+    /* By class and slot: the set itself where it is one word, else its number. */
+    uint64_t *mask;
+    uint32_t *set_of;
+    uint64_t *set; /* sets x (1 + words): summary, words */
+    /* From value to class. */
+    struct prefix_table address[2]; /* MAC; IPv4 and IPv6 */
+    uint32_t *port[TRANSPORTS];
+    uint32_t *number; /* by VLAN id, or by number of the layer-7 protocol */
+};
+
+/* An expression compiled for one link type, all of them. */
+struct expressions {
+    uint16_t link_type;
+    struct bpf_program *filter;
+    bool *compiled;
+    struct expressions *next;
+};
+
+struct residue {    /* a rule's bpf conditions */
+    uint32_t first; /* in residual */
+    uint32_t count;
+};
+
+struct residual {
+    uint32_t expression;
+    bool negated;
+};
+
+struct compiled_action {
+    struct action action;
+    struct action until_known;
+    bool has_app;
+};
+
+struct rule_program {
+    _Atomic uint32_t holds;
+    struct rule_list list;
+    uint32_t rules;
+    uint32_t words;
+    uint32_t order[DIMENSIONS]; /* the dimensions in use, the most selective first */
+    uint32_t dimensions;
+    struct dimension dimension[DIMENSIONS];
+    struct compiled_action *action;
+    uint64_t *possible; /* rules without `not all` */
+    uint64_t *bpf;      /* rules with bpf conditions */
+    struct residue *residue;
+    struct residual *residual;
+    const char **expression; /* texts, in the list's memory */
+    uint32_t expressions;
+    struct expressions *compiled; /* for the link types known when it was built */
+    uint32_t apps;
+    bool needs_decoding;
+    bool needs_app;
+    bool needs_flows;
+    bool needs_interface;
+};
+
+/* What an interface leaves of the rules. */
+struct view {
+    uint64_t summary;
+    uint64_t *mask; /* words */
+    const struct expressions *expressions;
+};
+
+/* Bumped by the state's thread alone, read by any. What is stored is what is left of the others. */
+struct tally {
+    _Atomic uint64_t packets;
+    _Atomic uint64_t bytes;
+    _Atomic uint64_t cut_packets;
+    _Atomic uint64_t cut_bytes;
+    _Atomic uint64_t discarded_packets;
+    _Atomic uint64_t discarded_bytes;
+};
+
+struct rule_state {
+    struct rule_program *program;
+    uint32_t views;
+    uint32_t views_room;
+    uint16_t *link_type; /* of each interface; views_room of them */
+    struct view *view;
+    struct view nowhere;          /* an interface that was not told of */
+    struct expressions *compiled; /* for link types that the program has not seen */
+    struct flow_bytes *flows;
+    uint64_t seed;
+    struct tally *tally; /* rules + 1 */
+};
+
+/* ---- bits --------------------------------------------------------------------------------------
+ */
+
+static inline void bit_set(uint64_t *words, uint32_t bit)
+{
+    words[bit / 64] |= UINT64_C(1) << bit % 64;
+}
+
+static inline void bit_clear(uint64_t *words, uint32_t bit)
+{
+    words[bit / 64] &= ~(UINT64_C(1) << bit % 64);
+}
+
+static uint64_t summarize(const uint64_t *words, uint32_t count)
+{
+    uint64_t summary = 0;
+    for (uint32_t i = 0; i < count; i++)
+        summary |= (uint64_t)(words[i] != 0) << i;
+    return summary;
+}
+
+/* ---- building: what a rule's conditions are ----------------------------------------------------
+ */
+
+static int dimension_of(const struct condition *condition)
+{
+    switch (condition->kind) {
+    case CONDITION_MAC:
+        return DIMENSION_MAC;
+    case CONDITION_IP:
+        return condition->inner ? DIMENSION_INNER_IP : DIMENSION_IP;
+    case CONDITION_TCP_PORT:
+    case CONDITION_UDP_PORT:
+    case CONDITION_PORT:
+        return condition->inner ? DIMENSION_INNER_PORT : DIMENSION_PORT;
+    case CONDITION_VLAN:
+        return DIMENSION_VLAN;
+    case CONDITION_APP:
+        return DIMENSION_APP;
+    default:
+        return -1;
+    }
+}
+
+/* Calls `each` for every condition of a dimension, with its slot. */
+struct walk {
+    const struct condition *condition;
+    uint32_t rule;
+    uint32_t slot;
+};
+
+static bool walk_next(const struct rule_program *program, enum dimension_kind kind,
+                      uint32_t *condition, struct walk *walk)
+{
+    while (walk->rule < program->rules) {
+        const struct rule *rule = &program->list.rule[walk->rule];
+        while (*condition < rule->conditions) {
+            walk->condition = &rule->condition[(*condition)++];
+            if (dimension_of(walk->condition) != (int)kind)
+                continue;
+            walk->slot++;
+            return true;
+        }
+        walk->rule++;
+        walk->slot = UINT32_MAX; /* the next one is slot 0 */
+        *condition = 0;
+    }
+    return false;
+}
+
+#define WALK_BEGIN          \
+    {                       \
+        NULL, 0, UINT32_MAX \
+    }
+
+static uint32_t class_bit(const struct rule_program *program, const struct walk *walk)
+{
+    return walk->slot * program->words * 64 + walk->rule;
+}
+
+static bool app_known(const struct rule_program_options *options, const char *name,
+                      uint32_t *number)
+{
+    for (uint32_t i = 0; i < options->apps; i++) {
+        if (strcasecmp(options->app[i], name) == 0) {
+            *number = i + 1;
+            return true;
+        }
+    }
+    return false;
+}
+
+static int check_app(const struct rule_program_options *options, uint32_t rule,
+                     const struct condition *condition, struct failure *failure)
+{
+    uint32_t number;
+    if (options->app == NULL)
+        return fail(failure, ERR_UNSUPPORTED,
+                    "rule %u: `app %s` needs layer-7 detection, which is not available here",
+                    rule + 1, condition->text);
+    if (!app_known(options, condition->text, &number))
+        return fail(failure, ERR_INVALID,
+                    "rule %u, column %u: layer-7 detection knows no protocol '%s'", rule + 1,
+                    condition->column, condition->text);
+    return 0;
+}
+
+/* ---- building: tables --------------------------------------------------------------------------
+ */
+
+static int build_addresses(struct rule_program *program, enum dimension_kind kind,
+                           struct bit_classes *classes)
+{
+    struct dimension *dimension = &program->dimension[kind];
+    uint32_t count[2] = {0, 0}, condition = 0, total = 0;
+    for (struct walk walk = WALK_BEGIN; walk_next(program, kind, &condition, &walk);)
+        total++;
+    struct prefix *prefix[2] = {calloc(total + 1, sizeof **prefix),
+                                calloc(total + 1, sizeof **prefix)};
+    int result = prefix[0] == NULL || prefix[1] == NULL ? ERR_NO_MEMORY : 0;
+    condition = 0;
+    for (struct walk walk = WALK_BEGIN;
+         result == 0 && walk_next(program, kind, &condition, &walk);) {
+        unsigned version = walk.condition->version == 6;
+        struct prefix *next = &prefix[version][count[version]++];
+        memcpy(next->key, walk.condition->address, sizeof next->key);
+        next->bits = walk.condition->prefix_bits;
+        next->bit = class_bit(program, &walk);
+    }
+    for (unsigned i = 0; i < 2 && result == 0; i++) {
+        uint32_t key_bytes = kind == DIMENSION_MAC ? 6 : i == 0 ? 4 : 16;
+        result = prefix_table_open(&dimension->address[i], prefix[i], count[i], key_bytes, classes,
+                                   RULE_PROGRAM_BYTES_MAX / 4);
+    }
+    free(prefix[0]);
+    free(prefix[1]);
+    return result;
+}
+
+struct edge { /* a port from which on a bit is another */
+    uint32_t port;
+    uint32_t bit;
+};
+
+static int by_port(const void *a, const void *b)
+{
+    const struct edge *left = a, *right = b;
+    return left->port < right->port ? -1 : left->port > right->port;
+}
+
+static bool concerns(const struct condition *condition, enum transport transport)
+{
+    switch (condition->kind) {
+    case CONDITION_TCP_PORT:
+        return transport == TRANSPORT_TCP;
+    case CONDITION_UDP_PORT:
+        return transport == TRANSPORT_UDP;
+    default:
+        return true;
+    }
+}
+
+static int build_transport(struct rule_program *program, enum dimension_kind kind,
+                           enum transport transport, struct bit_classes *classes)
+{
+    struct dimension *dimension = &program->dimension[kind];
+    uint32_t condition = 0, edges = 0, next = 0, number = 0;
+    for (struct walk walk = WALK_BEGIN; walk_next(program, kind, &condition, &walk);)
+        edges += concerns(walk.condition, transport) ? 2 : 0;
+    if (edges == 0)
+        return 0;
+    struct edge *edge = malloc(edges * sizeof *edge);
+    uint64_t *set = calloc(classes->words, sizeof *set);
+    dimension->port[transport] = malloc(PORTS * sizeof *dimension->port[transport]);
+    int result = 0;
+    if (edge == NULL || set == NULL || dimension->port[transport] == NULL) {
+        result = ERR_NO_MEMORY;
+        goto done;
+    }
+    edges = 0;
+    condition = 0;
+    for (struct walk walk = WALK_BEGIN; walk_next(program, kind, &condition, &walk);) {
+        if (!concerns(walk.condition, transport))
+            continue;
+        uint32_t bit = class_bit(program, &walk);
+        edge[edges++] = (struct edge){walk.condition->low, bit};
+        edge[edges++] = (struct edge){walk.condition->high + 1u, bit};
+    }
+    qsort(edge, edges, sizeof *edge, by_port);
+    for (uint32_t port = 0; port < PORTS && result == 0; port++) {
+        bool changed = false;
+        for (; next < edges && edge[next].port == port; next++) {
+            set[edge[next].bit / 64] ^= UINT64_C(1) << edge[next].bit % 64;
+            changed = true;
+        }
+        if (changed)
+            result = bit_classes_add(classes, set, RULE_PROGRAM_BYTES_MAX / 4, &number);
+        dimension->port[transport][port] = number;
+    }
+done:
+    free(edge);
+    free(set);
+    return result;
+}
+
+/* Values that are small numbers: sets are gathered for all of them, then classed. */
+static int build_numbers(struct rule_program *program, enum dimension_kind kind, uint32_t values,
+                         const struct rule_program_options *options, struct bit_classes *classes)
+{
+    struct dimension *dimension = &program->dimension[kind];
+    uint64_t *set = calloc(classes->words, sizeof *set);
+    dimension->number = calloc(values, sizeof *dimension->number);
+    int result = set == NULL || dimension->number == NULL ? ERR_NO_MEMORY : 0;
+    uint32_t condition = 0;
+    for (struct walk walk = WALK_BEGIN;
+         result == 0 && walk_next(program, kind, &condition, &walk);) {
+        uint32_t value = walk.condition->low;
+        if (kind == DIMENSION_APP)
+            app_known(options, walk.condition->text, &value);
+        memcpy(set, bit_classes_get(classes, dimension->number[value]),
+               classes->words * sizeof *set);
+        bit_set(set, class_bit(program, &walk));
+        result =
+            bit_classes_add(classes, set, RULE_PROGRAM_BYTES_MAX / 4, &dimension->number[value]);
+    }
+    free(set);
+    return result;
+}
+
+static int build_base(struct rule_program *program, enum dimension_kind kind)
+{
+    struct dimension *dimension = &program->dimension[kind];
+    uint32_t words = program->words, condition = 0;
+    dimension->base = malloc((size_t)dimension->slots * words * sizeof *dimension->base);
+    dimension->base_summary = calloc(dimension->slots, sizeof *dimension->base_summary);
+    if (dimension->base == NULL || dimension->base_summary == NULL)
+        return ERR_NO_MEMORY;
+    memset(dimension->base, 0xff, (size_t)dimension->slots * words * sizeof *dimension->base);
+    for (struct walk walk = WALK_BEGIN; walk_next(program, kind, &condition, &walk);) {
+        if (!walk.condition->negated)
+            bit_clear(dimension->base + (size_t)walk.slot * words, walk.rule);
+    }
+    for (uint32_t slot = 0; slot < dimension->slots; slot++)
+        dimension->base_summary[slot] = summarize(dimension->base + (size_t)slot * words, words);
+    return 0;
+}
+
+/* Turns classes, each a set for every slot, into what is matched with. */
+static int build_sets(struct rule_program *program, struct dimension *dimension,
+                      const struct bit_classes *classes)
+{
+    uint32_t words = program->words;
+    size_t entries = (size_t)classes->count * dimension->slots;
+    if (words == 1) { /* a class is one word for each slot already */
+        dimension->mask = malloc(entries * sizeof *dimension->mask);
+        if (dimension->mask == NULL)
+            return ERR_NO_MEMORY;
+        memcpy(dimension->mask, classes->bits, entries * sizeof *dimension->mask);
+        return 0;
+    }
+    struct bit_classes sets;
+    int result = bit_classes_open(&sets, words);
+    if (result < 0)
+        return result;
+    dimension->set_of = malloc(entries * sizeof *dimension->set_of);
+    if (dimension->set_of == NULL)
+        result = ERR_NO_MEMORY;
+    for (size_t i = 0; i < entries && result == 0; i++)
+        result = bit_classes_add(&sets, classes->bits + i * words, RULE_PROGRAM_BYTES_MAX / 4,
+                                 &dimension->set_of[i]);
+    if (result == 0) {
+        dimension->set = malloc((size_t)sets.count * (words + 1) * sizeof *dimension->set);
+        result = dimension->set == NULL ? ERR_NO_MEMORY : 0;
+    }
+    for (uint32_t i = 0; i < sets.count && result == 0; i++) {
+        uint64_t *set = dimension->set + (size_t)i * (words + 1);
+        set[0] = summarize(bit_classes_get(&sets, i), words);
+        memcpy(set + 1, bit_classes_get(&sets, i), words * sizeof *set);
+    }
+    bit_classes_close(&sets);
+    return result;
+}
+
+static int build_dimension(struct rule_program *program, enum dimension_kind kind,
+                           const struct rule_program_options *options)
+{
+    struct dimension *dimension = &program->dimension[kind];
+    uint32_t condition = 0;
+    for (struct walk walk = WALK_BEGIN; walk_next(program, kind, &condition, &walk);)
+        dimension->slots = walk.slot + 1 > dimension->slots ? walk.slot + 1 : dimension->slots;
+    if (dimension->slots == 0)
+        return 0;
+    struct bit_classes classes;
+    int result = bit_classes_open(&classes, dimension->slots * program->words);
+    if (result < 0)
+        return result;
+    switch (kind) {
+    case DIMENSION_PORT:
+    case DIMENSION_INNER_PORT:
+        for (enum transport transport = 0; transport < TRANSPORTS && result == 0; transport++)
+            result = build_transport(program, kind, transport, &classes);
+        break;
+    case DIMENSION_VLAN:
+        result = build_numbers(program, kind, VLANS, options, &classes);
+        break;
+    case DIMENSION_APP:
+        result = build_numbers(program, kind, options->apps + 1, options, &classes);
+        break;
+    default:
+        result = build_addresses(program, kind, &classes);
+    }
+    if (result == 0)
+        result = build_base(program, kind);
+    if (result == 0)
+        result = build_sets(program, dimension, &classes);
+    bit_classes_close(&classes);
+    return result;
+}
+
+/* The dimension that leaves the fewest rules to the others first. */
+static void build_order(struct rule_program *program)
+{
+    uint64_t weight[DIMENSIONS];
+    for (uint32_t kind = 0; kind < DIMENSIONS; kind++) {
+        const struct dimension *dimension = &program->dimension[kind];
+        if (dimension->slots == 0)
+            continue;
+        uint64_t bits = 0;
+        for (uint32_t i = 0; i < program->words; i++)
+            bits += (uint64_t)__builtin_popcountll(dimension->base[i]);
+        uint32_t at = program->dimensions++;
+        for (; at > 0 && weight[at - 1] > bits; at--) {
+            weight[at] = weight[at - 1];
+            program->order[at] = program->order[at - 1];
+        }
+        weight[at] = bits;
+        program->order[at] = kind;
+    }
+}
+
+/* ---- building: expressions ---------------------------------------------------------------------
+ */
+
+/* LINKTYPE_ numbers are DLT_ numbers but for these (pcap-linktype(7)). */
+static int dlt_of(uint16_t link_type)
+{
+    switch (link_type) {
+    case LINK_RAW:
+    case LINK_RAW_BSD:
+    case LINK_RAW_OPENBSD:
+        return DLT_RAW;
+    case LINK_ATM_RFC1483:
+        return DLT_ATM_RFC1483;
+    case 102:
+        return DLT_SLIP_BSDOS;
+    case 103:
+        return DLT_PPP_BSDOS;
+    case 106:
+        return DLT_ATM_CLIP;
+    default:
+        return link_type;
+    }
+}
+
+static void expressions_close(struct expressions **list, uint32_t count)
+{
+    while (*list != NULL) {
+        struct expressions *first = *list;
+        *list = first->next;
+        for (uint32_t i = 0; first->filter != NULL && i < count; i++)
+            pcap_freecode(&first->filter[i]);
+        free(first->filter);
+        free(first->compiled);
+        free(first);
+    }
+}
+
+static const struct expressions *expressions_find(const struct expressions *list,
+                                                  uint16_t link_type)
+{
+    while (list != NULL && list->link_type != link_type)
+        list = list->next;
+    return list;
+}
+
+/* Compiles all expressions for a link type, and puts them before the list. What does not compile is
+ * marked so; `sorry` (may be null) then gets libpcap's sentence. */
+static int expressions_compile(const struct rule_program *program, uint16_t link_type,
+                               struct expressions **list, char (*sorry)[PCAP_ERRBUF_SIZE])
+{
+    struct expressions *made = calloc(1, sizeof *made);
+    if (made == NULL)
+        return ERR_NO_MEMORY;
+    made->link_type = link_type;
+    made->next = *list;
+    made->filter = calloc(program->expressions + 1, sizeof *made->filter);
+    made->compiled = calloc(program->expressions + 1, sizeof *made->compiled);
+    *list = made;
+    pcap_t *dead = pcap_open_dead(dlt_of(link_type), (int)PACKET_CAPTURED_MAX);
+    if (made->filter == NULL || made->compiled == NULL || dead == NULL) {
+        if (dead != NULL)
+            pcap_close(dead);
+        return ERR_NO_MEMORY;
+    }
+    for (uint32_t i = 0; i < program->expressions; i++) {
+        made->compiled[i] = pcap_compile(dead, &made->filter[i], program->expression[i], 1,
+                                         PCAP_NETMASK_UNKNOWN) == 0;
+        if (!made->compiled[i] && sorry != NULL)
+            snprintf(sorry[i], PCAP_ERRBUF_SIZE, "%s", pcap_geterr(dead));
+    }
+    pcap_close(dead);
+    return 0;
+}
+
+static uint32_t expression_number(struct rule_program *program, const char *text)
+{
+    for (uint32_t i = 0; i < program->expressions; i++) {
+        if (strcmp(program->expression[i], text) == 0)
+            return i;
+    }
+    program->expression[program->expressions] = text;
+    return program->expressions++;
+}
+
+static int build_residue(struct rule_program *program)
+{
+    size_t total = 0;
+    for (uint32_t i = 0; i < program->rules; i++) {
+        for (uint32_t j = 0; j < program->list.rule[i].conditions; j++)
+            total += program->list.rule[i].condition[j].kind == CONDITION_BPF;
+    }
+    program->residue = calloc(program->rules + 1, sizeof *program->residue);
+    program->residual = calloc(total + 1, sizeof *program->residual);
+    program->expression = calloc(total + 1, sizeof *program->expression);
+    if (program->residue == NULL || program->residual == NULL || program->expression == NULL)
+        return ERR_NO_MEMORY;
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < program->rules; i++) {
+        const struct rule *rule = &program->list.rule[i];
+        program->residue[i].first = next;
+        for (uint32_t j = 0; j < rule->conditions; j++) {
+            if (rule->condition[j].kind != CONDITION_BPF)
+                continue;
+            program->residual[next++] = (struct residual){
+                expression_number(program, rule->condition[j].text), rule->condition[j].negated};
+            bit_set(program->bpf, i);
+        }
+        program->residue[i].count = next - program->residue[i].first;
+    }
+    return 0;
+}
+
+/* Every expression must compile for one of the link types that are known now. */
+static int check_expressions(struct rule_program *program, struct failure *failure,
+                             char (*sorry)[PCAP_ERRBUF_SIZE])
+{
+    for (uint32_t i = 0; i < program->rules; i++) {
+        const struct rule *rule = &program->list.rule[i];
+        for (uint32_t j = 0; j < rule->conditions; j++) {
+            const struct condition *condition = &rule->condition[j];
+            if (condition->kind != CONDITION_BPF)
+                continue;
+            uint32_t number = expression_number(program, condition->text);
+            bool good = false;
+            for (const struct expressions *each = program->compiled; each != NULL;
+                 each = each->next)
+                good |= each->compiled[number];
+            if (!good)
+                return fail(failure, ERR_INVALID, "rule %u, column %u: bpf '%.200s': %.200s", i + 1,
+                            condition->column, condition->text, sorry[number]);
+        }
+    }
+    return 0;
+}
+
+static int build_expressions(struct rule_program *program,
+                             const struct rule_program_options *options, struct failure *failure)
+{
+    static const uint16_t ethernet = LINK_ETHERNET;
+    int result = build_residue(program);
+    if (result < 0 || program->expressions == 0)
+        return result;
+    const uint16_t *link_type = options->link_types > 0 ? options->link_type : &ethernet;
+    uint32_t link_types = options->link_types > 0 ? options->link_types : 1;
+    char(*sorry)[PCAP_ERRBUF_SIZE] = calloc(program->expressions, sizeof *sorry);
+    if (sorry == NULL)
+        return ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < link_types && result == 0; i++) {
+        if (expressions_find(program->compiled, link_type[i]) == NULL)
+            result = expressions_compile(program, link_type[i], &program->compiled, sorry);
+    }
+    if (result == 0)
+        result = check_expressions(program, failure, sorry);
+    free(sorry);
+    return result;
+}
+
+/* ---- building ----------------------------------------------------------------------------------
+ */
+
+static bool looks_at_headers(const struct rule *rule)
+{
+    switch (rule->action.kind) {
+    case ACTION_FULL:
+    case ACTION_DISCARD:
+    case ACTION_SNAP:
+        break;
+    default:
+        return true;
+    }
+    if (rule->until_known.kind == ACTION_HEADERS_L3 ||
+        rule->until_known.kind == ACTION_HEADERS_L3_L4)
+        return true;
+    for (uint32_t i = 0; i < rule->conditions; i++) {
+        if (dimension_of(&rule->condition[i]) >= 0)
+            return true;
+    }
+    return false;
+}
+
+static int build_rules(struct rule_program *program, const struct rule_program_options *options,
+                       struct failure *failure)
+{
+    program->action = calloc(program->rules + 1, sizeof *program->action);
+    program->possible = calloc(program->words, sizeof *program->possible);
+    program->bpf = calloc(program->words, sizeof *program->bpf);
+    if (program->action == NULL || program->possible == NULL || program->bpf == NULL)
+        return ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < program->rules; i++) {
+        const struct rule *rule = &program->list.rule[i];
+        program->action[i] = (struct compiled_action){rule->action, rule->until_known,
+                                                      rule_has(rule, CONDITION_APP)};
+        program->needs_decoding |= looks_at_headers(rule);
+        program->needs_app |= program->action[i].has_app;
+        program->needs_flows |= rule->action.kind == ACTION_FLOW;
+        program->needs_interface |=
+            rule_has(rule, CONDITION_INTERFACE) || rule_has(rule, CONDITION_BPF);
+        bit_set(program->possible, i);
+        for (uint32_t j = 0; j < rule->conditions; j++) {
+            const struct condition *condition = &rule->condition[j];
+            if (condition->kind == CONDITION_ALL && condition->negated)
+                bit_clear(program->possible, i);
+            int result =
+                condition->kind == CONDITION_APP ? check_app(options, i, condition, failure) : 0;
+            if (result < 0)
+                return result;
+        }
+    }
+    return 0;
+}
+
+static void program_free(struct rule_program *program)
+{
+    for (uint32_t i = 0; i < DIMENSIONS; i++) {
+        struct dimension *dimension = &program->dimension[i];
+        free(dimension->base);
+        free(dimension->base_summary);
+        free(dimension->mask);
+        free(dimension->set_of);
+        free(dimension->set);
+        free(dimension->number);
+        prefix_table_close(&dimension->address[0]);
+        prefix_table_close(&dimension->address[1]);
+        for (unsigned j = 0; j < TRANSPORTS; j++)
+            free(dimension->port[j]);
+    }
+    expressions_close(&program->compiled, program->expressions);
+    free(program->action);
+    free(program->possible);
+    free(program->bpf);
+    free(program->residue);
+    free(program->residual);
+    free(program->expression);
+    rule_list_clear(&program->list);
+    free(program);
+}
+
+int rule_program_build(const struct rule_list *list, const struct rule_program_options *options,
+                       struct rule_program **program, struct failure *failure)
+{
+    static const struct rule_program_options usual = {0};
+    struct failure own = {0};
+    *program = NULL;
+    if (options == NULL)
+        options = &usual;
+    if (list->count > RULES_MAX)
+        return fail(failure, ERR_TOO_LARGE, "a list holds at most %u rules", RULES_MAX);
+    struct rule_program *made = calloc(1, sizeof *made);
+    if (made == NULL)
+        return fail(failure, ERR_NO_MEMORY, "no memory for a rule program");
+    atomic_init(&made->holds, 1);
+    int result = rule_list_copy(list, &made->list);
+    made->rules = made->list.count;
+    made->words = made->rules > 0 ? (made->rules + 63) / 64 : 1;
+    made->apps = options->apps;
+    if (result == 0)
+        result = build_rules(made, options, &own);
+    if (result == 0)
+        result = build_expressions(made, options, &own);
+    for (enum dimension_kind kind = 0; kind < DIMENSIONS && result == 0; kind++)
+        result = build_dimension(made, kind, options);
+    if (result < 0) {
+        program_free(made);
+        if (own.text[0] != '\0')
+            return fail(failure, result, "%s", own.text);
+        if (result == ERR_TOO_LARGE)
+            return fail(failure, result, "these rules would take more memory than a rule list may");
+        return fail(failure, result, "no memory for a rule program");
+    }
+    build_order(made);
+    *program = made;
+    return 0;
+}
+
+struct rule_program *rule_program_hold(struct rule_program *program)
+{
+    atomic_fetch_add_explicit(&program->holds, 1, memory_order_relaxed);
+    return program;
+}
+
+void rule_program_release(struct rule_program **program)
+{
+    struct rule_program *released = *program;
+    *program = NULL;
+    /* All that other holders did with it comes before the freeing. */
+    if (released != NULL &&
+        atomic_fetch_sub_explicit(&released->holds, 1, memory_order_acq_rel) == 1)
+        program_free(released);
+}
+
+const struct rule_list *rule_program_list(const struct rule_program *program)
+{
+    return &program->list;
+}
+
+bool rule_program_needs_decoding(const struct rule_program *program)
+{
+    return program->needs_decoding;
+}
+
+bool rule_program_needs_app(const struct rule_program *program)
+{
+    return program->needs_app;
+}
+
+/* ---- state -------------------------------------------------------------------------------------
+ */
+
+/* A mask over the rules for an interface; null name: one that was not told of. */
+static int view_make(const struct rule_program *program, const char *name,
+                     const struct expressions *expressions, struct view *view)
+{
+    view->expressions = expressions;
+    view->mask = malloc(program->words * sizeof *view->mask);
+    if (view->mask == NULL)
+        return ERR_NO_MEMORY;
+    memcpy(view->mask, program->possible, program->words * sizeof *view->mask);
+    for (uint32_t i = 0; i < program->rules && program->needs_interface; i++) {
+        const struct rule *rule = &program->list.rule[i];
+        for (uint32_t j = 0; j < rule->conditions; j++) {
+            const struct condition *condition = &rule->condition[j];
+            if (condition->kind == CONDITION_INTERFACE &&
+                (name == NULL || (strcmp(condition->text, name) == 0) == condition->negated))
+                bit_clear(view->mask, i);
+        }
+        const struct residue *residue = &program->residue[i];
+        for (uint32_t j = 0; j < residue->count; j++) {
+            if (expressions == NULL ||
+                !expressions->compiled[program->residual[residue->first + j].expression])
+                bit_clear(view->mask, i);
+        }
+    }
+    view->summary = summarize(view->mask, program->words);
+    return 0;
+}
+
+int rule_state_open(struct rule_program *program, const struct rule_state_options *options,
+                    struct rule_state **state, struct failure *failure)
+{
+    uint32_t flows = options != NULL && options->flows != 0 ? options->flows : RULE_FLOWS_USUAL;
+    *state = NULL;
+    if (flows > RULE_FLOWS_MAX)
+        return fail(failure, ERR_TOO_LARGE, "at most %u connections can be followed",
+                    RULE_FLOWS_MAX);
+    struct rule_state *made = calloc(1, sizeof *made);
+    if (made == NULL)
+        return fail(failure, ERR_NO_MEMORY, "no memory for the state of rules");
+    made->program = rule_program_hold(program);
+    made->seed = options != NULL ? options->seed : 0;
+    made->tally = calloc(program->rules + 1u, sizeof *made->tally);
+    if (program->needs_flows)
+        made->flows = flow_bytes_open(flows);
+    if (made->tally == NULL || (program->needs_flows && made->flows == NULL) ||
+        view_make(program, NULL, NULL, &made->nowhere) < 0) {
+        rule_state_close(&made);
+        return fail(failure, ERR_NO_MEMORY, "no memory for the state of rules");
+    }
+    *state = made;
+    return 0;
+}
+
+void rule_state_close(struct rule_state **state)
+{
+    struct rule_state *closed = *state;
+    *state = NULL;
+    if (closed == NULL)
+        return;
+    for (uint32_t i = 0; i < closed->views; i++)
+        free(closed->view[i].mask);
+    free(closed->view);
+    free(closed->nowhere.mask);
+    free(closed->tally);
+    flow_bytes_close(&closed->flows);
+    expressions_close(&closed->compiled, closed->program->expressions);
+    rule_program_release(&closed->program);
+    free(closed);
+}
+
+struct rule_program *rule_state_program(const struct rule_state *state)
+{
+    return state->program;
+}
+
+uint32_t rule_state_interfaces(const struct rule_state *state)
+{
+    uint32_t number = 0;
+    while (number < state->views && state->view[number].mask != NULL)
+        number++;
+    return number;
+}
+
+static int views_grow(struct rule_state *state, uint32_t count)
+{
+    if (count > state->views_room) {
+        uint32_t room = count < 8 ? 8 : count * 2;
+        struct view *view = realloc(state->view, room * sizeof *view);
+        if (view == NULL)
+            return ERR_NO_MEMORY;
+        state->view = view;
+        state->views_room = room;
+    }
+    if (count > state->views) {
+        memset(&state->view[state->views], 0, (count - state->views) * sizeof *state->view);
+        state->views = count;
+    }
+    return 0;
+}
+
+int rule_state_interface(struct rule_state *state, uint32_t number,
+                         const struct interface_description *interface, struct failure *failure)
+{
+    const struct rule_program *program = state->program;
+    const struct expressions *expressions = NULL;
+    int result = 0;
+    if (number > UINT16_MAX)
+        return fail(failure, ERR_TOO_LARGE, "there is no interface %u", number);
+    if (program->expressions > 0) {
+        expressions = expressions_find(program->compiled, interface->link_type);
+        if (expressions == NULL)
+            expressions = expressions_find(state->compiled, interface->link_type);
+        if (expressions == NULL) {
+            result = expressions_compile(program, interface->link_type, &state->compiled, NULL);
+            if (result == 0)
+                expressions = state->compiled;
+            else
+                expressions_close(&state->compiled, program->expressions);
+        }
+    }
+    struct view view = {0};
+    if (result == 0)
+        result = views_grow(state, number + 1);
+    if (result == 0)
+        result = view_make(program, interface->name, expressions, &view);
+    if (result < 0)
+        return fail(failure, result, "interface %s: no memory for its rules", interface->name);
+    free(state->view[number].mask);
+    state->view[number] = view;
+    return 0;
+}
+
+void rule_state_inherit(struct rule_state *state, struct rule_state *before)
+{
+    if (state->flows == NULL || before->flows == NULL)
+        return;
+    struct flow_bytes *flows = before->flows;
+    before->flows = state->flows;
+    state->flows = flows;
+}
+
+/* ---- matching ----------------------------------------------------------------------------------
+ */
+
+/* The classes other than 0 of a packet's values in a dimension. */
+struct classes {
+    uint32_t count;
+    uint32_t number[VALUES_MAX];
+};
+
+static inline void class_add(struct classes *classes, uint32_t number)
+{
+    classes->number[classes->count] = number;
+    classes->count += number != 0;
+}
+
+static inline void gather_addresses(const struct dimension *dimension, const uint8_t *bytes,
+                                    const struct decoded_level *level, struct classes *classes)
+{
+    if ((level->flags & LEVEL_ADDRESSES) == 0)
+        return;
+    const struct prefix_table *table = &dimension->address[level->version == 6];
+    class_add(classes, prefix_table_class(table, decoded_source(bytes, level)));
+    class_add(classes, prefix_table_class(table, decoded_destination(bytes, level)));
+}
+
+static inline void gather_ports(const struct dimension *dimension,
+                                const struct decoded_level *level, struct classes *classes)
+{
+    if ((level->flags & LEVEL_PORTS) == 0)
+        return;
+    const uint32_t *table;
+    switch (level->protocol) {
+    case PROTOCOL_TCP:
+        table = dimension->port[TRANSPORT_TCP];
+        break;
+    case PROTOCOL_UDP:
+        table = dimension->port[TRANSPORT_UDP];
+        break;
+    case PROTOCOL_SCTP:
+        table = dimension->port[TRANSPORT_SCTP];
+        break;
+    default:
+        table = NULL;
+    }
+    if (table == NULL)
+        return;
+    class_add(classes, table[level->source_port]);
+    class_add(classes, table[level->destination_port]);
+}
+
+static void gather_inner(const struct dimension *dimension, enum dimension_kind kind,
+                         const uint8_t *bytes, const struct decoded_packet *decoded,
+                         struct classes *classes)
+{
+    for (uint32_t i = 0; i < decoded->levels; i++) {
+        const struct decoded_level *level = &decoded->level[i];
+        if ((level->flags & LEVEL_INNER) == 0)
+            continue;
+        if (kind == DIMENSION_INNER_IP)
+            gather_addresses(dimension, bytes, level, classes);
+        else
+            gather_ports(dimension, level, classes);
+    }
+}
+
+static inline void gather(const struct dimension *dimension, enum dimension_kind kind,
+                          const uint8_t *bytes, const struct decoded_packet *decoded,
+                          struct rule_verdict verdict, uint32_t apps, struct classes *classes)
+{
+    classes->count = 0;
+    switch (kind) {
+    case DIMENSION_IP:
+        if (decoded->levels > 0)
+            gather_addresses(dimension, bytes, &decoded->level[0], classes);
+        break;
+    case DIMENSION_PORT:
+        if (decoded->levels > 0)
+            gather_ports(dimension, &decoded->level[0], classes);
+        break;
+    case DIMENSION_MAC:
+        if ((decoded->flags & DECODED_MAC_SOURCE) != 0)
+            class_add(classes,
+                      prefix_table_class(&dimension->address[0], bytes + decoded->mac_source_at));
+        if ((decoded->flags & DECODED_MAC_DESTINATION) != 0)
+            class_add(classes, prefix_table_class(&dimension->address[0],
+                                                  bytes + decoded->mac_destination_at));
+        break;
+    case DIMENSION_VLAN:
+        for (uint32_t i = 0; i < decoded->tags; i++)
+            class_add(classes, dimension->number[decoded->tag[i]]);
+        break;
+    case DIMENSION_APP:
+        for (uint32_t i = 0; i < 2 && decoded->levels > 0; i++)
+            class_add(classes, verdict.app[i] <= apps ? dimension->number[verdict.app[i]] : 0);
+        break;
+    default:
+        gather_inner(dimension, kind, bytes, decoded, classes);
+    }
+}
+
+static bool expressions_hold(const struct rule_program *program, const struct view *view,
+                             uint32_t rule, const struct packet *packet)
+{
+    const struct residue *residue = &program->residue[rule];
+    for (uint32_t i = 0; i < residue->count; i++) {
+        const struct residual *residual = &program->residual[residue->first + i];
+        const struct bpf_program *filter = &view->expressions->filter[residual->expression];
+        bool holds = bpf_filter(filter->bf_insns, packet->bytes, packet->original_bytes,
+                                packet->captured_bytes) != 0;
+        if (holds == residual->negated)
+            return false;
+    }
+    return true;
+}
+
+/* The first rule of a word's candidates, or -1. */
+static inline int64_t first_of(const struct rule_program *program, const struct view *view,
+                               uint32_t word, uint64_t candidates, const struct packet *packet)
+{
+    while (candidates != 0) {
+        uint32_t bit = (uint32_t)__builtin_ctzll(candidates);
+        uint32_t rule = word * 64 + bit;
+        if ((program->bpf[word] >> bit & 1) == 0 || expressions_hold(program, view, rule, packet))
+            return rule;
+        candidates &= candidates - 1;
+    }
+    return -1;
+}
+
+static int64_t match_word(const struct rule_program *program, const struct view *view,
+                          const struct packet *packet, const struct decoded_packet *decoded,
+                          struct rule_verdict verdict)
+{
+    uint64_t candidates = view->mask[0];
+    struct classes classes;
+    for (uint32_t i = 0; i < program->dimensions && candidates != 0; i++) {
+        enum dimension_kind kind = program->order[i];
+        const struct dimension *dimension = &program->dimension[kind];
+        if (kind == DIMENSION_APP && verdict.unknown && decoded->levels > 0)
+            continue; /* provisionally, each holds */
+        gather(dimension, kind, packet->bytes, decoded, verdict, program->apps, &classes);
+        for (uint32_t slot = 0; slot < dimension->slots; slot++) {
+            uint64_t hit = 0;
+            for (uint32_t j = 0; j < classes.count; j++)
+                hit |= dimension->mask[(size_t)classes.number[j] * dimension->slots + slot];
+            candidates &= hit ^ dimension->base[slot];
+        }
+    }
+    return first_of(program, view, 0, candidates, packet);
+}
+
+/* Intersects `live` words of `mask` with a slot; returns those that are left. */
+static inline uint64_t narrow(const struct rule_program *program, const struct dimension *dimension,
+                              uint32_t slot, const struct classes *classes, uint64_t live,
+                              uint64_t *mask)
+{
+    const uint64_t *set[VALUES_MAX];
+    const uint64_t *base = dimension->base + (size_t)slot * program->words;
+    uint64_t summary = dimension->base_summary[slot];
+    uint32_t sets = 0;
+    for (uint32_t i = 0; i < classes->count; i++) {
+        uint32_t number = dimension->set_of[(size_t)classes->number[i] * dimension->slots + slot];
+        if (number == 0)
+            continue;
+        set[sets] = dimension->set + (size_t)number * (program->words + 1);
+        summary |= set[sets++][0];
+    }
+    live &= summary;
+    for (uint64_t rest = live; rest != 0; rest &= rest - 1) {
+        uint32_t word = (uint32_t)__builtin_ctzll(rest);
+        uint64_t hit = 0;
+        for (uint32_t i = 0; i < sets; i++)
+            hit |= set[i][1 + word];
+        mask[word] &= hit ^ base[word];
+        live &= ~((uint64_t)(mask[word] == 0) << word);
+    }
+    return live;
+}
+
+static int64_t match_words(const struct rule_program *program, const struct view *view,
+                           const struct packet *packet, const struct decoded_packet *decoded,
+                           struct rule_verdict verdict)
+{
+    uint64_t mask[WORDS_MAX];
+    uint64_t live = view->summary;
+    struct classes classes;
+    memcpy(mask, view->mask, program->words * sizeof *mask);
+    for (uint32_t i = 0; i < program->dimensions && live != 0; i++) {
+        enum dimension_kind kind = program->order[i];
+        const struct dimension *dimension = &program->dimension[kind];
+        if (kind == DIMENSION_APP && verdict.unknown && decoded->levels > 0)
+            continue;
+        gather(dimension, kind, packet->bytes, decoded, verdict, program->apps, &classes);
+        for (uint32_t slot = 0; slot < dimension->slots; slot++)
+            live = narrow(program, dimension, slot, &classes, live, mask);
+    }
+    for (; live != 0; live &= live - 1) {
+        uint32_t word = (uint32_t)__builtin_ctzll(live);
+        int64_t rule = first_of(program, view, word, mask[word], packet);
+        if (rule >= 0)
+            return rule;
+    }
+    return -1;
+}
+
+/* ---- actions -----------------------------------------------------------------------------------
+ */
+
+static inline uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint32_t add_limited(uint32_t a, uint32_t b)
+{
+    return a > UINT32_MAX - b ? UINT32_MAX : a + b;
+}
+
+/*
+ * `flow N`: whole packets until the connection has had N bytes, counting what it had before this
+ * packet. Without a connection there is nothing to count, and the packet is kept.
+ */
+static bool flow_is_over(struct rule_state *state, uint32_t bytes, const struct packet *packet,
+                         const struct decoded_packet *decoded)
+{
+    const struct decoded_level *level = decoded_innermost(decoded);
+    uint64_t hash;
+    if (!decoded_flow_hash(packet->bytes, decoded, state->seed, &hash))
+        return false;
+    bool tcp = (level->flags & LEVEL_TCP_FLAGS) != 0;
+    bool anew = tcp && (level->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+    uint32_t before = flow_bytes_add(state->flows, hash, packet->captured_bytes, packet->time_ns,
+                                     RULE_FLOW_IDLE_S, anew);
+    if (tcp && (level->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) != 0)
+        return false;
+    return before >= bytes;
+}
+
+static void act(struct rule_state *state, struct action action, const struct packet *packet,
+                const struct decoded_packet *decoded, struct rule_outcome *outcome)
+{
+    uint64_t hash;
+    uint32_t keep = packet->captured_bytes;
+    switch (action.kind) {
+    case ACTION_FULL:
+        break;
+    case ACTION_DISCARD:
+        outcome->decision = RULE_DISCARD;
+        break;
+    case ACTION_SNAP:
+        keep = least(keep, action.number);
+        break;
+    case ACTION_HEADERS_L3:
+        keep = least(keep, decoded->l3_end);
+        break;
+    case ACTION_HEADERS_L3_L4:
+        keep = least(keep, add_limited(decoded->l4_end, action.number));
+        break;
+    case ACTION_FLOW:
+        if (flow_is_over(state, action.number, packet, decoded))
+            outcome->decision = RULE_DISCARD;
+        break;
+    case ACTION_SAMPLE:
+        if (decoded_flow_hash(packet->bytes, decoded, state->seed, &hash) &&
+            hash % action.number != 0)
+            outcome->decision = RULE_SAMPLED_OUT;
+        break;
+    }
+    outcome->keep_bytes = outcome->decision == RULE_STORE ? keep : 0;
+    outcome->cut = outcome->decision == RULE_STORE && keep < packet->captured_bytes;
+}
+
+/*
+ * One writer: no read-modify-write that other processors would have to see. Totals are bumped
+ * before their parts and read after them, so that no reader sees a part that is larger than its
+ * total.
+ */
+static inline void bump(_Atomic uint64_t *counter, uint64_t by)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + by,
+                          memory_order_release);
+}
+
+static inline void count(struct tally *tally, uint32_t captured_bytes,
+                         const struct rule_outcome *outcome)
+{
+    bump(&tally->packets, 1);
+    bump(&tally->bytes, captured_bytes);
+    if (outcome->decision != RULE_STORE) {
+        bump(&tally->discarded_packets, 1);
+        bump(&tally->discarded_bytes, captured_bytes);
+    } else if (outcome->cut) {
+        bump(&tally->cut_packets, 1);
+        bump(&tally->cut_bytes, captured_bytes - outcome->keep_bytes);
+    }
+}
+
+void rule_state_apply(struct rule_state *state, const struct packet *packet,
+                      const struct decoded_packet *decoded, struct rule_verdict verdict,
+                      struct rule_outcome *outcome)
+{
+    const struct rule_program *program = state->program;
+    const struct view *view =
+        packet->interface < state->views ? &state->view[packet->interface] : NULL;
+    if (view == NULL || view->mask == NULL)
+        view = &state->nowhere;
+    int64_t rule = program->words == 1 ? match_word(program, view, packet, decoded, verdict)
+                                       : match_words(program, view, packet, decoded, verdict);
+    *outcome =
+        (struct rule_outcome){.rule = (uint32_t)(rule + 1), .keep_bytes = packet->captured_bytes};
+    if (rule >= 0) {
+        const struct compiled_action *action = &program->action[rule];
+        bool waits = action->has_app && verdict.unknown && decoded->levels > 0;
+        act(state, waits ? action->until_known : action->action, packet, decoded, outcome);
+    }
+    count(&state->tally[rule + 1], packet->captured_bytes, outcome);
+}
+
+void rule_state_counters(const struct rule_state *state, uint32_t rule,
+                         struct rule_counters *counters)
+{
+    assert(rule <= state->program->rules);
+    struct tally *tally = &state->tally[rule];
+    counters->cut_bytes = atomic_load_explicit(&tally->cut_bytes, memory_order_acquire);
+    counters->cut_packets = atomic_load_explicit(&tally->cut_packets, memory_order_acquire);
+    counters->discarded_bytes = atomic_load_explicit(&tally->discarded_bytes, memory_order_acquire);
+    counters->discarded_packets =
+        atomic_load_explicit(&tally->discarded_packets, memory_order_acquire);
+    counters->bytes = atomic_load_explicit(&tally->bytes, memory_order_acquire);
+    counters->packets = atomic_load_explicit(&tally->packets, memory_order_relaxed);
+    counters->stored_packets = counters->packets - counters->discarded_packets;
+    counters->stored_bytes = counters->bytes - counters->cut_bytes - counters->discarded_bytes;
+}
+
+/* ---- handing over ------------------------------------------------------------------------------
+ */
+
+void rule_handover_offer(struct rule_handover *handover, struct rule_state **state)
+{
+    struct rule_state *before =
+        atomic_exchange_explicit(&handover->offered, *state, memory_order_acq_rel);
+    *state = NULL;
+    rule_state_close(&before);
+}
+
+struct rule_state *rule_handover_collect(struct rule_handover *handover)
+{
+    return atomic_exchange_explicit(&handover->retired, NULL, memory_order_acq_rel);
+}
+
+bool rule_handover_take_offer(struct rule_handover *handover, struct rule_state **current)
+{
+    if (*current != NULL && atomic_load_explicit(&handover->retired, memory_order_relaxed) != NULL)
+        return false;
+    struct rule_state *next =
+        atomic_exchange_explicit(&handover->offered, NULL, memory_order_acq_rel);
+    if (next == NULL)
+        return false;
+    if (*current != NULL) {
+        rule_state_inherit(next, *current);
+        /* Only this thread fills the place, and it was empty. */
+        atomic_store_explicit(&handover->retired, *current, memory_order_release);
+    }
+    *current = next;
+    return true;
+}
+
+void rule_handover_clear(struct rule_handover *handover)
+{
+    struct rule_state *offered = atomic_exchange(&handover->offered, NULL);
+    struct rule_state *retired = atomic_exchange(&handover->retired, NULL);
+    rule_state_close(&offered);
+    rule_state_close(&retired);
+}
