@@ -25,6 +25,7 @@
 #include "stream.h"
 
 #define POSITION_IN_USE UINT64_MAX
+#define OPEN_PATIENCE_NS 200000000ull
 #define SUSPECT_AFTER_NS 2000000000ull
 #define DISK_ERRORS_MAX 4 /* failed writes or flushes in a row that make a disk failed */
 
@@ -380,11 +381,10 @@ static void frame_arrived(struct keeper *keeper, struct frame_buffer *buffer)
         while (*end)
             end = &(*end)->next;
         *end = buffer;
-        if (buffer->kind == FRAME_SEAL) {
+        if (buffer->kind == FRAME_SEAL)
             atomic_store(&segment->frames_sent, segment->frames_received);
-            for (uint8_t i = 0; i < segment->copies; i++)
-                segment->copy[i].disk->flush_wanted = true;
-        }
+        for (uint8_t i = 0; i < segment->copies && buffer->flush; i++)
+            segment->copy[i].disk->flush_wanted = true;
         settle(keeper, buffer->stream);
         return;
     }
@@ -801,7 +801,6 @@ static bool closing_go_on(struct keeper *keeper, struct segment *segment)
         if (segment->frames_under_way > 0)
             return false;
         if (!submitted) {
-            buffer->flush = true;
             segment->closing_submitted = true;
             frame_submit(keeper, buffer);
             continue;
@@ -1142,6 +1141,17 @@ static void segment_opened(struct segment *segment, struct segment_copy *copy, b
     segment_ready_if_opened(segment);
 }
 
+/*
+ * A stream that has nothing prepared waits for it; for others it need not be flushed at once: under load the flush that the frames
+ * need comes soon enough.
+ */
+static uint64_t open_due_ns(struct keeper *keeper, const struct segment *segment)
+{
+    if (segment->rescue || segment->orphan || stream_leases(segment->stream) == 0)
+        return 0;
+    return keeper->options.monotonic_ns(keeper->options.context) + OPEN_PATIENCE_NS;
+}
+
 static void segment_request_finished(struct keeper *keeper, struct disk_request *request)
 {
     struct segment *segment = request->owner;
@@ -1158,7 +1168,7 @@ static void segment_request_finished(struct keeper *keeper, struct disk_request 
     }
     if (request->result == 0) {
         copy->disk->written_bytes += request->bytes;
-        unflushed_add(copy->disk, request, 0);
+        unflushed_add(copy->disk, request, open_due_ns(keeper, segment));
         return;
     }
     copy->disk->write_errors++;
@@ -1180,12 +1190,19 @@ static void prepare_what_is_wanted(struct keeper *keeper)
     keeper->prepare_again = false;
     if (keeper->dead)
         return;
-    for (struct stream *stream = keeper->streams; stream; stream = stream_queue(stream)->next)
+    for (struct stream *stream = keeper->streams; stream; stream = stream_queue(stream)->next) {
         while (stream_queue(stream)->preparing + stream_leases(stream) < leases_ahead(keeper)) {
             prepare(keeper, stream, false);
             if (keeper->prepare_again)
                 return;
         }
+        if (stream_leases(stream) > 0)
+            continue;
+        /* It has taken its last one: what was being opened at leisure is wanted now. */
+        for (const struct segment *one = keeper->segments; one; one = one->next)
+            for (uint8_t i = 0; i < one->copies && one->stream == stream && one->phase == SEGMENT_OPENING; i++)
+                one->copy[i].disk->flush_wanted = true;
+    }
 }
 
 /* ---- streams ------------------------------------------------------------------------------------- */
@@ -1397,7 +1414,7 @@ int keeper_new(const struct keeper_options *options, struct keeper **result)
     pool_state(options->pool, &pool);
     keeper->pool_bytes = (uint64_t)pool.buffers * FRAME_BYTES_USUAL;
     if (keeper->options.unflushed_bytes_max == 0)
-        keeper->options.unflushed_bytes_max = keeper->pool_bytes / 8;
+        keeper->options.unflushed_bytes_max = keeper->pool_bytes / 4;
     if (keeper->options.suspect_after_ns == 0)
         keeper->options.suspect_after_ns = SUSPECT_AFTER_NS;
     keeper->next_position = 1;

@@ -38,7 +38,7 @@
 #include "frame.h"
 #include "pool.h"
 
-#define KEEPER_LEASES_AHEAD 2
+#define KEEPER_LEASES_AHEAD 3
 
 struct keeper;
 struct stream;
@@ -50,7 +50,7 @@ struct keeper_options {
     uint8_t copies;
     uint64_t flush_window_ns;
     uint64_t suspect_after_ns;    /* a request that takes longer makes its disk suspect; 0: 2 s */
-    uint64_t unflushed_bytes_max; /* flush sooner than the window when a disk has this much unflushed; 0: an eighth of the pool */
+    uint64_t unflushed_bytes_max; /* flush sooner than the window when a disk has this much unflushed; 0: a quarter of the pool */
     char host[64];
     struct pool *pool;            /* stays the caller's */
     struct catalog *catalog;      /* stays the caller's */
