@@ -171,22 +171,54 @@ static json_t *extract_params(const struct invocation *invocation, struct extrac
 
 /* ---- the report ------------------------------------------------------------------------------ */
 
+/* The recorder's word for why, as a sentence; a word that we do not know stays as it is. */
+static const char *gap_reason(const char *word)
+{
+    static const struct {
+        const char *word;
+        const char *sentence;
+    } table[] = {
+        {"damaged", "damaged on disk, and no good copy"},
+        {"overwritten", "overwritten by the ring while they were read"},
+        {"filter", "left out, the filter cannot be used on this link type"},
+        {"dropped", "dropped while recording, see tapeloop history"},
+        {"lost", "lost at a crash or with a disk"},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+        if (strcmp(table[i].word, word) == 0)
+            return table[i].sentence;
+    return word;
+}
+
+/* A bound of a gap: the ends of time mean that there is none. */
+static void gap_time(const json_t *gap, const char *name, const char *none,
+                     char text[TEXT_TIME_SIZE])
+{
+    int64_t time_ns;
+    if (answer_time(json_object_get(gap, name), &time_ns) && time_ns != INT64_MIN &&
+        time_ns != INT64_MAX)
+        text_time(time_ns, text);
+    else
+        snprintf(text, TEXT_TIME_SIZE, "%s", none);
+}
+
 static void gap_print(const json_t *gap)
 {
-    char from[TEXT_TIME_SIZE] = "the beginning";
-    char to[TEXT_TIME_SIZE] = "the end";
-    int64_t time_ns;
-    if (answer_time(json_object_get(gap, "from_ns"), &time_ns))
-        text_time(time_ns, from);
-    if (answer_time(json_object_get(gap, "to_ns"), &time_ns))
-        text_time(time_ns, to);
+    char from[TEXT_TIME_SIZE];
+    char to[TEXT_TIME_SIZE];
+    gap_time(gap, "from_ns", "the beginning", from);
+    gap_time(gap, "to_ns", "the end", to);
     uint64_t packets = answer_count(gap, "packets");
-    char count[32] = "";
+    char count[32] = "packets";
     if (packets > 0)
-        snprintf(count, sizeof count, ", %" PRIu64 " packet%s", packets, packets == 1 ? "" : "s");
+        snprintf(count, sizeof count, "%" PRIu64 " packet%s", packets, packets == 1 ? "" : "s");
     const char *interface = answer_text(gap, "interface");
-    output_note("  gap from %s to %s%s: %s%s%s", from, to, count, answer_text(gap, "reason"),
-                interface[0] ? ", interface " : "", interface);
+    const char *reason = answer_text(gap, "reason");
+    char type[32] = "";
+    if (strcmp(reason, "filter") == 0)
+        snprintf(type, sizeof type, " (link type %" PRIu64 ")", answer_count(gap, "link_type"));
+    output_note("  gap: %s from %s to %s%s%s: %s%s", count, from, to,
+                interface[0] ? ", interface " : "", interface, gap_reason(reason), type);
 }
 
 static void gaps_print(const json_t *result)
@@ -220,6 +252,14 @@ static void summary_print(const struct extraction *extraction, const json_t *res
         from, to, output_duration(progress_seconds(&extraction->progress)),
         text_size(answer_count(result, "bytes_read"), read),
         answer_count(result, "packets_judged"));
+    uint64_t moved = answer_count(result, "times_moved");
+    if (moved > 0)
+        output_note("  %" PRIu64
+                    " times do not fit into this format and were moved to the nearest: "
+                    "pcapng keeps them",
+                    moved);
+    if (json_is_false(json_object_get(result, "flushed")))
+        output_note("  what came last is not durable yet, and missing");
     gaps_print(result);
 }
 

@@ -186,12 +186,22 @@ static int recorder_await(struct session *session, struct failure *failure)
     return sentence_judge(text, failure);
 }
 
-/* Waits for our recorder to end. Returns its wait status, or -1 where waiting was given up. */
+/* The recorder has more to do, for other commands that have found it: it is no longer ours. */
+static bool recorder_stays(const struct session *session)
+{
+    char text[SENTENCE_SIZE];
+    ssize_t got = recv(session->life_fd, text, sizeof text - 1, MSG_DONTWAIT);
+    text[got > 0 ? got : 0] = '\0';
+    return strstr(text, "staying") != NULL;
+}
+
+/*
+ * Waits for our recorder to end, or to say that it stays. Returns its wait status, or -1 where
+ * waiting was given up.
+ */
 static int recorder_reap(struct session *session)
 {
-    if (session->life_fd >= 0)
-        close(session->life_fd);
-    session->life_fd = -1;
+    shutdown(session->life_fd, SHUT_WR);
     unsigned signals = interrupt_count();
     int64_t started_ns = output_clock_ns();
     bool noted = false;
@@ -203,6 +213,10 @@ static int recorder_reap(struct session *session)
             session->recorder = 0;
             return pid < 0 ? 0 : status;
         }
+        if (recorder_stays(session)) {
+            session->recorder = 0;
+            return 0;
+        }
         if (interrupt_count() > signals)
             return -1;
         if (!noted && output_is_drawn() && output_clock_ns() - started_ns > PATIENCE_NOTE_NS) {
@@ -213,6 +227,17 @@ static int recorder_reap(struct session *session)
         struct pollfd wanted = {.fd = interrupt_fd(), .events = POLLIN};
         poll(&wanted, 1, ms);
     }
+}
+
+/* Closes what held the recorder of our own. */
+static void session_forget(struct session *session)
+{
+    if (session->life_fd >= 0)
+        close(session->life_fd);
+    if (session->words_fd >= 0)
+        close(session->words_fd);
+    session->life_fd = -1;
+    session->words_fd = -1;
 }
 
 static int recorder_start(struct session *session, struct failure *failure)
@@ -247,8 +272,10 @@ static int recorder_start(struct session *session, struct failure *failure)
     session->words_fd = words[0];
     fcntl(words[0], F_SETFL, O_NONBLOCK);
     int code = recorder_await(session, failure);
-    if (code != 0)
+    if (code != 0) {
         recorder_reap(session);
+        session_forget(session);
+    }
     return code;
 }
 
@@ -567,9 +594,12 @@ int session_close(struct session *session, int code, struct failure *failure)
     session->hello = NULL;
     free(session->state);
     session->state = NULL;
-    if (session->recorder <= 0)
+    if (session->recorder <= 0) {
+        session_forget(session);
         return code;
+    }
     int status = recorder_reap(session);
+    session_forget(session);
     if (status == 0 || code == EXIT_FAILED || code < 0)
         return code;
     if (status < 0)

@@ -8,7 +8,9 @@
  * with one end of a socket pair as FD. The recorder writes "ready" and a line feed there, or
  * "CODE: SENTENCE" (the code a word of errors.def) and ends. When our end closes, because the
  * command is done or because it was killed, the recorder finishes what it holds and ends;
- * session_close() waits for that, so that its locks are free when the next command starts.
+ * session_close() waits for that, so that its locks are free when the next command starts. Where
+ * other commands have connected to it meanwhile, it writes "staying" instead, and ends with the
+ * last of them.
  *
  * What a recorder of our own says on its standard error comes to us: its warnings and errors become
  * the command's, the rest is shown with --verbose only.

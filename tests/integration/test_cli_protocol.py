@@ -613,8 +613,8 @@ class Extracts(World):
         self.extractor(gaps=gaps, gaps_total=1000, complete=False)
         done = self.run_command("extract", "dmz", status=3)
         self.assertEqual(done.stdout, b"packets!")
-        self.assertEqual(done.err.count("gap from 2023"), 20)
-        self.assertIn("5 packets: dropped, interface eth0\\x1b", done.err)
+        self.assertEqual(done.err.count("gap: 5 packets from 2023"), 20)
+        self.assertIn(", interface eth0\\x1b: dropped while recording", done.err)
         self.assertIn("and 980 more gaps", done.err)
         self.assertIn("missing", done.err)
 

@@ -55,7 +55,8 @@ class Quickstart(World):
         self.assertIn("demo.pcapng", command)
         packets = 0
         while packets == 0:
-            self.assertIsNone(process.poll())
+            if process.poll() is not None:
+                self.fail(process.communicate()[1])
             done = subprocess.run(["bash", "-c", command], cwd=self.directory, stderr=subprocess.PIPE, text=True,
                                   check=False)
             self.assertIn(done.returncode, (0, 1, 3), done.stderr)
