@@ -13,6 +13,7 @@
 #include "recording.h"
 
 #define FLUSH_MS 30000
+#define STARTING_MS 1500 /* for rings that are coming up, before an answer calls them starting */
 #define ANSWER_EVENTS_MAX 10000u
 #define HISTORY_ROWS_MAX 500000u
 
@@ -87,6 +88,7 @@ static int for_rings(struct request *request, const char *name, json_t *array,
     struct ring_registry *registry = &request->recorder->registry;
     struct ring_look *looks;
     uint32_t count;
+    ring_registry_wait(registry, STARTING_MS);
     int code = ring_registry_look(registry, name, &looks, &count, &request->failure);
     if (code != 0)
         return code;

@@ -23,6 +23,7 @@
 #include <time.h>
 
 #define TICK_MS 20
+#define READY_MS 2000            /* the first segment is prepared in a fraction of it */
 #define COUNTERS_NS 100000000ull /* between two readings of the source's counters */
 #define DRAIN_NS 200000000ull    /* a stopped live source is emptied for so long at most */
 #define PACE_NS 10000000ull      /* a source ahead of its rate sleeps this long at a time */
@@ -107,6 +108,8 @@ int pipeline_open(const struct pipeline_options *options, struct pipeline **resu
                     ring_options(options->ring)->name, error_text(code));
     }
     pipeline->stream_number = stream_number(pipeline->stream);
+    /* A live source that finds no segment prepared would lose its first packets. */
+    stream_wait(pipeline->stream, READY_MS);
     *result = pipeline;
     return 0;
 }

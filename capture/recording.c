@@ -257,10 +257,10 @@ int recording_start(struct recorder *recorder, const char *ring,
     code = go(recording, failure);
     if (code != 0)
         goto close_pipeline;
-    event_log_say(recorder->events, "info", "recording-started", recording->ring,
-                  "recording %s%s by %s", recording->interfaces ? recording->interface[0] : "",
-                  recording->interfaces > 1 ? " and others" : "",
-                  backend_names[recording->backend]);
+    event_log_say(
+        recorder->events, "info", "recording-started", recording->ring, "recording %s%s by %s",
+        recording->interfaces ? recording->interface[0] : "what is made up",
+        recording->interfaces > 1 ? " and others" : "", backend_names[recording->backend]);
     *result = recording;
     return 0;
 
@@ -383,13 +383,13 @@ static void unlist(struct recording_list *list, struct recording *recording)
     recording->listed = false;
 }
 
-/* Some recording of the ring (null: of any) that has not been stopped by the caller before; held
- * for him. */
+/* A recording of the ring that has not ended (null: any, ended or not): stopped, off the list, and
+ * held for the caller. */
 static struct recording *take_one(struct recording_list *list, const char *ring)
 {
     pthread_mutex_lock(&list->lock);
     struct recording *found = list->first;
-    while (found && ring && strcmp(found->ring, ring) != 0)
+    while (found && ring && (found->ended || strcmp(found->ring, ring) != 0))
         found = found->next;
     if (found) {
         unlist(list, found); /* the list's hold is ours now */

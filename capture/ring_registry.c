@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "text.h"
 
@@ -10,7 +11,11 @@ void ring_registry_init(struct ring_registry *registry)
 {
     *registry = (struct ring_registry){0};
     pthread_mutex_init(&registry->lock, NULL);
-    pthread_cond_init(&registry->changed, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&registry->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
 }
 
 static void entry_free(struct ring_entry *entry)
@@ -188,6 +193,28 @@ int ring_registry_claim(struct ring_registry *registry, const char *name,
     }
     pthread_mutex_unlock(&registry->lock);
     return code;
+}
+
+void ring_registry_wait(struct ring_registry *registry, int patience_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += patience_ms / 1000;
+    until.tv_nsec += (patience_ms % 1000) * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    pthread_mutex_lock(&registry->lock);
+    for (;;) {
+        bool starting = false;
+        for (const struct ring_entry *entry = registry->entries; entry; entry = entry->next)
+            starting |= entry->state == RING_STARTING;
+        if (!starting || registry->closing ||
+            pthread_cond_timedwait(&registry->changed, &registry->lock, &until) != 0)
+            break;
+    }
+    pthread_mutex_unlock(&registry->lock);
 }
 
 int ring_registry_look(struct ring_registry *registry, const char *name, struct ring_look **result,

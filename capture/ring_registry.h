@@ -63,7 +63,7 @@ struct ring_entry {
 
     /* progress of whoever changes or starts the ring, for others to see */
     _Atomic uint64_t slots_done, slots_total;
-    atomic_bool *cancel;         /* may be null; true: whoever changes the ring is to give up */
+    atomic_bool *cancel; /* may be null; true: whoever changes the ring is to give up */
 
     pthread_mutex_t account_lock;
     struct interface_total *ended;
@@ -123,6 +123,12 @@ struct ring_look {
     struct failure failure;
     uint64_t slot_bytes;
 };
+
+/*
+ * Waits up to patience_ms for rings that are STARTING: most are up at once, and whoever has just
+ * started a recorder wants to see them so.
+ */
+void ring_registry_wait(struct ring_registry *registry, int patience_ms);
 
 /* name null: all rings, else that one (ERR_NOT_FOUND). *looks is the caller's until
  * ring_registry_look_away(). */

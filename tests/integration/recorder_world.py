@@ -1,0 +1,274 @@
+"""What tests of the recorder share: starting tapeloopd, speaking its control protocol, making and reading captures."""
+
+import array
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+BIN = os.environ.get("TAPELOOP_BIN", "")
+RECORDER = os.path.join(BIN, "tapeloopd")
+SKIPPED = 77
+LINES = ["seen", "stored", "in_flight", "discarded", "duplicates", "sampled_out", "dropped_queue",
+         "dropped_kernel", "lost_disk", "refused"]
+MIB = 1 << 20
+
+
+def main():
+    """Runs the tests of the calling module. A file in which every test was skipped is itself skipped."""
+    for program in ("tapeloopd", "tapeloop-extract"):
+        if not os.access(os.path.join(BIN, program), os.X_OK):
+            print(f"skipped: there is no {program} in TAPELOOP_BIN ({BIN!r})")
+            sys.exit(SKIPPED)
+    result = unittest.main(module="__main__", exit=False, verbosity=2).result
+    if not result.wasSuccessful():
+        sys.exit(1)
+    if result.testsRun > 0 and len(result.skipped) == result.testsRun:
+        sys.exit(SKIPPED)
+
+
+# ---- captures -----------------------------------------------------------------------------------
+
+
+def packet(number, size=100):
+    """An Ethernet frame that says which one it is."""
+    head = bytes.fromhex("0200000000020200000000010800")
+    return (head + struct.pack(">Q", number) + bytes((number + i) & 255 for i in range(size)))[:max(size, 22)]
+
+
+def pcap(packets, link_type=1, snapshot=262144):
+    """A nanosecond pcap file; packets are (time in ns, bytes)."""
+    data = [struct.pack("<IHHiIII", 0xa1b23c4d, 2, 4, 0, 0, snapshot, link_type)]
+    for time_ns, body in packets:
+        data.append(struct.pack("<IIII", time_ns // 10**9, time_ns % 10**9, len(body), len(body)))
+        data.append(body)
+    return b"".join(data)
+
+
+def numbered(count, first=0, start_ns=1_700_000_000 * 10**9, size=100):
+    return [(start_ns + (first + i) * 1000, packet(first + i, size)) for i in range(count)]
+
+
+def read_pcap(data):
+    """The packets of a pcap file in nanoseconds, as pcap() takes them."""
+    magic, = struct.unpack_from("<I", data)
+    assert magic == 0xa1b23c4d, hex(magic)
+    found, at = [], 24
+    while at < len(data):
+        seconds, nanoseconds, captured, _ = struct.unpack_from("<IIII", data, at)
+        found.append((seconds * 10**9 + nanoseconds, data[at + 16:at + 16 + captured]))
+        at += 16 + captured
+    return found
+
+
+# ---- the control protocol -----------------------------------------------------------------------
+
+
+class RemoteError(Exception):
+    def __init__(self, error):
+        super().__init__(f"{error['code']}: {error['message']}")
+        self.code = error["code"]
+        self.message = error["message"]
+
+
+class Client:
+    """One connection. Answers are those of schema/PROTOCOL.md."""
+
+    def __init__(self, state):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        directory = os.open(state, os.O_PATH | os.O_DIRECTORY)
+        try:  # the address of a socket is short
+            self.socket.connect(f"/proc/self/fd/{directory}/control.sock")
+        except OSError:
+            self.socket.close()
+            raise
+        finally:
+            os.close(directory)
+        self.number = 0
+        self.progress = []
+
+    def raw(self, data):
+        self.socket.sendall(data)
+
+    def send(self, message, descriptors=()):
+        body = json.dumps(message).encode()
+        data = struct.pack("<I", len(body)) + body
+        rights = []
+        if descriptors:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        sent = self.socket.sendmsg([data], rights)
+        if sent < len(data):
+            self.socket.sendall(data[sent:])
+
+    def read(self, count):
+        data = b""
+        while len(data) < count:
+            part = self.socket.recv(count - len(data))
+            if not part:
+                raise EOFError("the recorder has closed the connection")
+            data += part
+        return data
+
+    def receive(self):
+        return json.loads(self.read(struct.unpack("<I", self.read(4))[0]))
+
+    def ask(self, method, descriptors=(), number=None, **params):
+        """Sends a request, waits for nothing."""
+        if number is None:
+            self.number += 1
+            number = self.number
+        self.send({"version": 1, "id": number, "method": method, "params": params}, descriptors)
+
+    def answer(self):
+        """The result of what was asked; progress is collected in self.progress."""
+        while True:
+            message = self.receive()
+            assert message["id"] == self.number, message
+            if "progress" in message:
+                self.progress.append(message["progress"])
+            elif "error" in message:
+                raise RemoteError(message["error"])
+            else:
+                return message["result"]
+
+    def call(self, method, descriptors=(), **params):
+        self.ask(method, descriptors, **params)
+        return self.answer()
+
+    def close(self):
+        self.socket.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Recorder:
+    """A tapeloopd on a state directory. Only ever killed by its own process number."""
+
+    def __init__(self, state, wait=True, prefix=()):
+        self.state = state
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([*prefix, RECORDER, "--state", state], stderr=self.log,
+                                        stdin=subprocess.DEVNULL)
+        while wait:
+            try:
+                self.client().close()
+                return
+            except OSError:
+                if self.process.poll() is not None:
+                    raise AssertionError("tapeloopd has ended: " + self.said()) from None
+                time.sleep(0.01)
+
+    def said(self):
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")
+
+    def client(self):
+        return Client(self.state)
+
+    def call(self, method, descriptors=(), **params):
+        with self.client() as client:
+            return client.call(method, descriptors, **params)
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self):
+        """SIGTERM; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait()
+
+
+def create_ring(recorder, name, path, size=64 * MIB, **more):
+    return recorder.call("ring.create", name=name, disks=[{"path": path, "bytes": size}], **more)["ring"]
+
+
+def import_packets(recorder, ring, packets, name="test.pcap"):
+    return import_files(recorder, ring, [(name, pcap(packets))])
+
+
+def import_files(recorder, ring, files):
+    """files: (name, bytes)"""
+    opened = []
+    try:
+        for _, data in files:
+            file = tempfile.TemporaryFile()
+            opened.append(file)
+            file.write(data)
+            file.flush()
+            file.seek(0)
+        return recorder.call("import", [file.fileno() for file in opened], ring=ring,
+                             names=[name for name, _ in files])
+    finally:
+        for file in opened:
+            file.close()
+
+
+def extract(recorder, ring, **params):
+    """(packets, result): everything unless the parameters say otherwise."""
+    with tempfile.TemporaryFile() as output:
+        result = recorder.call("extract", [output.fileno()], ring=ring, format="pcap", **params)
+        output.seek(0)
+        data = output.read()
+    return (read_pcap(data) if data else []), result
+
+
+class World(unittest.TestCase):
+    """Each test has a directory of its own; recorders that it starts end with it."""
+
+    def setUp(self):
+        self.directory = tempfile.mkdtemp(prefix="tapeloop-recorder-")
+        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+        self.recorders = []
+
+    def tearDown(self):
+        for recorder in self.recorders:
+            status = recorder.stop()
+            outcome = recorder.said()
+            recorder.log.close()
+            self.assertIn(status, (0, -signal.SIGKILL), outcome)
+            for word in ("ERROR: AddressSanitizer", "WARNING: ThreadSanitizer", "runtime error:"):
+                self.assertNotIn(word, outcome)
+
+    def path(self, *names):
+        return os.path.join(self.directory, *names)
+
+    def start(self, state="state", **more):
+        recorder = Recorder(self.path(state), **more)
+        self.recorders.append(recorder)
+        return recorder
+
+    def refused(self, code, recorder, method, descriptors=(), **params):
+        """The sentence of an error that must come."""
+        with self.assertRaises(RemoteError) as caught:
+            recorder.call(method, descriptors, **params)
+        self.assertEqual(caught.exception.code, code, caught.exception.message)
+        return caught.exception.message
+
+    def check_account(self, account):
+        """Promise P6: every packet seen is accounted for, by cause."""
+        self.assertEqual(account["seen"], sum(account[line] for line in LINES if line != "seen"), account)
+
+    def check_clean(self, recorder, ring):
+        found = recorder.call("verify", ring=ring)
+        self.assertTrue(found["clean"], found)
+        return found
+
+
+def thread(function, *arguments):
+    started = threading.Thread(target=function, args=arguments, daemon=True)
+    started.start()
+    return started

@@ -1,0 +1,486 @@
+/*
+ * The pipeline against a real ring in a file: what goes in is what is counted, stored and found
+ * again.
+ */
+#include "unit_test.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "frame.h"
+#include "pipeline.h"
+#include "source.h"
+
+#define DISK_BYTES (48u << 20)
+#define BUFFER_BYTES RING_BUFFER_BYTES_MIN
+
+struct world {
+    char directory[64];
+    char path[96];
+    struct catalog *catalog;
+    struct ring *ring;
+};
+
+static void world_open(struct world *world)
+{
+    struct failure failure = {0};
+    struct disk *disk;
+    struct identity identity, disk_identity;
+    uint64_t slot_bytes;
+    bool fresh;
+    strcpy(world->directory, "/tmp/tapeloop-pipeline-XXXXXX");
+    assert_non_null(mkdtemp(world->directory));
+    snprintf(world->path, sizeof world->path, "%s/disk", world->directory);
+    if (disk_uring_create(world->path, DISK_BYTES, false, &disk, &failure) != 0)
+        fail_msg("%s", failure.text);
+    identity_make(&identity);
+    if (ring_format_disks(&identity, "test", 1, 0, &disk, 1, &disk_identity, &slot_bytes,
+                          &failure) != 0 ||
+        catalog_open(world->directory, &world->catalog, &fresh, &failure) != 0)
+        fail_msg("%s", failure.text);
+    struct ring_options options = {
+        .ring = identity,
+        .name = "test",
+        .copies = 1,
+        .buffer_bytes = BUFFER_BYTES,
+        .flush_window_ns = RING_FLUSH_WINDOW_NS_MIN,
+        .catalog = world->catalog,
+    };
+    struct recovery_report report;
+    if (ring_open(&options, &disk, 1, &world->ring, &report, &failure) != 0)
+        fail_msg("%s", failure.text);
+}
+
+static void world_close(struct world *world)
+{
+    char command[128];
+    ring_close(&world->ring);
+    catalog_close(&world->catalog);
+    snprintf(command, sizeof command, "rm -rf '%s'", world->directory);
+    assert_int_equal(system(command), 0);
+}
+
+/* `packets`: a multiple of SOURCE_BATCH_MAX, for the times within a batch depend on its length. */
+static struct source *generator(uint64_t packets)
+{
+    struct source_generator_options options = {.seed = 7,
+                                               .packets = packets,
+                                               .flows = 100,
+                                               .hosts = 50,
+                                               .start_ns = 1000,
+                                               .step_ns = 1000};
+    struct source *source;
+    struct failure failure = {0};
+    if (source_generator_open(&options, &source, &failure) != 0)
+        fail_msg("%s", failure.text);
+    return source;
+}
+
+static struct pipeline *pipeline(struct world *world)
+{
+    struct pipeline_options options = {.ring = world->ring};
+    struct pipeline *opened;
+    struct failure failure = {0};
+    if (pipeline_open(&options, &opened, &failure) != 0)
+        fail_msg("%s", failure.text);
+    return opened;
+}
+
+static void add_account(const struct stream_interface_state *state, void *context)
+{
+    account_add(context, &state->account);
+    assert_true(state->account.packets[ACCOUNT_seen] == account_sum(&state->account));
+}
+
+static struct account account_of(struct pipeline *of)
+{
+    struct account account = {0};
+    pipeline_interfaces(of, add_account, &account);
+    return account;
+}
+
+/* ---- reading back: the frames of all segments, without the program for that
+ * ---------------------- */
+
+struct walk {
+    struct world *world;
+    uint64_t packets;
+    uint64_t captured_bytes;
+    uint64_t expected; /* number of the next packet, as the generator writes it */
+    struct source *again;
+    struct source_batch batch;
+    uint32_t at;
+};
+
+/* The generator makes the same packets once more: they are compared one by one. */
+static void compare(struct walk *walk, const struct packet *packet)
+{
+    while (walk->at == walk->batch.count) {
+        if (walk->batch.count > 0)
+            source_release(walk->again, &walk->batch);
+        walk->at = 0;
+        assert_int_equal(source_next(walk->again, &walk->batch, 0), 1);
+    }
+    const struct packet *original = &walk->batch.packet[walk->at++];
+    assert_int_equal(packet->captured_bytes, original->captured_bytes);
+    assert_int_equal(packet->original_bytes, original->original_bytes);
+    assert_true(packet->time_ns == original->time_ns);
+    assert_memory_equal(packet->bytes, original->bytes, packet->captured_bytes);
+}
+
+static int walk_segment(const struct segment_row *row, void *context)
+{
+    struct walk *walk = context;
+    struct disk *disk = ring_disk(walk->world->ring, 0, NULL);
+    uint8_t *bytes = aligned_alloc(PAGE_BYTES, disk->geometry.slot_bytes);
+    assert_non_null(bytes);
+    assert_int_equal(
+        disk_read(disk, row->place[0].slot, 0, bytes, (uint32_t)disk->geometry.slot_bytes), 0);
+    for (uint32_t offset = PAGE_BYTES; offset < row->data_end;) {
+        struct frame_info info;
+        struct frame_cursor cursor;
+        struct frame_packet packet;
+        assert_int_equal(frame_parse(bytes + offset, row->data_end - offset, &info), 0);
+        assert_int_equal(frame_check(bytes + offset, &info), 0);
+        frame_cursor_start(&cursor, bytes + offset, &info);
+        while (frame_cursor_next(&cursor, &packet) > 0) {
+            compare(walk, &packet.packet);
+            walk->packets++;
+            walk->captured_bytes += packet.packet.captured_bytes;
+        }
+        offset += info.frame_bytes;
+    }
+    free(bytes);
+    return 0;
+}
+
+static uint64_t stored_packets(struct world *world)
+{
+    struct walk walk = {.world = world, .again = generator(0)};
+    assert_int_equal(ring_find(world->ring, INT64_MIN, INT64_MAX, walk_segment, &walk), 0);
+    source_release(walk.again, &walk.batch);
+    source_close(&walk.again);
+    return walk.packets;
+}
+
+/* ---- tests
+ * ---------------------------------------------------------------------------------------- */
+
+static void what_goes_in_is_stored(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    world_open(&world);
+    struct pipeline *one = pipeline(&world);
+    struct source *source = generator(40960);
+    assert_int_equal(pipeline_run(one, source, &failure), 0);
+    source_close(&source);
+    struct account before = account_of(one);
+    assert_true(before.packets[ACCOUNT_seen] == 40960);
+    assert_int_equal(pipeline_finish(one, &failure), 0);
+    struct account account = account_of(one);
+    assert_true(account.packets[ACCOUNT_stored] == 40960);
+    assert_true(account.packets[ACCOUNT_in_flight] == 0);
+    assert_true(account.bytes[ACCOUNT_stored] == account.bytes[ACCOUNT_seen]);
+    struct pipeline_progress progress;
+    pipeline_progress(one, &progress);
+    assert_true(progress.packets == 40960);
+    pipeline_close(&one);
+    assert_null(one);
+    assert_true(stored_packets(&world) == 40960);
+    world_close(&world);
+}
+
+/* A source that waits loses nothing, however small the buffers are: laps of the ring, and then
+ * some. */
+static void a_source_that_waits_loses_nothing(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    world_open(&world);
+    struct pipeline *one = pipeline(&world);
+    struct source *source = generator(600000); /* four times what the ring holds */
+    assert_int_equal(pipeline_run(one, source, &failure), 0);
+    source_close(&source);
+    assert_int_equal(pipeline_finish(one, &failure), 0);
+    struct account account = account_of(one);
+    assert_true(account.packets[ACCOUNT_stored] == 600000);
+    pipeline_close(&one);
+    world_close(&world);
+}
+
+/* A live source never waits: what finds no room is dropped and counted, what is counted as stored
+ * is there. */
+static void a_live_source_drops_and_counts(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    world_open(&world);
+    struct pipeline *one = pipeline(&world);
+    struct source *source = generator(3000000);
+    source->waits = false;
+    assert_int_equal(pipeline_run(one, source, &failure), 0);
+    source_close(&source);
+    assert_int_equal(pipeline_finish(one, &failure), 0);
+    struct account account = account_of(one);
+    assert_true(account.packets[ACCOUNT_seen] == 3000000);
+    assert_true(account.packets[ACCOUNT_in_flight] == 0);
+    assert_true(account.packets[ACCOUNT_dropped_queue] > 0); /* a gigabyte through 8 MiB at once */
+    assert_true(account.packets[ACCOUNT_stored] > 0);
+    assert_true(account.packets[ACCOUNT_stored] + account.packets[ACCOUNT_dropped_queue] ==
+                3000000);
+    assert_true(account.bytes[ACCOUNT_seen] ==
+                account.bytes[ACCOUNT_stored] + account.bytes[ACCOUNT_dropped_queue]);
+    pipeline_close(&one);
+    world_close(&world);
+}
+
+struct watch {
+    struct pipeline *pipeline;
+    atomic_bool stop;
+    uint64_t looks;
+    uint64_t seen;
+};
+
+static void *watch_accounts(void *context)
+{
+    struct watch *watch = context;
+    while (!atomic_load(&watch->stop)) {
+        struct account account = account_of(watch->pipeline); /* each line adds up, always */
+        if (account.packets[ACCOUNT_seen] < watch->seen)
+            fail_msg("the count of packets seen went back");
+        watch->seen = account.packets[ACCOUNT_seen];
+        watch->looks++;
+    }
+    return NULL;
+}
+
+static void accounts_add_up_at_every_instant(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    pthread_t thread;
+    world_open(&world);
+    struct watch watch = {.pipeline = pipeline(&world)};
+    assert_int_equal(pthread_create(&thread, NULL, watch_accounts, &watch), 0);
+    for (int turn = 0; turn < 3; turn++) {
+        struct source *source = generator(200000);
+        source->waits = turn != 1;
+        assert_int_equal(pipeline_run(watch.pipeline, source, &failure), 0);
+        source_close(&source);
+    }
+    assert_int_equal(pipeline_finish(watch.pipeline, &failure), 0);
+    atomic_store(&watch.stop, true);
+    pthread_join(thread, NULL);
+    assert_true(watch.looks > 0);
+    assert_true(account_of(watch.pipeline).packets[ACCOUNT_seen] == 600000);
+    pipeline_close(&watch.pipeline);
+    world_close(&world);
+}
+
+static void *stop_soon(void *context)
+{
+    struct pipeline_progress progress = {0};
+    while (progress.packets < 10000)
+        pipeline_progress(context, &progress);
+    pipeline_stop(context);
+    return NULL;
+}
+
+static void a_stop_ends_a_run_and_loses_nothing(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    pthread_t thread;
+    world_open(&world);
+    struct pipeline *one = pipeline(&world);
+    struct source *source = generator(0); /* without end */
+    assert_int_equal(pthread_create(&thread, NULL, stop_soon, one), 0);
+    assert_int_equal(pipeline_run(one, source, &failure), ERR_INTERRUPTED);
+    pthread_join(thread, NULL);
+    assert_int_equal(pipeline_run(one, source, &failure), ERR_INTERRUPTED); /* it stays stopped */
+    source_close(&source);
+    assert_int_equal(pipeline_finish(one, &failure), 0);
+    struct account account = account_of(one);
+    assert_true(account.packets[ACCOUNT_stored] >= 10000);
+    assert_true(account.packets[ACCOUNT_stored] == account.packets[ACCOUNT_seen]);
+    pipeline_close(&one);
+    world_close(&world);
+}
+
+/* ---- a source of our own, for what the generator does not do
+ * -------------------------------------- */
+
+struct scripted {
+    struct source source;
+    uint32_t step;
+    uint32_t interfaces;
+    uint64_t dropped;
+    struct interface_description description[3];
+    uint8_t bytes[64];
+    uint8_t *huge;
+};
+
+static int scripted_next(struct source *source, struct source_batch *batch, int timeout_ms)
+{
+    struct scripted *scripted = (struct scripted *)source;
+    (void)timeout_ms;
+    batch->count = 0;
+    switch (scripted->step++) {
+    case 0: /* two interfaces, mixed */
+        for (uint32_t i = 0; i < 6; i++)
+            batch->packet[batch->count++] = (struct packet){.bytes = scripted->bytes,
+                                                            .captured_bytes = 60,
+                                                            .original_bytes = 100,
+                                                            .time_ns = i,
+                                                            .interface = (uint16_t)(i / 2 % 2)};
+        return 1;
+    case 1: /* the kernel has dropped some, and says nothing else */
+        scripted->dropped = 17;
+        return 0;
+    case 2: /* a third interface, and a packet that no segment holds */
+        scripted->interfaces = 3;
+        batch->packet[batch->count++] = (struct packet){.bytes = scripted->huge,
+                                                        .captured_bytes = 8u << 20,
+                                                        .original_bytes = 8u << 20,
+                                                        .interface = 2};
+        return 1;
+    case 3:
+        scripted->dropped = 20;
+        return fail(&source->failure, ERR_CORRUPT, "scripted: damaged at offset 4711");
+    default:
+        return ERR_END;
+    }
+}
+
+static void scripted_release(struct source *source, struct source_batch *batch)
+{
+    (void)source;
+    batch->count = 0;
+}
+
+static uint32_t scripted_interfaces(const struct source *source)
+{
+    return ((const struct scripted *)source)->interfaces;
+}
+
+static const struct interface_description *scripted_interface(const struct source *source,
+                                                              uint32_t number)
+{
+    return &((const struct scripted *)source)->description[number];
+}
+
+static void scripted_counters(struct source *source, uint32_t number,
+                              struct source_counters *counters)
+{
+    const struct scripted *scripted = (struct scripted *)source;
+    *counters = (struct source_counters){.dropped_kernel = number == 1 ? scripted->dropped : 0,
+                                         .oversized = number == 0 ? 2 : 0};
+}
+
+static void scripted_close(struct source *source)
+{
+    (void)source;
+}
+
+static const struct source_ops scripted_ops = {
+    .name = "script",
+    .next = scripted_next,
+    .release = scripted_release,
+    .interfaces = scripted_interfaces,
+    .interface = scripted_interface,
+    .counters = scripted_counters,
+    .close = scripted_close,
+};
+
+struct by_name {
+    struct account account[3];
+    uint32_t count;
+};
+
+static void note_interface(const struct stream_interface_state *state, void *context)
+{
+    struct by_name *by_name = context;
+    assert_int_equal(state->description.name[0], 'a' + (int)by_name->count);
+    by_name->account[by_name->count++] = state->account;
+}
+
+static void causes_are_kept_apart(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    world_open(&world);
+    struct scripted scripted = {
+        .source = {.ops = &scripted_ops, .wake_fd = -1},
+        .interfaces = 2,
+        .description = {{.link_type = 1, .name = "a"},
+                        {.link_type = 1, .name = "b"},
+                        {.link_type = 101, .name = "c"}},
+        .huge = calloc(1, 8u << 20),
+    };
+    assert_non_null(scripted.huge);
+    struct pipeline *one = pipeline(&world);
+    assert_int_equal(pipeline_run(one, &scripted.source, &failure), ERR_CORRUPT);
+    assert_string_equal(failure.text, "scripted: damaged at offset 4711");
+    assert_int_equal(pipeline_finish(one, NULL), 0);
+    struct by_name found = {0};
+    pipeline_interfaces(one, note_interface, &found);
+    assert_int_equal(found.count, 3);
+    assert_true(found.account[0].packets[ACCOUNT_stored] == 4);
+    assert_true(found.account[0].bytes[ACCOUNT_stored] == 400);
+    assert_true(found.account[0].stored_bytes == 240);
+    assert_true(found.account[1].packets[ACCOUNT_stored] == 2);
+    assert_true(found.account[1].packets[ACCOUNT_dropped_kernel] == 20); /* also those of the end */
+    assert_true(found.account[1].packets[ACCOUNT_seen] == 22);
+    assert_true(found.account[2].packets[ACCOUNT_refused] == 1);
+    for (int i = 0; i < 3; i++)
+        assert_true(found.account[i].packets[ACCOUNT_seen] == account_sum(&found.account[i]));
+    struct pipeline_progress progress;
+    pipeline_progress(one, &progress);
+    assert_true(progress.oversized == 2);
+    pipeline_close(&one);
+    free(scripted.huge);
+    world_close(&world);
+}
+
+static void a_flush_wakes_and_is_served(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    world_open(&world);
+    struct pipeline *one = pipeline(&world);
+    struct source *source = generator(100);
+    assert_int_equal(pipeline_run(one, source, &failure), 0);
+    source_close(&source);
+    /* Between runs nobody ticks: the stream serves the request when it is finished. */
+    assert_int_equal(ring_flush(world.ring, 10), ERR_TIMEOUT);
+    assert_int_equal(pipeline_finish(one, &failure), 0);
+    assert_int_equal(ring_flush(world.ring, 0), ERR_TIMEOUT); /* finished: only closing is left */
+    pipeline_close(&one);
+    assert_int_equal(ring_flush(world.ring, 0), 0);
+    world_close(&world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_goes_in_is_stored),
+        cmocka_unit_test(a_source_that_waits_loses_nothing),
+        cmocka_unit_test(a_live_source_drops_and_counts),
+        cmocka_unit_test(accounts_add_up_at_every_instant),
+        cmocka_unit_test(a_stop_ends_a_run_and_loses_nothing),
+        cmocka_unit_test(causes_are_kept_apart),
+        cmocka_unit_test(a_flush_wakes_and_is_served),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
