@@ -114,10 +114,8 @@ const struct filter_program *filter_for(struct filter *filter, uint16_t link_typ
     return &program->head;
 }
 
-bool filter_match(const struct filter_program *head, const struct packet *packet)
+bool filter_judge(const struct filter_program *head, const struct packet *packet)
 {
-    if (head->verdict == FILTER_EVERYTHING)
-        return true;
     const struct program *program = (const struct program *)head;
     return head->verdict == FILTER_JUDGES &&
            bpf_filter(program->code.bf_insns, packet->bytes, packet->original_bytes,

@@ -48,7 +48,13 @@ int filter_open(const char *text, struct filter **filter, struct failure *failur
 /* The program for a LINKTYPE_ value, compiled when first asked for. Null: no memory. */
 const struct filter_program *filter_for(struct filter *filter, uint16_t link_type);
 
-bool filter_match(const struct filter_program *program, const struct packet *packet);
+/* filter_match() asks this only where there is an expression. */
+bool filter_judge(const struct filter_program *program, const struct packet *packet);
+
+static inline bool filter_match(const struct filter_program *program, const struct packet *packet)
+{
+    return program->verdict == FILTER_EVERYTHING || filter_judge(program, packet);
+}
 
 /* Nulls. */
 void filter_close(struct filter **filter);

@@ -898,7 +898,7 @@ int reader_next(struct reader *reader, struct reader_packet *out)
                 return result;
             if (result == 0)
                 heap_take_first(reader);
-            else
+            else if (reader->heap_count > 1)
                 heap_down(reader, 0);
             continue;
         }
