@@ -39,7 +39,7 @@ static unsigned word_distance(const char *a, const char *b)
     size_t lb = strlen(b);
     if (la > WORD_MAX || lb > WORD_MAX)
         return UINT32_MAX;
-    unsigned cost[WORD_MAX + 1][WORD_MAX + 1];
+    unsigned cost[WORD_MAX + 1][WORD_MAX + 1] = {{0}};
     for (size_t i = 0; i <= la; i++)
         cost[i][0] = (unsigned)i;
     for (size_t j = 0; j <= lb; j++)
@@ -163,7 +163,8 @@ static const struct option_row *row_by_letter(const struct option_row *rows, cha
     return NULL;
 }
 
-static int unknown_option(const struct invocation *invocation, const char *name,
+/* `name` as typed ("--form", "-x"); `word` without its dashes, null for a single letter. */
+static int unknown_option(const struct invocation *invocation, const char *name, const char *word,
                           struct failure *failure)
 {
     const struct command *command = invocation->command;
@@ -176,10 +177,10 @@ static int unknown_option(const struct invocation *invocation, const char *name,
     const char *best = NULL;
     unsigned distance = UINT32_MAX;
     const struct option_row *tables[] = {command ? command->options : NULL, global_options};
-    if (strncmp(name, "--", 2) == 0)
+    if (word)
         for (size_t t = 0; t < 2; t++)
             for (const struct option_row *row = tables[t]; row && row->name; row++)
-                word_nearer(name + 2, row->name, &best, &distance);
+                word_nearer(word, row->name, &best, &distance);
     const char *blank = command ? " " : "";
     const char *which = command ? command->name : "";
     if (best)
@@ -258,7 +259,7 @@ static int long_option(struct invocation *invocation, const char *word, struct p
         return option_take(invocation, row, true, attached, at, failure);
     char bare[QUOTED_SIZE];
     snprintf(bare, sizeof bare, "%.*s", (int)least((unsigned)length + 2, sizeof bare - 1), word);
-    return unknown_option(invocation, bare, failure);
+    return unknown_option(invocation, bare, bare + 2, failure);
 }
 
 /* "-q", "-w FILE", "-wFILE", "-qw FILE" */
@@ -273,7 +274,7 @@ static int short_options(struct invocation *invocation, const char *word, struct
             row = row_by_letter(global_options, *c);
         if (!row) {
             char bare[3] = {'-', *c, '\0'};
-            return unknown_option(invocation, bare, failure);
+            return unknown_option(invocation, bare, NULL, failure);
         }
         const char *attached = row->value && c[1] != '\0' ? c + 1 : NULL;
         int code = option_take(invocation, row, global, attached, at, failure);
@@ -358,7 +359,7 @@ int options_parse(const struct command_table *table, int argc, char **argv,
         return options_unknown(table, invocation->group, failure);
     if (!invocation->command)
         return fail(failure, ERR_INVALID, "no command: see tapeloop help");
-    if (invocation->state[0] == '\0')
+    if (!invocation->state || invocation->state[0] == '\0')
         return fail(failure, ERR_INVALID, "--state wants the name of a directory");
     return check_operands(invocation, failure);
 }
@@ -373,20 +374,24 @@ void options_free(struct invocation *invocation)
 /* ---- values ----------------------------------------------------------------------------------
  */
 
+static bool is_value_of(const struct option_value *value, const char *name)
+{
+    return value->row && strcmp(value->row->name, name) == 0;
+}
+
 uint32_t options_count(const struct invocation *invocation, const char *name)
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < invocation->values; i++)
-        if (strcmp(invocation->value[i].row->name, name) == 0)
-            count++;
+        count += is_value_of(&invocation->value[i], name);
     return count;
 }
 
-const char *options_nth(const struct invocation *invocation, const char *name, uint32_t wanted)
+const char *options_nth(const struct invocation *invocation, const char *name, uint32_t i)
 {
-    for (uint32_t i = 0; i < invocation->values; i++)
-        if (strcmp(invocation->value[i].row->name, name) == 0 && wanted-- == 0)
-            return invocation->value[i].text;
+    for (uint32_t k = 0; k < invocation->values; k++)
+        if (is_value_of(&invocation->value[k], name) && i-- == 0)
+            return invocation->value[k].text;
     return NULL;
 }
 
@@ -497,9 +502,9 @@ bool options_help_group(const struct command_table *table, const char *group)
 void options_help_command(const struct command *command)
 {
     bool has_options = command->options && command->options->name;
-    int first = command->summary[0]; /* a sentence begins with a capital letter */
+    char first = command->summary[0]; /* a sentence begins with a capital letter */
     if (first >= 'a' && first <= 'z')
-        first -= 'a' - 'A';
+        first = (char)(first - 'a' + 'A');
     printf("usage: tapeloop %s%s%s%s\n\n%c%s.\n", command->name, has_options ? " [OPTION...]" : "",
            command->operands[0] ? " " : "", command->operands, first, command->summary + 1);
     if (command->details)

@@ -94,11 +94,8 @@ static void status_ring_print(const json_t *row, const json_t *disks)
     view_disks(disks, answer_text(ring, "name"), "  ");
 }
 
-static void recorder_print(const struct session *session, const json_t *result)
+static void recorder_print(const struct session *session)
 {
-    const json_t *recorder = answer_object(result, "recorder");
-    if (!recorder)
-        recorder = session->hello;
     if (session->recorder > 0) {
         printf("no recorder is running\n");
         return;
@@ -128,7 +125,7 @@ static int status_show(const struct invocation *invocation, struct session *sess
     job.method = "disk.list";
     code = session_call(session, &job, json_pack("{s:s?}", "ring", ring), &disks, failure);
     if (code == 0) {
-        recorder_print(session, result);
+        recorder_print(session);
         const json_t *rings = answer_array(result, "rings");
         if (json_array_size(rings) == 0)
             output_note(
