@@ -42,26 +42,27 @@ struct recording {
 /* ---- what is seen while it runs ---------------------------------------------------------------
  */
 
+/* What fits into a line of 80 as long as nothing is dropped. */
 static void recording_draw(struct recording *recording)
 {
     if (!progress_is_due(&recording->progress))
         return;
     const struct account *account = &recording->account;
     char rate[TEXT_SIZE_SIZE];
-    char lost[64] = "";
+    char drops[128] = "no drops";
     char reach[64] = "";
-    if (account->packets[ACCOUNT_lost_disk] > 0)
-        snprintf(lost, sizeof lost, ", disk %" PRIu64, account->packets[ACCOUNT_lost_disk]);
-    if (recording->reach_back_s >= 0)
+    if (view_dropped(account) > 0)
+        snprintf(drops, sizeof drops,
+                 "DROPPED: queue %" PRIu64 ", kernel %" PRIu64 ", disk %" PRIu64,
+                 account->packets[ACCOUNT_dropped_queue], account->packets[ACCOUNT_dropped_kernel],
+                 account->packets[ACCOUNT_lost_disk]);
+    if (recording->reach_back_s > 0)
         snprintf(reach, sizeof reach, "; reaches back %s",
                  output_duration(recording->reach_back_s));
-    progress_show(&recording->progress,
-                  "%s: %.0f packets/s, %s/s; stored %" PRIu64 "; dropped by queue %" PRIu64
-                  ", kernel %" PRIu64 "%s%s",
+    progress_show(&recording->progress, "%s: %.0f pps, %s/s; stored %" PRIu64 "; %s%s",
                   recording->ring, recording->packets_per_s,
                   text_size((uint64_t)recording->bytes_per_s, rate),
-                  account->packets[ACCOUNT_stored], account->packets[ACCOUNT_dropped_queue],
-                  account->packets[ACCOUNT_dropped_kernel], lost, reach);
+                  account->packets[ACCOUNT_stored], drops, reach);
 }
 
 /* How far the ring reaches back is known to its status alone. */
