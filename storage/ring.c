@@ -365,27 +365,45 @@ int ring_stream_close(struct ring *ring, struct stream **stream, struct account 
     return stream_close(stream, account, give_up, context);
 }
 
+struct flush_wait {
+    uint32_t stream; /* number */
+    uint64_t ticket;
+};
+
+/* Whether the stream is gone, and then all it took is durable or known to be lost, or what was asked for is durable. */
+static bool flush_served(struct ring *ring, const struct flush_wait *wait)
+{
+    bool served = true;
+    pthread_mutex_lock(&ring->lock);
+    for (uint32_t i = 0; i < ring->streams; i++)
+        if (stream_number(ring->stream[i]) == wait->stream)
+            served = stream_wait_flushed(ring->stream[i], wait->ticket, 0);
+    pthread_mutex_unlock(&ring->lock);
+    return served;
+}
+
 int ring_flush(struct ring *ring, int timeout_ms)
 {
-    /* Under the lock no stream can be closed; a capture thread that closes waits for us no longer than the timeout. */
-    int result = 0;
+    /* Streams may be closed while we wait, and others want the lock: so it is only held to ask. */
     uint64_t end = monotonic_ns(NULL) + (uint64_t)timeout_ms * 1000000u;
     pthread_mutex_lock(&ring->lock);
-    uint64_t *ticket = calloc(ring->streams + 1, sizeof *ticket);
-    if (!ticket) {
-        pthread_mutex_unlock(&ring->lock);
-        return ERR_NO_MEMORY;
-    }
-    for (uint32_t i = 0; i < ring->streams; i++)
-        ticket[i] = stream_request_flush(ring->stream[i]);
-    for (uint32_t i = 0; i < ring->streams; i++) {
-        uint64_t now = monotonic_ns(NULL);
-        int left = now >= end ? 0 : (int)((end - now) / 1000000u);
-        if (!stream_wait_flushed(ring->stream[i], ticket[i], left))
-            result = ERR_TIMEOUT;
-    }
-    free(ticket);
+    uint32_t count = ring->streams;
+    struct flush_wait *wait = calloc(count + 1, sizeof *wait);
+    for (uint32_t i = 0; wait && i < count; i++)
+        wait[i] = (struct flush_wait){stream_number(ring->stream[i]), stream_request_flush(ring->stream[i])};
     pthread_mutex_unlock(&ring->lock);
+    if (!wait)
+        return ERR_NO_MEMORY;
+    int result = 0;
+    for (uint32_t i = 0; i < count && result == 0; i++)
+        while (!flush_served(ring, &wait[i])) {
+            if (monotonic_ns(NULL) >= end) {
+                result = ERR_TIMEOUT;
+                break;
+            }
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        }
+    free(wait);
     return result;
 }
 
