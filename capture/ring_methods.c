@@ -91,16 +91,6 @@ static int check_same_paths(struct request *request, const struct making *making
     return 0;
 }
 
-static json_t *making_progress(void *context)
-{
-    const struct making *making = context;
-    if (!making->entry || atomic_load(&making->entry->slots_total) == 0)
-        return NULL;
-    return json_pack("{s:I, s:I}", "slots_done",
-                     (json_int_t)atomic_load(&making->entry->slots_done), "slots_total",
-                     (json_int_t)atomic_load(&making->entry->slots_total));
-}
-
 static void making_cancel(void *context)
 {
     atomic_store(&((struct making *)context)->cancel, true);
@@ -302,7 +292,7 @@ int method_ring_create(struct request *request, json_t **result)
         memcpy(making.row.name, name, strlen(name) + 1);
         making.row.copies = (uint8_t)copies;
         making.row.created_ns = wall_ns();
-        code = request_background(request, create_work, making_progress, making_cancel, &making);
+        code = request_background(request, create_work, NULL, making_cancel, &making);
         if (code != 0 && making.failure.code != 0)
             request->failure = making.failure;
     }
