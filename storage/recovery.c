@@ -819,7 +819,8 @@ static int view_compare(const void *left, const void *right)
 
 static int settle_all(struct recovery *recovery)
 {
-    qsort(recovery->found, recovery->found_count, sizeof *recovery->found, view_compare);
+    if (recovery->found_count > 0) /* qsort(3) takes no null pointer */
+        qsort(recovery->found, recovery->found_count, sizeof *recovery->found, view_compare);
     int result = 0;
     for (uint32_t from = 0, to; from < recovery->found_count && result == 0; from = to) {
         struct slot_view *view = &recovery->found[from];
