@@ -354,15 +354,19 @@ int ring_stream_open(struct ring *ring, const struct stream_options *options, st
 int ring_stream_close(struct ring *ring, struct stream **stream, struct account *account,
                       bool (*give_up)(void *context), void *context)
 {
-    struct stream *closing = *stream;
+    /* It can be asked for a flush, and for its account, until all of it is durable. */
+    int result = stream_end(*stream, account, give_up, context);
+    if (result == ERR_INTERRUPTED)
+        return result;
     pthread_mutex_lock(&ring->lock);
     for (uint32_t i = 0; i < ring->streams; i++)
-        if (ring->stream[i] == closing) {
+        if (ring->stream[i] == *stream) {
             ring->stream[i] = ring->stream[--ring->streams];
             break;
         }
+    stream_free(stream);
     pthread_mutex_unlock(&ring->lock);
-    return stream_close(stream, account, give_up, context);
+    return result;
 }
 
 struct flush_wait {

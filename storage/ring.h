@@ -60,7 +60,7 @@ void ring_close(struct ring **ring);
 
 /* Streams, numbered within this run. The stream is the capture thread's; the ring only knows of it. */
 int ring_stream_open(struct ring *ring, const struct stream_options *options, struct stream **stream);
-/* stream_close() and forget. */
+/* stream_end(), forget, stream_free(). The stream stays as it is when the waiting was given up (ERR_INTERRUPTED). */
 int ring_stream_close(struct ring *ring, struct stream **stream, struct account *account,
                       bool (*give_up)(void *context), void *context);
 

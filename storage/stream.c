@@ -613,13 +613,13 @@ static void detach(struct keeper *keeper, void *context)
     detach->done = true;
 }
 
-int stream_close(struct stream **slot, struct account *account, bool (*give_up)(void *context), void *context)
+int stream_end(struct stream *stream, struct account *account, bool (*give_up)(void *context), void *context)
 {
-    struct stream *stream = *slot;
     int result;
     while ((result = stream_finish(stream)) == ERR_AGAIN) {
         if (give_up && give_up(context))
             return ERR_INTERRUPTED;
+        stream_tick(stream); /* requests to flush are answered to the end */
         pthread_mutex_lock(&stream->lock);
         wait_changed(stream, 20);
         pthread_mutex_unlock(&stream->lock);
@@ -629,6 +629,7 @@ int stream_close(struct stream **slot, struct account *account, bool (*give_up)(
         keeper_call(stream->keeper, detach, &state);
         if (state.done)
             break;
+        stream_tick(stream);
         if (give_up && give_up(context))
             return ERR_INTERRUPTED;
         pthread_mutex_lock(&stream->lock);
@@ -637,7 +638,6 @@ int stream_close(struct stream **slot, struct account *account, bool (*give_up)(
     }
     if (account)
         *account = stream->account;
-    stream_free(slot);
     return result;
 }
 

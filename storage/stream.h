@@ -1,10 +1,10 @@
 /*
  * stream.h - one capture thread's way into the store: append packets, flush, close.
  *
- *     stream_open(ring's keeper ...) -> stream_add_interface() ... { stream_append() ... stream_tick() } -> stream_close()
+ *     stream_open(ring's keeper ...) -> stream_add_interface() ... { stream_append() ... stream_tick() } -> stream_end() -> stream_free()
  *
  * Everything here is called by one thread, the capture thread, except where it says "any thread". Nothing blocks but
- * stream_wait() and stream_close(); nothing is allocated per packet.
+ * stream_wait() and stream_end(); nothing is allocated per packet.
  */
 #ifndef STORAGE_STREAM_H
 #define STORAGE_STREAM_H
@@ -56,15 +56,16 @@ void stream_tick(struct stream *stream);
 void stream_wait(struct stream *stream, int timeout_ms);
 
 /*
- * Ends the stream: writes what is buffered, seals, waits until everything is durable or known to be lost, frees it.
+ * Ends the stream: writes what is buffered, seals, waits until everything is durable or known to be lost. Then only the functions for any
+ * thread may be called, and stream_free().
  * ERR_IO when packets were lost at a disk. *account (may be null) is the final account over all interfaces.
  * `give_up` (may be null) is asked now and then while waiting; true ends the waiting (ERR_INTERRUPTED).
  */
-int stream_close(struct stream **stream, struct account *account, bool (*give_up)(void *context), void *context);
+int stream_end(struct stream *stream, struct account *account, bool (*give_up)(void *context), void *context);
 
-/* The steps of stream_close() without waiting, for the simulation: ERR_AGAIN until everything is durable or lost. */
+/* The steps of stream_end() without waiting, for the simulation: ERR_AGAIN until everything is durable or lost. */
 int stream_finish(struct stream *stream);
-/* After stream_finish() said 0 or ERR_IO; or, in the simulation, after a crash, when the keeper is gone, too. */
+/* After stream_end(), or after stream_finish() said 0 or ERR_IO and the keeper let go of it; or, in the simulation, after a crash, when the keeper is gone, too. */
 void stream_free(struct stream **stream);
 
 /* ---- any thread --------------------------------------------------------------------------------- */
