@@ -1050,13 +1050,18 @@ static void make_foreign(void)
     run_sql("catalog.db", "CREATE TABLE precious (x); INSERT INTO precious VALUES (1)");
 }
 
-static void make_good(void)
+static void make_rows(uint64_t rows)
 {
     bool fresh;
     struct catalog *catalog = open_catalog(&fresh);
-    fill(catalog, 0, 3000);
+    fill(catalog, 0, rows);
     catalog_fresh(catalog);
     catalog_close(&catalog);
+}
+
+static void make_good(void)
+{
+    make_rows(3000);
 }
 
 static void patch(const char *name, off_t offset, const void *bytes, size_t count)
@@ -1247,13 +1252,13 @@ static void heal(struct catalog *catalog, uint64_t rows)
 
 static void test_flipped_bytes(void **state)
 {
-    enum { rows = 3000, flips = 120 };
+    enum { rows = 1500, flips = 120 };
     bool fresh;
     size_t bytes;
     int noticed = 0;
     (void)state;
     make_directory();
-    make_good();
+    make_rows(rows);
     uint8_t *good = read_file("catalog.db", &bytes);
     seed = 815;
     for (int flip = 0; flip < flips; flip++) {
