@@ -4,7 +4,9 @@
 #include "network_interface.h"
 
 #include <errno.h>
+#include <linux/ethtool.h>
 #include <linux/rtnetlink.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <stdio.h>
@@ -12,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 #include "source.h"
 
@@ -216,4 +219,34 @@ uint64_t network_drops(int fd, int index)
         return statistics.rx_missed_errors + statistics.rx_fifo_errors;
     }
     return 0;
+}
+
+/* ---- offloads that merge frames ------------------------------------------------------------------ */
+
+static bool ethtool(int fd, const char *name, void *command)
+{
+    struct ifreq request = {.ifr_data = command};
+    memcpy(request.ifr_name, name, strnlen(name, sizeof request.ifr_name - 1));
+    return ioctl(fd, SIOCETHTOOL, &request) == 0;
+}
+
+const char *network_unmerge(const char *name)
+{
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return NULL;
+    struct ethtool_value gro = {.cmd = ETHTOOL_GGRO}, flags = {.cmd = ETHTOOL_GFLAGS};
+    bool gro_off = false, lro_off = false;
+    if (ethtool(fd, name, &gro) && gro.data != 0) {
+        struct ethtool_value off = {.cmd = ETHTOOL_SGRO};
+        struct ethtool_value now = {.cmd = ETHTOOL_GGRO};
+        gro_off = ethtool(fd, name, &off) && ethtool(fd, name, &now) && now.data == 0;
+    }
+    if (ethtool(fd, name, &flags) && (flags.data & ETH_FLAG_LRO)) {
+        struct ethtool_value off = {.cmd = ETHTOOL_SFLAGS, .data = flags.data & ~(uint32_t)ETH_FLAG_LRO};
+        struct ethtool_value now = {.cmd = ETHTOOL_GFLAGS};
+        lro_off = ethtool(fd, name, &off) && ethtool(fd, name, &now) && !(now.data & ETH_FLAG_LRO);
+    }
+    close(fd);
+    return gro_off && lro_off ? "GRO and LRO" : gro_off ? "GRO" : lro_off ? "LRO" : NULL;
 }

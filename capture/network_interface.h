@@ -47,6 +47,13 @@ int network_names_check(const char *const *names, uint32_t count, size_t bytes_m
 int network_no_privilege(const char *name, struct failure *failure);
 
 /*
+ * Switches off what merges received frames into larger ones before they can be captured: GRO and LRO. Returns what it has
+ * switched off ("GRO", "LRO", "GRO and LRO"), static memory, or null: nothing was on, or it cannot be changed (then
+ * frames longer than the MTU are still counted as oversized).
+ */
+const char *network_unmerge(const char *name);
+
+/*
  * Packets that the adapter has lost since it was brought up, missed for want of a buffer: the
  * kernel never saw them. network_drops_open() gives a descriptor to ask through, closed by the
  * caller, or -1: nothing can be counted then.

@@ -19,7 +19,9 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define TICK_MS 20
@@ -30,6 +32,7 @@
 #define FINISH_NS 1000000ull     /* between two looks at whether everything is durable */
 
 struct pipeline {
+    char ended_said[sizeof ((struct failure *)0)->text]; /* of the last interface that ended while others went on */
     struct pipeline_options options;
     struct stream *stream;
     uint32_t stream_number;
@@ -300,6 +303,11 @@ static int run(struct pipeline *pipeline, struct failure *failure)
             if (grown == 0)
                 batch_take(pipeline);
             source_release(source, &pipeline->batch);
+        }
+        if (result >= 0 && source->failure.code != 0 && strcmp(source->failure.text, pipeline->ended_said) != 0) {
+            snprintf(pipeline->ended_said, sizeof pipeline->ended_said, "%s", source->failure.text);
+            if (pipeline->options.interface_ended)
+                pipeline->options.interface_ended(pipeline->options.context, source->failure.text);
         }
         uint64_t now_ns = monotonic_ns();
         counters_read_if_due(pipeline, now_ns);

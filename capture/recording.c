@@ -20,6 +20,7 @@
 
 #include "answer_json.h"
 #include "event_log.h"
+#include "network_interface.h"
 #include "pipeline.h"
 #include "source.h"
 
@@ -158,6 +159,13 @@ static int source_open(const struct recording_options *options, struct source **
                                             : source_packet_open(&live, source, failure);
 }
 
+/* One interface of several: the others go on. On the capture thread. */
+static void interface_ended(void *context, const char *sentence)
+{
+    const struct recording *recording = context;
+    event_log_say(recording->recorder->events, "error", "interface-ended", recording->ring, "%s", sentence);
+}
+
 static void recording_free(struct recording *recording)
 {
     for (uint32_t i = 0; i < recording->interfaces; i++)
@@ -243,10 +251,19 @@ int recording_start(struct recorder *recorder, const char *ring,
         goto release;
     }
     recording->entry = entry;
+    for (uint32_t i = 0; i < options->interfaces && options->backend != BACKEND_GENERATOR; i++) {
+        const char *off = network_unmerge(options->interface[i]);
+        if (off)
+            event_log_say(recorder->events, "info", "offload-off", ring,
+                          "%s was on at %s, and has been switched off: it merges packets", off,
+                          options->interface[i]);
+    }
     code = source_open(options, &recording->source, failure);
     if (code != 0)
         goto free;
     struct pipeline_options pipeline = {
+        .interface_ended = interface_ended,
+        .context = recording,
         .ring = entry->ring,
         .packets_per_s =
             options->backend == BACKEND_GENERATOR ? options->generator_packets_per_s : 0,
