@@ -368,15 +368,15 @@ static uint32_t packet_flags(const struct packet *packet)
 }
 
 /*
- * Two 32-bit fields, side by side in the file, with one store. The heads are stored straight to
- * where they belong: put together in a struct first and copied from there, they would stall the
- * processor (its wide load would have to wait for the narrow stores) for longer than all the rest
- * takes.
+ * Heads are stored field by field straight to where they belong: put together in a struct first and
+ * copied from there, they would stall the processor (its wide load has to wait for the narrow
+ * stores) for longer than all the rest of a packet takes.
  */
 static inline void store_pair(uint8_t *at, uint32_t first, uint32_t second)
 {
-    le64 pair = le64_of(first | (uint64_t)second << 32);
-    memcpy(at, &pair, sizeof pair);
+    le32 one = le32_of(first), two = le32_of(second);
+    memcpy(at, &one, sizeof one);
+    memcpy(at + sizeof one, &two, sizeof two);
 }
 
 static inline void store_packet_head(uint8_t *at, uint32_t block_bytes, uint32_t interface,

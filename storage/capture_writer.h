@@ -48,8 +48,8 @@ struct capture_writer_options {
 struct capture_writer;
 
 /* Writes nothing yet. ERR_INVALID (format), ERR_NO_MEMORY. */
-int capture_writer_open(const struct capture_writer_options *options,
-                        struct capture_writer **writer, struct failure *failure);
+int capture_writer_open(const struct capture_writer_options *options, struct capture_writer **out,
+                        struct failure *failure);
 
 /*
  * The number that this description has in this file; equal descriptions have the same one.
@@ -65,7 +65,7 @@ int capture_writer_interface(struct capture_writer *writer,
  * written; ERR_CLOSED         the reader of the output is gone; ERR_NO_SPACE, ERR_IO ...: writing
  * failed. capture_writer_failure() has the sentence; the file ends in mid-packet.
  */
-int capture_writer_packet(struct capture_writer *writer, uint32_t interface,
+int capture_writer_packet(struct capture_writer *writer, uint32_t number,
                           const struct packet *packet);
 
 /* A comment for the next packet; if none comes, for the statistics at the end. Cut at 500 bytes;
@@ -83,7 +83,7 @@ struct capture_statistics {
 
 /* Sets what the interface's statistics block at the end of the file will say beside the packets
  * written. */
-void capture_writer_statistics(struct capture_writer *writer, uint32_t interface,
+void capture_writer_statistics(struct capture_writer *writer, uint32_t number,
                                const struct capture_statistics *statistics);
 
 /* Brings everything appended so far to the descriptor. Errors as for capture_writer_packet(). */

@@ -19,7 +19,7 @@ struct extraction;
  * Waits for the JOB on `socket`, which stays the caller's, and opens what came with it. An error
  * has been told to the recorder where that was possible.
  */
-int extraction_open(int socket, struct extraction **extraction);
+int extraction_open(int socket, struct extraction **out);
 
 /* Does the job and sends DONE, with result and sentence. Returns the result; ERR_CLOSED also where
  * the recorder is gone. */
@@ -29,6 +29,6 @@ int extraction_run(struct extraction *extraction);
 void extraction_fail(struct extraction *extraction, const struct failure *failure);
 
 /* Nulls. */
-void extraction_close(struct extraction **extraction);
+void extraction_close(struct extraction **out);
 
 #endif

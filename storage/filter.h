@@ -43,7 +43,7 @@ struct filter;
  * `text` is copied; null or only spaces: everything matches. ERR_INVALID, with libpcap's sentence,
  * where the expression compiles for no link type at all.
  */
-int filter_open(const char *text, struct filter **filter, struct failure *failure);
+int filter_open(const char *text, struct filter **out, struct failure *failure);
 
 /* The program for a LINKTYPE_ value, compiled when first asked for. Null: no memory. */
 const struct filter_program *filter_for(struct filter *filter, uint16_t link_type);

@@ -34,39 +34,38 @@ struct reader_stream {
     uint32_t segments;
     uint32_t room;
     uint32_t current;
-    bool open; /* `now` reads segment[current] */
-    bool next_open;
-    struct segment_reader now;
-    struct segment_reader next; /* reads ahead in segment[current + 1] */
-
     uint32_t heap_at;
     int64_t key_ns;
     uint64_t key_position;
+    struct segment_reader now;  /* of segment[current], if `open` */
+    struct segment_reader next; /* reads ahead in segment[current + 1], if `next_open` */
 
+    bool open;
+    bool next_open;
     bool has_head;
+    bool walking;    /* the cursor is in a frame */
+    bool damaged;    /* of which only a part is good */
+    bool rest;       /* of which the stash holds only a part */
+    bool numbered;   /* next_packet is set */
+    bool timed;      /* last_ns is set */
+    bool has_before; /* `before` is the account before the range */
+    bool counted;    /* `before` and `after` are the accounts around the range */
+
+    uint32_t pending;     /* why the numbers that come next may be missing; 0: not known */
+    uint64_t next_packet; /* the first number that was not yet seen */
+    int64_t last_ns;      /* of the last packet seen */
     struct frame_packet head;
-    bool walking; /* the cursor is in a frame */
-    bool damaged; /* of which only a part is good */
-    bool rest;    /* of which the stash holds only a part */
     struct frame_cursor cursor;
-    struct frame_info info; /* of that frame */
+    struct frame_info info; /* of the cursor's frame */
     uint8_t *stash;
     uint32_t stash_room;
 
-    bool numbered;
-    uint64_t next_packet; /* the first number that was not yet seen */
-    bool timed;
-    int64_t last_ns;  /* of the last packet seen */
-    uint32_t pending; /* why the numbers that come next may be missing; 0: not known */
-
-    uint32_t map[FRAME_ENTRIES_MAX]; /* from the frame's interfaces to the reader's */
-    uint8_t *table;                  /* the frame's interface table that the map is for */
     uint32_t table_bytes;
-    uint32_t *used; /* the reader's numbers of all interfaces that it ever had */
+    uint8_t *table;                  /* the frame's interface table that the map is for */
+    uint32_t map[FRAME_ENTRIES_MAX]; /* from the frame's interfaces to the reader's */
     uint32_t used_count;
+    uint32_t *used; /* the reader's numbers of all interfaces that it ever had */
 
-    bool has_before; /* `before` is the account before the range */
-    bool counted;    /* `before` and `after` are the accounts around the range */
     struct account before;
     struct account after;
     int64_t counted_from_ns;
@@ -666,11 +665,11 @@ static struct reader_stream *add_stream(struct reader *reader, const struct work
 {
     if ((reader->streams & (reader->streams - 1)) == 0) {
         uint32_t room = reader->streams == 0 ? 1 : 2 * reader->streams;
-        struct reader_stream **streams = realloc(reader->stream, room * sizeof *streams);
+        struct reader_stream **streams = realloc(reader->stream, room * sizeof(void *));
         if (!streams)
             return NULL;
         reader->stream = streams;
-        struct reader_stream **heap = realloc(reader->heap, room * sizeof *heap);
+        struct reader_stream **heap = realloc(reader->heap, room * sizeof(void *));
         if (!heap)
             return NULL;
         reader->heap = heap;
@@ -705,7 +704,7 @@ static int grow_known(struct reader *reader)
         return 0;
     struct worker_segment **old = reader->known;
     uint32_t old_room = reader->known_room, room = old_room == 0 ? 64 : 2 * old_room;
-    struct worker_segment **table = calloc(room, sizeof(struct worker_segment *));
+    struct worker_segment **table = calloc(room, sizeof(void *));
     if (!table)
         return ERR_NO_MEMORY;
     reader->known = table;
@@ -734,8 +733,7 @@ static int insert_segment(struct reader *reader, struct reader_stream *stream,
 {
     if (stream->segments == stream->room) {
         uint32_t room = stream->room == 0 ? 4 : 2 * stream->room;
-        struct worker_segment **more =
-            realloc(stream->segment, room * sizeof(struct worker_segment *));
+        struct worker_segment **more = realloc(stream->segment, room * sizeof(void *));
         if (!more)
             return ERR_NO_MEMORY;
         stream->segment = more;
@@ -754,7 +752,7 @@ static int insert_segment(struct reader *reader, struct reader_stream *stream,
     if (at < stream->segments)
         close_next(stream); /* it may no longer be the next */
     memmove(stream->segment + at + 1, stream->segment + at,
-            (stream->segments - at) * sizeof(struct worker_segment *));
+            (stream->segments - at) * sizeof(void *));
     stream->segment[at] = segment;
     stream->segments++;
     if (at < stream->current || (at == stream->current && stream->open)) {
@@ -779,7 +777,7 @@ static int update_segment(struct reader *reader, struct reader_stream *stream,
         close_next(stream);
         stream->segments--;
         memmove(stream->segment + at, stream->segment + at + 1,
-                (stream->segments - at) * sizeof(struct worker_segment *));
+                (stream->segments - at) * sizeof(void *));
         return insert_segment(reader, stream, known);
     }
     if (stream->open)

@@ -51,7 +51,7 @@ struct reader_options {
 
 struct reader;
 
-int reader_open(const struct reader_options *options, struct reader **reader);
+int reader_open(const struct reader_options *options, struct reader **out);
 
 /*
  * Adds segments, in any order, or replaces what is known of them (open ones grow and are sealed).
@@ -94,7 +94,7 @@ const struct interface_description *reader_interface(const struct reader *reader
  * of them saw is READER_UNKNOWN, and what it dropped is known only when none dropped anything.
  */
 void reader_account(const struct reader *reader, uint32_t interface, uint64_t *seen,
-                    uint64_t *dropped);
+                    uint64_t *drops);
 
 struct reader_counters {
     uint64_t segments_total;
@@ -107,6 +107,6 @@ struct reader_counters {
 void reader_counters(const struct reader *reader, struct reader_counters *counters);
 
 /* Waits for reads under way. Nulls. */
-void reader_close(struct reader **reader);
+void reader_close(struct reader **out);
 
 #endif

@@ -311,7 +311,7 @@ static int read_index(struct segment_reader *reader, uint32_t place, uint32_t *o
     if (!buffer)
         return ERR_NO_MEMORY;
     uint32_t room = segment->index_bytes / sizeof(struct index_frame_entry), entries = 0;
-    struct index_frame_entry *entry = malloc(room * sizeof *entry);
+    struct index_frame_entry *entry = malloc((room + 1) * sizeof *entry);
     int reason = 0;
     if (!entry) {
         free(buffer);

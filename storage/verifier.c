@@ -137,8 +137,9 @@ static int check_index(struct tally *tally, struct segment_reader *reader)
     int good = segment_reader_index(reader);
     if (good <= 0 || !tally->whole)
         return good < 0 ? good : 0;
+    size_t bytes = tally->frames * sizeof *tally->frame;
     if (reader->entries == tally->frames &&
-        memcmp(reader->entry, tally->frame, tally->frames * sizeof *tally->frame) == 0)
+        (bytes == 0 || memcmp(reader->entry, tally->frame, bytes) == 0))
         return 0;
     int judgement = complain(tally, tally->segment->index_offset, tally->segment->index_bytes,
                              WORKER_BAD_RECORDS, NULL);

@@ -180,7 +180,7 @@ static int wait_readable(int socket, int timeout_ms)
 
 /* Descriptors beyond what `descriptor` holds, and all of them where it is null, are closed by the
  * kernel. */
-static int receive_message(int socket, uint8_t *buffer, size_t *length, int *descriptor,
+static int receive_message(int socket, void *buffer, size_t *length, int *descriptor,
                            uint32_t *descriptors)
 {
     struct iovec part = {buffer, WORKER_MESSAGE_BYTES_MAX};
@@ -334,8 +334,8 @@ int worker_stop(struct worker *worker)
 
 int worker_take(int socket, uint8_t *buffer, struct worker_received *received, int timeout_ms)
 {
-    size_t length;
-    received->descriptors = 0;
+    size_t length = 0;
+    *received = (struct worker_received){.descriptors = 0};
     int result = wait_readable(socket, timeout_ms);
     if (!result)
         result =

@@ -43,7 +43,7 @@ static struct capture_writer *open_writer(enum capture_format format, int fd, ui
 static int ethernet(struct capture_writer *writer, const char *name)
 {
     struct interface_description description = {.link_type = 1};
-    strcpy(description.name, name);
+    snprintf(description.name, sizeof description.name, "%s", name);
     int number = capture_writer_interface(writer, &description);
     assert_true(number >= 0);
     return number;

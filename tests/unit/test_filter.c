@@ -327,8 +327,7 @@ static const char *const filters[] = {
     "len > 100000",
     "not tcp and not udp and not icmp and not icmp6",
     "(tcp port 80 or udp port 53) and (host 10.0.0.1 or host fd00::2)",
-    "tcp src port 80 and tcp dst port 40000 and ip src 10.0.0.2 and ip dst 10.0.0.1 and greater 20 "
-    "and less 2000",
+    "tcp src port 80 and dst port 40000 and src 10.0.0.2 and dst 10.0.0.1 and greater 20",
 };
 
 static char folder[] = "/tmp/test_filter.XXXXXX";

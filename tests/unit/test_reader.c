@@ -108,7 +108,7 @@ static void add(struct harness *harness, const struct fixture_segment *segment)
 /* The stream that an interface made by fixture_interface_usual() belongs to. */
 static uint32_t stream_of(const struct harness *harness, uint32_t interface)
 {
-    return (uint32_t)atoi(reader_interface(harness->reader, interface)->name + 3);
+    return (uint32_t)strtoul(reader_interface(harness->reader, interface)->name + 3, NULL, 10);
 }
 
 /* The next packet's bytes are those of packet `number` of its stream. */
@@ -930,7 +930,7 @@ static void test_drops_of_several(void **state)
         begin(&segment, &fixture, 0, 0, 1, 0);
         struct interface_description description = {.link_type = 1, .name = "eth0"};
         int first = fixture_interface(&segment, &description);
-        strcpy(description.name, "eth1");
+        description.name[3] = '1';
         int second = fixture_interface(&segment, &description);
         for (int i = 0; i < 10; i++)
             assert_true(fixture_packet(&segment, i % 2 ? first : second, 0, i, 100, 100));

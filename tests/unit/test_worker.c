@@ -73,7 +73,7 @@ static struct worker_job usual_job(const struct fixture *fixture)
     job.disk[0].slot_bytes = fixture->slot_bytes;
     job.disk[0].slot_count = fixture->slots;
     job.disk[0].disk_bytes = fixture->bytes;
-    strcpy(job.disk[0].name, "image");
+    memcpy(job.disk[0].name, "image", sizeof "image");
     return job;
 }
 
