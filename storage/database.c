@@ -192,8 +192,9 @@ static int check_header(const uint8_t header[100], const char *path,
     if (be32_at(header + 68) != kind->application_id)
         return fail(failure, ERR_FOREIGN, "%s is a database of another program", path);
     uint32_t page_bytes = (uint32_t)header[16] << 8 | header[17];
-    bool wal = header[18] == 2 && header[19] == 2;
-    if (page_bytes != DATABASE_PAGE_BYTES || header[20] != DATABASE_PAGE_RESERVED || !wal)
+    /* 2: with a WAL. 1: a copy that VACUUM INTO has made; it gets one. */
+    bool mode = header[18] == header[19] && (header[18] == 1 || header[18] == 2);
+    if (page_bytes != DATABASE_PAGE_BYTES || header[20] != DATABASE_PAGE_RESERVED || !mode)
         return fail(failure, ERR_CORRUPT, "%s: its header is not one that tapeloop has written",
                     path);
     uint32_t version = be32_at(header + 60);
@@ -394,7 +395,8 @@ static int set_up(sqlite3 *database, const struct database_kind *kind, bool read
     if (result == SQLITE_OK)
         result = add_functions(database);
     snprintf(pragmas, sizeof pragmas,
-             "PRAGMA synchronous = %s; PRAGMA cache_size = -%d; PRAGMA cell_size_check = ON;"
+             "PRAGMA journal_mode = WAL; PRAGMA synchronous = %s; PRAGMA cache_size = -%d; PRAGMA "
+             "cell_size_check = ON;"
              "PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = %d;"
              "PRAGMA wal_autocheckpoint = %d; PRAGMA query_only = %s",
              kind->full ? "FULL" : "NORMAL", kind->cache_kib, DATABASE_WAL_BYTES_KEPT,
@@ -424,14 +426,39 @@ int database_connect(const char *path, const struct database_kind *kind, bool re
     return code;
 }
 
-int database_scan(const char *path, struct failure *failure)
+/* Checks the pages of a chunk of the file, from page `number` on. */
+static int scan_chunk(int fd, uint8_t *chunk, size_t bytes, uint64_t number, bool mend,
+                      uint32_t *unsummed, const char *path, struct failure *failure)
+{
+    for (size_t at = 0; at < bytes; at += DATABASE_PAGE_BYTES, number++) {
+        if (number == LOCK_PAGE)
+            continue;
+        enum database_page page = DATABASE_PAGE_DAMAGED;
+        if (bytes - at >= DATABASE_PAGE_BYTES)
+            page = database_page_check(chunk + at, (uint32_t)number);
+        if (page == DATABASE_PAGE_DAMAGED)
+            return fail(failure, ERR_CORRUPT, "%s: page %llu is damaged", path,
+                        (unsigned long long)number + 1);
+        if (page == DATABASE_PAGE_GOOD)
+            continue;
+        ++*unsummed;
+        database_page_sum(chunk + at, (uint32_t)number);
+        if (mend && pwrite(fd, chunk + at, DATABASE_PAGE_BYTES,
+                           (off_t)(number * DATABASE_PAGE_BYTES)) != DATABASE_PAGE_BYTES)
+            return fail_errno(failure, errno, "%s: cannot write", path);
+    }
+    return 0;
+}
+
+int database_scan(const char *path, bool mend, uint32_t *unsummed, struct failure *failure)
 {
     enum { chunk_pages = 64 };
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, (mend ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     uint8_t *chunk = malloc(chunk_pages * DATABASE_PAGE_BYTES);
     uint64_t number = 0;
     uint64_t pages_wanted = 0;
     int result = 0;
+    *unsummed = 0;
     if (fd < 0)
         result = fail_errno(failure, errno, "%s", path);
     else if (!chunk)
@@ -445,14 +472,13 @@ int database_scan(const char *path, struct failure *failure)
             break;
         if (number == 0 && got >= 100)
             pages_wanted = be32_at(chunk + 28);
-        for (ssize_t at = 0; result == 0 && at < got; at += DATABASE_PAGE_BYTES, number++)
-            if (number != LOCK_PAGE && (got - at < DATABASE_PAGE_BYTES ||
-                                        !database_page_check(chunk + at, (uint32_t)number)))
-                result = fail(failure, ERR_CORRUPT, "%s: page %llu is damaged", path,
-                              (unsigned long long)number + 1);
+        result = scan_chunk(fd, chunk, (size_t)got, number, mend, unsummed, path, failure);
+        number += (uint64_t)got / DATABASE_PAGE_BYTES;
     }
     if (result == 0 && number < pages_wanted)
         result = fail(failure, ERR_CORRUPT, "%s: its end is missing", path);
+    if (result == 0 && mend && fdatasync(fd) != 0)
+        result = fail_errno(failure, errno, "%s", path);
     free(chunk);
     if (fd >= 0)
         close(fd);

@@ -65,10 +65,11 @@ int database_connect(const char *path, const struct database_kind *kind, bool re
                      sqlite3 **database, struct failure *failure);
 
 /*
- * Reads every page of the file and checks it; the WAL must have been checkpointed to its end.
- * ERR_CORRUPT, ERR_IO. For what cannot be rebuilt: about a second for each GB.
+ * Reads every page of the file and checks it; the WAL must have been checkpointed to its end, and
+ * nobody write meanwhile. `mend`: puts checksums where there are none. *unsummed: how many pages
+ * had none. ERR_CORRUPT, ERR_IO. For what cannot be rebuilt: about a second for each GB.
  */
-int database_scan(const char *path, struct failure *failure);
+int database_scan(const char *path, bool mend, uint32_t *unsummed, struct failure *failure);
 
 /* Renames the file and its WAL to FILE.damaged-N with the smallest free N; see .c for how many are
  * kept. */
@@ -90,8 +91,17 @@ void database_finalize(sqlite3_stmt **statement, uint32_t count);
 /* The VFS with the page checksums, on top of the default one; registered at the first call. */
 const char *database_pages_vfs(void);
 
-/* Whether the page (DATABASE_PAGE_BYTES at `page`) is number `number`, from 0, and undamaged. */
-bool database_page_check(const uint8_t *page, uint32_t number);
+enum database_page {
+    DATABASE_PAGE_GOOD,
+    DATABASE_PAGE_UNSUMMED, /* written by a program that knows nothing of the checksum */
+    DATABASE_PAGE_DAMAGED,
+};
+
+/* What the page (DATABASE_PAGE_BYTES at `page`) with the number `number`, from 0, looks like. */
+enum database_page database_page_check(const uint8_t *page, uint32_t number);
+
+/* Puts the checksum into the page. */
+void database_page_sum(uint8_t *page, uint32_t number);
 
 /* ---- values
  * --------------------------------------------------------------------------------------- */

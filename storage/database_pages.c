@@ -8,9 +8,20 @@
  *
  *   trailer  offset 4088: le32 page number, from 0     offset 4092: le32 CRC-32C of bytes 0 to 4091
  *
- * The number is in it so that a page written to the wrong place is found. A page of zeros is
- * accepted: SQLite leaves holes for pages that it has freed before it ever wrote them, and reads no
- * structure from such a page.
+ * The number is in it so that a page written to the wrong place is found. Three more are accepted:
+ *
+ *   - A page of zeros: SQLite leaves holes for pages that it has freed before it ever wrote them,
+ * and reads no structure from such a page.
+ *   - A trailer that says "no checksum". SQLite is handed pages with this trailer, so those that it
+ *     changes have it in the WAL, and in the file too if it is not us who checkpoint: whoever only
+ * looks at the file with another program after a crash does that, without knowing it.
+ *   - A trailer of zeros, for the same reason: a page that was new in the WAL, or is so in a copy
+ * made by VACUUM INTO. But a lost sector is all zeros too; so other bytes in the page's last sector
+ * must not be (a table's page is filled from its end), or the page be a table's without a row.
+ *
+ * Left out of the first page's checksum are the counters that SQLite's backup changes in the copy:
+ * how often the file and the schema were changed, and by which SQLite. Nothing of ours depends on
+ * them.
  */
 #include <pthread.h>
 #include <stddef.h>
@@ -22,6 +33,11 @@
 
 #define TRAILER_NUMBER (DATABASE_PAGE_BYTES - DATABASE_PAGE_RESERVED)
 #define TRAILER_CRC (TRAILER_NUMBER + 4)
+
+#define SECTOR_BYTES 512
+
+static const uint8_t trailer_none[DATABASE_PAGE_RESERVED] = {'n', 'o', 't', 's',
+                                                             'u', 'm', 'm', 'd'};
 
 _Static_assert(TRAILER_CRC + 4 == DATABASE_PAGE_BYTES, "the trailer fills the reserved bytes");
 
@@ -36,16 +52,64 @@ static sqlite3_file *inner_of(sqlite3_file *file)
     return ((struct page_file *)(void *)file)->inner;
 }
 
-bool database_page_check(const uint8_t *page, uint32_t number)
+/* The checksum that the page should have; its number is in place. */
+static uint32_t page_crc(const uint8_t *page, uint32_t number)
+{
+    static const uint8_t zero[8];
+    if (number > 0)
+        return checksum_crc32c(page, TRAILER_CRC);
+    uint32_t crc = checksum_crc32c(page, 24);
+    crc = checksum_crc32c_more(crc, zero, 4); /* 24: changes of the file */
+    crc = checksum_crc32c_more(crc, page + 28, 12);
+    crc = checksum_crc32c_more(crc, zero, 4); /* 40: changes of the schema */
+    crc = checksum_crc32c_more(crc, page + 44, 48);
+    crc = checksum_crc32c_more(crc, zero, 8); /* 92: changes of the file again, version of SQLite */
+    return checksum_crc32c_more(crc, page + 100, TRAILER_CRC - 100);
+}
+
+static bool all_zero(const uint8_t *bytes, size_t count)
+{
+    return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
+}
+
+/* A page of a table or index without a row: no cell, and nothing but free room behind its header.
+ */
+static bool is_empty_table(const uint8_t *page)
+{
+    bool leaf = page[0] == 10 || page[0] == 13;
+    return leaf && page[3] == 0 && page[4] == 0 && (page[5] << 8 | page[6]) == TRAILER_NUMBER;
+}
+
+/* A page that another program has written, going by its trailer. */
+static bool is_unsummed(const uint8_t *page)
+{
+    const uint8_t *trailer = page + TRAILER_NUMBER;
+    if (memcmp(trailer, trailer_none, sizeof trailer_none) == 0)
+        return true;
+    return all_zero(trailer, DATABASE_PAGE_RESERVED) &&
+           (!all_zero(page + DATABASE_PAGE_BYTES - SECTOR_BYTES, SECTOR_BYTES) ||
+            is_empty_table(page));
+}
+
+enum database_page database_page_check(const uint8_t *page, uint32_t number)
 {
     le32 stored_number;
     le32 stored_crc;
     memcpy(&stored_number, page + TRAILER_NUMBER, sizeof stored_number);
     memcpy(&stored_crc, page + TRAILER_CRC, sizeof stored_crc);
-    if (le32_get(stored_number) == number &&
-        le32_get(stored_crc) == checksum_crc32c(page, TRAILER_CRC))
-        return true;
-    return page[0] == 0 && memcmp(page, page + 1, DATABASE_PAGE_BYTES - 1) == 0;
+    if (le32_get(stored_number) == number && le32_get(stored_crc) == page_crc(page, number))
+        return DATABASE_PAGE_GOOD;
+    if (is_unsummed(page))
+        return DATABASE_PAGE_UNSUMMED;
+    return all_zero(page, DATABASE_PAGE_BYTES) ? DATABASE_PAGE_GOOD : DATABASE_PAGE_DAMAGED;
+}
+
+void database_page_sum(uint8_t *page, uint32_t number)
+{
+    le32 stored_number = le32_of(number);
+    memcpy(page + TRAILER_NUMBER, &stored_number, sizeof stored_number);
+    le32 crc = le32_of(page_crc(page, number));
+    memcpy(page + TRAILER_CRC, &crc, sizeof crc);
 }
 
 static bool is_page(const sqlite3_file *file, int bytes, sqlite3_int64 offset)
@@ -69,10 +133,13 @@ static int pages_read(sqlite3_file *file, void *buffer, int bytes, sqlite3_int64
 {
     sqlite3_file *inner = inner_of(file);
     int result = inner->pMethods->xRead(inner, buffer, bytes, offset);
-    if (result == SQLITE_OK && is_page(file, bytes, offset) &&
-        !database_page_check(buffer, (uint32_t)(offset / DATABASE_PAGE_BYTES)))
+    if (result != SQLITE_OK || !is_page(file, bytes, offset))
+        return result;
+    uint32_t number = (uint32_t)(offset / DATABASE_PAGE_BYTES);
+    if (database_page_check(buffer, number) == DATABASE_PAGE_DAMAGED)
         return SQLITE_IOERR_DATA;
-    return result;
+    memcpy((uint8_t *)buffer + TRAILER_NUMBER, trailer_none, sizeof trailer_none);
+    return SQLITE_OK;
 }
 
 static int pages_write(sqlite3_file *file, const void *buffer, int bytes, sqlite3_int64 offset)
@@ -82,10 +149,7 @@ static int pages_write(sqlite3_file *file, const void *buffer, int bytes, sqlite
         return inner->pMethods->xWrite(inner, buffer, bytes, offset);
     uint8_t page[DATABASE_PAGE_BYTES];
     memcpy(page, buffer, TRAILER_NUMBER);
-    le32 number = le32_of((uint32_t)(offset / DATABASE_PAGE_BYTES));
-    memcpy(page + TRAILER_NUMBER, &number, sizeof number);
-    le32 crc = le32_of(checksum_crc32c(page, TRAILER_CRC));
-    memcpy(page + TRAILER_CRC, &crc, sizeof crc);
+    database_page_sum(page, (uint32_t)(offset / DATABASE_PAGE_BYTES));
     return inner->pMethods->xWrite(inner, page, bytes, offset);
 }
 

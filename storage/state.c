@@ -320,21 +320,47 @@ static int refuse_orphaned_wal(const char *path, struct failure *failure)
     return 0;
 }
 
+/* SQLite's own check, of structure. */
+static int check_structure(struct state *state, const char *path, struct failure *failure)
+{
+    sqlite3_stmt *statement = NULL;
+    int result =
+        sqlite3_prepare_v2(state->database, "PRAGMA integrity_check (1)", -1, &statement, NULL);
+    if (result == SQLITE_OK)
+        result = sqlite3_step(statement);
+    int code = database_error(state->database, result);
+    const char *words = "it cannot be read";
+    if (result == SQLITE_ROW) {
+        words = (const char *)sqlite3_column_text(statement, 0);
+        code = words && strcmp(words, "ok") == 0 ? 0 : ERR_CORRUPT;
+    }
+    if (code != 0)
+        fail(failure, code, "%s: %s", path, words ? words : "out of memory");
+    sqlite3_finalize(statement);
+    return code;
+}
+
 /*
  * Empties the WAL into the file and reads the file from end to end. Where the WAL cannot be emptied
  * just now (another process reads, the disk is full), its pages are newer than the file's, and the
- * check is left to the next start.
+ * check is left to the next start. Pages that another program has written (database_pages.c) get a
+ * checksum if SQLite finds nothing wrong with them.
  */
 static int check_pages(struct state *state, const char *path, struct failure *failure)
 {
+    uint32_t unsummed;
     int result =
         sqlite3_wal_checkpoint_v2(state->database, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
     int code = database_error(state->database, result);
-    if (code == 0)
-        return database_scan(path, failure);
     if (code == ERR_CORRUPT || code == ERR_IO)
         return database_fail(state->database, result, path, failure);
-    return 0;
+    if (code != 0)
+        return 0;
+    code = database_scan(path, false, &unsummed, failure);
+    if (code != 0 || unsummed == 0)
+        return code;
+    code = check_structure(state, path, failure);
+    return code == 0 ? database_scan(path, true, &unsummed, failure) : code;
 }
 
 int state_open(const char *directory, struct state **state, struct failure *failure)

@@ -24,6 +24,15 @@
 #include "catalog.h"
 #include "faulty_vfs.h"
 
+/* Random rounds are fewer where each is many times as slow. */
+#if defined(__has_feature)
+#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
 static uint64_t seed = 20231114;
 
 /* splitmix64: the same test in every run. */
@@ -1252,7 +1261,7 @@ static void heal(struct catalog *catalog, uint64_t rows)
 
 static void test_flipped_bytes(void **state)
 {
-    enum { rows = 1500, flips = 120 };
+    enum { rows = 1500, flips = SANITIZED ? 20 : 120 };
     bool fresh;
     size_t bytes;
     int noticed = 0;
@@ -1311,7 +1320,7 @@ static void test_flipped_bytes_in_the_wal(void **state)
     uint8_t *wal = read_file("catalog.db-wal", &wal_bytes);
     catalog_close(&catalog);
     seed = 1863;
-    for (int flip = 0; flip < 100; flip++) {
+    for (int flip = 0; flip < (SANITIZED ? 20 : 100); flip++) {
         each_file("catalog.db", remove_file);
         uint8_t bit = (uint8_t)(1u << random_below(8));
         size_t at = random_below(wal_bytes);
@@ -1383,14 +1392,14 @@ static const struct {
     {FAULTY_READ | FAULTY_WRITE | FAULTY_SYNC, SQLITE_NOMEM},
 };
 
-/* Fails the 1st call, the 2nd, ... (later every 5th) until nothing fails any more. Afterwards
+/* Fails the 1st call, the 2nd, ... (later every 7th) until nothing fails any more. Afterwards
  * everything is as if nothing had been. */
 static void test_each_call_fails_once(void **state)
 {
     (void)state;
     for (size_t fault = 0; fault < COUNT(fault_table); fault++) {
         uint32_t struck = 1;
-        for (uint32_t after = 0; struck > 0; after += after < 60 ? 1 : 5) {
+        for (uint32_t after = 0; struck > 0; after += after < 60 && !SANITIZED ? 1 : 7) {
             struct catalog *catalog = NULL;
             bool fresh;
             make_directory();

@@ -728,9 +728,19 @@ static void test_the_directory_is_made(void **unused)
     remove_directory();
 }
 
+/* Whether SQLite's own counters are there, which nothing depends on. */
+static bool is_counter(size_t at)
+{
+    return (at >= 24 && at < 28) || (at >= 40 && at < 44) || (at >= 92 && at < 100);
+}
+
 static void flip_any(uint8_t *bytes, size_t count)
 {
-    bytes[random_below(count)] ^= (uint8_t)(1u << random_below(8));
+    size_t at;
+    do
+        at = random_below(count);
+    while (is_counter(at));
+    bytes[at] ^= (uint8_t)(1u << random_below(8));
 }
 
 static void flip_page(uint8_t *bytes, size_t count)
@@ -866,6 +876,112 @@ static void test_an_orphaned_wal_is_refused(void **unused)
     state = open_state();
     state_close(&state);
     remove_directory();
+}
+
+static int leave_a_wal(void)
+{
+    struct state *state = open_state();
+    for (int i = 0; i < 60; i++)
+        put_event(state,
+                  "this one is in the WAL only, and in pages that the file does not have yet");
+    put_history(state, "eth9", 1, 1);
+    raise(SIGKILL);
+    return 1;
+}
+
+/*
+ * After a crash somebody looks at the file with another program, and that checkpoints: pages come
+ * into the file without a checksum. They are accepted, and have one afterwards.
+ */
+static void test_another_program_looked_at_the_file(void **unused)
+{
+    size_t bytes;
+    (void)unused;
+    make_directory();
+    make_good();
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(leave_a_wal());
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status));
+    free(read_file("state.db-wal", &bytes));
+    assert_true(bytes > 0);
+    run_sql("SELECT * FROM event; PRAGMA wal_checkpoint (TRUNCATE)", NULL);
+    uint8_t *looked_at = read_file("state.db", &bytes);
+
+    struct state *state = open_state();
+    assert_int_equal(events_of(state, 0, UINT32_MAX).count, 160);
+    state_close(&state);
+    uint8_t *mended = read_file("state.db", &bytes);
+    int differ = 0;
+    for (size_t page = 0; page < bytes; page += 4096) {
+        differ += memcmp(looked_at + page, mended + page, 4096) != 0;
+        assert_memory_equal(looked_at + page, mended + page, 4088);
+    }
+    assert_true(differ > 1);
+    uint8_t *bad = malloc(bytes);
+    for (int i = 0; i < 50; i++) { /* now damage is found again, in those pages too */
+        memcpy(bad, mended, bytes);
+        flip_any(bad, bytes);
+        write_file("state.db", bad, bytes);
+        assert_int_not_equal(state_open(directory, &state, NULL), 0);
+    }
+    free(bad);
+    memset(mended + bytes - 512, 0,
+           512); /* a lost sector is not taken for a page without a checksum */
+    write_file("state.db", mended, bytes);
+    assert_int_equal(state_open(directory, &state, NULL), ERR_CORRUPT);
+    free(looked_at);
+    free(mended);
+    remove_directory();
+}
+
+/* Both ways to copy a database with sqlite3, of one at rest and of one with a WAL. */
+static void test_backups_are_accepted(void **unused)
+{
+    static const char *const rest[] = {"", "-wal", "-shm"};
+    char copy[PATH_MAX + 400];
+    char sql[PATH_MAX + 500];
+    (void)unused;
+    for (int way = 0; way < 4; way++) {
+        make_directory();
+        make_good();
+        snprintf(copy, sizeof copy, "%s", file_path("copy.db"));
+        struct state *state = way & 1 ? open_state() : NULL;
+        if (state)
+            put_event(state, "in the WAL");
+        if (way & 2) {
+            sqlite3 *from = NULL;
+            sqlite3 *to = NULL;
+            assert_int_equal(sqlite3_open(file_path("state.db"), &from), SQLITE_OK);
+            assert_int_equal(sqlite3_open(copy, &to), SQLITE_OK);
+            sqlite3_backup *backup = sqlite3_backup_init(to, "main", from, "main");
+            assert_int_equal(sqlite3_backup_step(backup, -1), SQLITE_DONE);
+            assert_int_equal(sqlite3_backup_finish(backup), SQLITE_OK);
+            sqlite3_close(from);
+            sqlite3_close(to);
+        } else {
+            snprintf(sql, sizeof sql, "VACUUM INTO '%s'", copy);
+            run_sql(sql, NULL);
+        }
+        state_close(&state);
+        for (size_t i = 0; i < COUNT(rest); i++) {
+            char name[32];
+            snprintf(name, sizeof name, "state.db%s", rest[i]);
+            unlink(file_path(name));
+        }
+        assert_int_equal(rename(copy, file_path("state.db")), 0);
+        for (int again = 0; again < 2; again++) {
+            state = open_state();
+            assert_settings(state, NULL, "key=value;");
+            assert_int_equal(put_event(state, "after"), 101 + (way & 1) + again);
+            assert_int_equal(history_count(state, NULL, 0, 5000), 2000);
+            state_close(&state);
+        }
+        remove_directory();
+    }
 }
 
 /* ---- failing calls ------------------------------------------------------------------------------
@@ -1148,6 +1264,8 @@ int main(void)
         cmocka_unit_test(test_a_damaged_file_is_refused),
         cmocka_unit_test(test_other_files_are_refused),
         cmocka_unit_test(test_an_orphaned_wal_is_refused),
+        cmocka_unit_test(test_another_program_looked_at_the_file),
+        cmocka_unit_test(test_backups_are_accepted),
         cmocka_unit_test(test_each_call_fails_once),
         cmocka_unit_test(test_answered_means_synced),
         cmocka_unit_test(test_a_read_only_directory),
