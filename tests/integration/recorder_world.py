@@ -235,10 +235,11 @@ class World(unittest.TestCase):
         self.recorders = []
 
     def tearDown(self):
+        ends = []  # all of them first: what the test finds wrong with one must not leave another behind
         for recorder in self.recorders:
-            status = recorder.stop()
-            outcome = recorder.said()
+            ends.append((recorder.stop(), recorder.said()))
             recorder.log.close()
+        for status, outcome in ends:
             self.assertIn(status, (0, -signal.SIGKILL), outcome)
             for word in ("ERROR: AddressSanitizer", "WARNING: ThreadSanitizer", "runtime error:"):
                 self.assertNotIn(word, outcome)
