@@ -51,7 +51,8 @@ struct control_server {
     int directory;
     gid_t group;
     pthread_t thread;
-    pthread_mutex_t lock; /* the places */
+    pthread_mutex_t lock; /* the places, and leaving */
+    bool leaving;
     struct place place[CONNECTIONS_MAX];
 };
 
@@ -282,9 +283,19 @@ static void welcome(struct control_server *server, int fd)
     place->server = server;
     place->fd = fd;
     place->idle = false;
-    place->state = PLACE_RUNNING; /* no thread looks at a free place */
+    pthread_mutex_lock(&server->lock);
+    bool leaving = server->leaving;
+    if (!leaving)
+        place->state = PLACE_RUNNING;
+    pthread_mutex_unlock(&server->lock);
+    if (leaving) {
+        close(fd);
+        return;
+    }
     if (pthread_create(&place->thread, NULL, connection_thread, place) != 0) {
+        pthread_mutex_lock(&server->lock);
         place->state = PLACE_FREE;
+        pthread_mutex_unlock(&server->lock);
         turn_away(fd, ERR_BUSY, "the recorder has no thread left: try again");
     }
 }
@@ -379,6 +390,17 @@ int control_server_open(struct recorder *recorder, struct control_server **resul
         close(server->directory);
     free(server);
     return code;
+}
+
+bool control_server_leave(struct control_server *server)
+{
+    pthread_mutex_lock(&server->lock);
+    bool alone = true;
+    for (uint32_t i = 0; i < CONNECTIONS_MAX; i++)
+        alone = alone && server->place[i].state != PLACE_RUNNING;
+    server->leaving = server->leaving || alone;
+    pthread_mutex_unlock(&server->lock);
+    return alone;
 }
 
 void control_server_close(struct control_server **slot)

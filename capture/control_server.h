@@ -21,6 +21,12 @@ struct control_server;
 int control_server_open(struct recorder *recorder, struct control_server **server,
                         struct failure *failure);
 
+/*
+ * Ends the service if nobody is connected: true, and from then on whoever connects is closed without
+ * a word. False: somebody is, and nothing changes.
+ */
+bool control_server_leave(struct control_server *server);
+
 /* Removes the socket, lets requests end (they see that the recorder stops), joins all threads. A
  * null *server is allowed. */
 void control_server_close(struct control_server **server);

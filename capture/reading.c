@@ -594,8 +594,9 @@ int reading_run(struct request *request, struct ring_entry *entry,
         for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
             if (reading->disk_fd[i] >= 0)
                 close(reading->disk_fd[i]);
+        /* It may have ended because of what it was told: then it has said so. */
         if (code == ERR_CLOSED)
-            code = worker_died(reading);
+            code = 0;
         else if (code != 0 && request->failure.code == 0)
             fail(&request->failure, code, "ring %s: %s", entry->row.name, error_text(code));
         if (code == 0)

@@ -86,7 +86,8 @@ static void *startup_thread(void *context)
     struct recorder *recorder = entry->recorder;
     struct failure failure = {0};
     pthread_setname_np(pthread_self(), "startup");
-    if (ring_entry_open(entry, &failure) != 0)
+    /* A recorder that is asked to end while it looks at its disks has not failed. */
+    if (ring_entry_open(entry, &failure) != 0 && !recorder_stopping(recorder))
         event_log_say(recorder->events, "error", "ring-failed", entry->row.name, "%s",
                       failure.text);
     ring_registry_settle(&recorder->registry, entry, &failure);

@@ -18,11 +18,14 @@
 #include <systemd/sd-daemon.h>
 #endif
 
+#include "control_server.h"
 #include "privileges.h"
 #include "recorder.h"
 #include "settings.h"
 
 #define STATE_DEFAULT "/var/lib/tapeloop"
+#define LEAVE_MS 20        /* how often it is looked whether everybody has gone */
+#define STAYING_TURNS 10   /* so often, before it is said that others are still here */
 #ifndef TAPELOOP_LIBEXEC
 #define TAPELOOP_LIBEXEC "/usr/libexec/tapeloop"
 #endif
@@ -35,8 +38,9 @@ static const char usage[] =
     "\n"
     "  --state DIR    state directory, made where it is missing; default: TAPELOOP_STATE, or\n"
     "                 " STATE_DEFAULT "\n"
-    "  --session FD   end when the other end of this descriptor is closed; write \"ready\", or\n"
-    "                 what went wrong, to it\n"
+    "  --session FD   end when the other end of this descriptor is closed and nobody is connected\n"
+    "                 any more; write \"ready\", or what went wrong, to it, and \"staying\" when others\n"
+    "                 still are\n"
     "  --foreground   allowed, and the default\n"
     "  --settings     print the settings that a ring has\n"
     "  --version, --help\n"
@@ -192,19 +196,30 @@ static void tell_systemd(const char *text)
 /* ---- from start to end
  * ----------------------------------------------------------------------------- */
 
-/* Returns when there is a reason to end. */
+/*
+ * Returns when there is a reason to end. A session is over when its command is gone, but other
+ * commands may have found this recorder meanwhile: a recording among them must not end with a
+ * question that came before it.
+ */
 static void wait_for_reason(const struct recorder *recorder, int signal_fd, int session_fd)
 {
+    int fd = session_fd;
+    unsigned turns = 0; /* since the session was over */
     for (;;) {
         struct pollfd watched[3] = {{.fd = signal_fd, .events = POLLIN},
                                     {.fd = recorder->stop_fd, .events = POLLIN},
-                                    {.fd = session_fd, .events = POLLIN}};
-        if (poll(watched, 3, -1) < 0)
+                                    {.fd = fd, .events = POLLIN}};
+        bool over = session_fd >= 0 && fd < 0;
+        if (over && control_server_leave(recorder->server))
+            return;
+        if (over && turns <= STAYING_TURNS && ++turns == STAYING_TURNS)
+            session_say(session_fd, "staying\n");
+        if (poll(watched, 3, over ? LEAVE_MS : -1) < 0)
             continue;
         if (watched[0].revents || watched[1].revents)
             return;
-        if (watched[2].revents && session_is_over(session_fd))
-            return;
+        if (watched[2].revents && session_is_over(fd))
+            fd = -1;
     }
 }
 

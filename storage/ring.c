@@ -71,7 +71,7 @@ int ring_format_disks(const struct identity *ring, const char *name, uint8_t cop
     struct disk_geometry geometry;
     int result = disk_geometry_plan(smallest->bytes, slot_bytes, &geometry, failure);
     if (result != 0)
-        return fail_context(failure, result, "disk %s: ", smallest->name);
+        return fail_context(failure, result, "disk %s", smallest->name);
     slot_bytes = *slot_bytes_chosen = geometry.slot_bytes;
     struct superblock *superblock = calloc(disks, sizeof *superblock);
     if (!superblock)
