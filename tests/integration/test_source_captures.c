@@ -27,7 +27,8 @@ static const struct {
     const char *name;
     enum oracle_verdict verdict;
 } known[] = {
-    {NULL, ORACLE_SAME},
+    {"time_2038_overflow.pcap", ORACLE_UNSIGNED_TIME},
+    {"time_2106.pcap", ORACLE_UNSIGNED_TIME},
 };
 
 struct tally {
