@@ -13,7 +13,7 @@
 #include "superblock.h"
 
 #define SLOT_BYTES (1024u * 1024)
-#define SLOTS 5u /* four that are filled, and the one that is kept ready */
+#define SLOTS 6u /* one of them is kept ready, one is being filled */
 
 struct totals {
     uint64_t frames, bits, superblock_bits;
