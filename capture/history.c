@@ -20,6 +20,7 @@
 #include "catalog_care.h"
 #include "event_log.h"
 #include "recording.h"
+#include "standing.h"
 
 #define KEEP_SECONDS (7 * INT64_C(86400)) /* of one-second rows; then minutes */
 #define TRIM_S 600
@@ -283,6 +284,7 @@ static void now_and_then(struct history *history, int64_t second)
 {
     struct recorder *recorder = history->recorder;
     recordings_reap(recorder);
+    standing_revive(recorder);
     if (second - history->trimmed_s >= TRIM_S || second < history->trimmed_s) {
         history->trimmed_s = second;
         (void)state_history_trim(recorder->state, second, KEEP_SECONDS);

@@ -179,6 +179,8 @@ int method_status(struct request *request, json_t **result)
         return code;
     json_t *rings = json_array();
     code = answer_array(for_rings(request, name, rings, append_status), rings, "rings", result);
+    json_object_set_new(recorder, "catalog_stale",
+                        json_boolean(catalog_stale(request->recorder->catalog)));
     if (code == 0)
         json_object_set(*result, "recorder", recorder);
     json_decref(recorder);

@@ -8,6 +8,7 @@
 #ifndef CAPTURE_METHODS_H
 #define CAPTURE_METHODS_H
 
+#include "recording.h"
 #include "request.h"
 
 /* Finds the method, checks its parameters' names, runs it. ERR_UNSUPPORTED: there is no such
@@ -32,5 +33,8 @@ int method_status(struct request *request, json_t **result);
 int method_history(struct request *request, json_t **result);
 int method_events(struct request *request, json_t **result);
 int method_interfaces(struct request *request, json_t **result);
+
+/* What record.start is asked for. The texts in *options are the request's parameters'. */
+int record_take_options(struct request *request, struct recording_options *options);
 
 #endif

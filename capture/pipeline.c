@@ -32,7 +32,6 @@
 #define FINISH_NS 1000000ull     /* between two looks at whether everything is durable */
 
 struct pipeline {
-    char ended_said[sizeof ((struct failure *)0)->text]; /* of the last interface that ended while others went on */
     struct pipeline_options options;
     struct stream *stream;
     uint32_t stream_number;
@@ -49,6 +48,7 @@ struct pipeline {
     uint64_t run_began_ns;
     uint64_t run_packets;
     bool no_disk;
+    char ended_said[sizeof((struct failure *)0)->text]; /* of the last interface that ended early */
     struct source_batch batch;
 
     /* for other threads */
@@ -304,7 +304,8 @@ static int run(struct pipeline *pipeline, struct failure *failure)
                 batch_take(pipeline);
             source_release(source, &pipeline->batch);
         }
-        if (result >= 0 && source->failure.code != 0 && strcmp(source->failure.text, pipeline->ended_said) != 0) {
+        if (result >= 0 && source->failure.code != 0 &&
+            strcmp(source->failure.text, pipeline->ended_said) != 0) {
             snprintf(pipeline->ended_said, sizeof pipeline->ended_said, "%s", source->failure.text);
             if (pipeline->options.interface_ended)
                 pipeline->options.interface_ended(pipeline->options.context, source->failure.text);
@@ -338,6 +339,7 @@ int pipeline_run(struct pipeline *pipeline, struct source *source, struct failur
     pipeline->first_interface = pipeline->interfaces_all;
     pipeline->interfaces = 0;
     pipeline->no_disk = false;
+    pipeline->ended_said[0] = '\0';
     pipeline->run_began_ns = monotonic_ns();
     pipeline->run_packets = 0;
     pipeline->counters_due_ns = 0;

@@ -21,10 +21,11 @@
 struct pipeline;
 
 struct pipeline_options {
-    /* A live source has lost an interface and goes on with the others: why. May be null. On the capture thread. */
+    struct ring *ring; /* open until the pipeline is closed */
+    /* A live source has lost an interface and goes on with the others: why. May be null. On the
+     * capture thread. */
     void (*interface_ended)(void *context, const char *sentence);
     void *context;
-    struct ring *ring;      /* open until the pipeline is closed */
     uint64_t packets_per_s; /* slows a source that waits down to this rate; 0: as fast as it goes */
 };
 

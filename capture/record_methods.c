@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <net/if.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include "methods.h"
 #include "network_interface.h"
 #include "recording.h"
+#include "standing.h"
 
 #define PROGRESS_MS 1000
 
@@ -71,7 +73,7 @@ static int take_generator(struct request *request, struct recording_options *opt
     return code;
 }
 
-static int take_options(struct request *request, struct recording_options *options)
+int record_take_options(struct request *request, struct recording_options *options)
 {
     const json_t *interfaces;
     const char *backend = "auto";
@@ -109,20 +111,88 @@ static int take_options(struct request *request, struct recording_options *optio
     return 0;
 }
 
+/* A recording of one interface that stands: started, and kept in state.db. */
+static int start_standing(struct request *request, const char *ring,
+                          const struct recording_options *options, const json_t *params,
+                          struct recording **recording)
+{
+    int code = recording_start(request->recorder, ring, options, recording, &request->failure);
+    if (code != 0)
+        return code;
+    code = standing_keep(request->recorder, ring, params, &request->failure);
+    if (code != 0) {
+        recording_stop(*recording);
+        (void)recording_wait(*recording, NULL, NULL);
+        recording_release(recording);
+    }
+    return code;
+}
+
+static void undo_standing(struct request *request, const char *ring, const char *key,
+                          struct recording **recording)
+{
+    (void)standing_drop(request->recorder, ring, key);
+    recording_stop(*recording);
+    (void)recording_wait(*recording, NULL, NULL);
+    recording_release(recording);
+}
+
+/*
+ * Recordings that nobody attends stand until they are stopped, across restarts: one for each
+ * interface, so that one that goes away and comes back is no matter of the others. All are started
+ * or none.
+ */
+static int start_all_standing(struct request *request, const char *ring,
+                              const struct recording_options *options)
+{
+    struct recording *recording[RECORDING_INTERFACES_MAX];
+    char *key[RECORDING_INTERFACES_MAX];
+    uint32_t started = 0;
+    int code = 0;
+    while (started < options->interfaces && code == 0) {
+        struct recording_options one = *options;
+        json_t *params = json_deep_copy(request->params);
+        json_object_set_new(params, "interfaces", json_pack("[s]", options->interface[started]));
+        key[started] = params ? json_dumps(params, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+        one.interface[0] = options->interface[started];
+        one.interfaces = 1;
+        one.key = key[started];
+        code = one.key ? start_standing(request, ring, &one, params, &recording[started])
+                       : fail(&request->failure, ERR_NO_MEMORY, "out of memory");
+        json_decref(params);
+        if (code != 0)
+            free(key[started]);
+        else
+            started++;
+    }
+    while (started > 0) {
+        started--;
+        if (code != 0)
+            undo_standing(request, ring, key[started], &recording[started]);
+        else
+            recording_release(&recording[started]);
+        free(key[started]);
+    }
+    return code;
+}
+
 int method_record_start(struct request *request, json_t **result)
 {
     struct recording_options options = {0};
-    struct recording *recording;
+    struct recording *recording = NULL;
     const char *ring;
     bool is_attached = false;
     int code = request_string(request, "ring", true, &ring);
     if (code == 0)
         code = request_bool(request, "attach", &is_attached);
     if (code == 0)
-        code = take_options(request, &options);
+        code = record_take_options(request, &options);
     if (code == 0)
-        code = recording_start(request->recorder, ring, &options, &recording, &request->failure);
-    if (code != 0)
+        code =
+            !is_attached && options.backend != BACKEND_GENERATOR && !request->recorder->session
+                ? start_all_standing(request, ring, &options)
+                : recording_start(request->recorder, ring, &options, &recording, &request->failure);
+    if (code != 0 || !recording)
         return code;
     if (is_attached)
         code = attend(request, recording, result);
@@ -137,8 +207,12 @@ int method_record_stop(struct request *request, json_t **result)
     int code = request_string(request, "ring", true, &ring);
     if (code != 0)
         return code;
+    /* First what would start it again. */
+    int stood = standing_forget(request->recorder, ring, &request->failure);
+    if (stood < 0)
+        return stood;
     uint32_t stopped = recordings_stop(request->recorder, ring, &account, &request->failure);
-    if (stopped == 0)
+    if (stopped == 0 && !stood)
         return fail(&request->failure, ERR_NOT_FOUND,
                     "nothing is being recorded into a ring \"%s\"", ring);
     if (request->failure.code != 0)

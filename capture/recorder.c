@@ -26,6 +26,7 @@
 #include "history.h"
 #include "recording.h"
 #include "ring_opening.h"
+#include "standing.h"
 
 /* ---- the state directory
  * --------------------------------------------------------------------------- */
@@ -91,6 +92,7 @@ static void *startup_thread(void *context)
         event_log_say(recorder->events, "error", "ring-failed", entry->row.name, "%s",
                       failure.text);
     ring_registry_settle(&recorder->registry, entry, &failure);
+    standing_revive(recorder);
     return NULL;
 }
 
@@ -165,6 +167,8 @@ int recorder_open(const struct recorder_options *options, struct recorder **resu
     if (code == 0)
         code = recording_list_open(&recorder->recordings, failure);
     if (code == 0)
+        code = standing_open(&recorder->standing, failure);
+    if (code == 0)
         code = start_rings(recorder, fresh, failure);
     if (code == 0)
         code = history_open(recorder, &recorder->history, failure);
@@ -175,8 +179,9 @@ int recorder_open(const struct recorder_options *options, struct recorder **resu
         recorder_close(&recorder);
         return code;
     }
-    event_log_say(recorder->events, "info", "started", "", "tapeloopd %s has started on %s",
-                  TAPELOOP_VERSION, recorder->directory);
+    if (!recorder->session)
+        event_log_say(recorder->events, "info", "started", "", "tapeloopd %s has started on %s",
+                      TAPELOOP_VERSION, recorder->directory);
     *result = recorder;
     return 0;
 }
@@ -205,7 +210,7 @@ void recorder_close(struct recorder **slot)
     struct recorder *recorder = *slot;
     if (!recorder)
         return;
-    bool was_up = recorder->server != NULL;
+    bool was_up = recorder->server && !recorder->session;
     recorder_stop(recorder);
     ring_registry_close_down(&recorder->registry);
     if (recorder->recordings) {
@@ -218,6 +223,7 @@ void recorder_close(struct recorder **slot)
         event_log_say(recorder->events, "info", "stopped", "", "tapeloopd has ended");
     close_rings(recorder);
     recording_list_close(&recorder->recordings);
+    standing_close(&recorder->standing);
     event_log_close(&recorder->events); /* after all who may say something */
     ring_registry_free(&recorder->registry);
     catalog_close(&recorder->catalog);

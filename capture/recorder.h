@@ -27,6 +27,7 @@ struct control_server;
 struct event_log;
 struct history;
 struct recording_list;
+struct standing_list;
 
 struct recorder_options {
     const char *state_directory;
@@ -49,6 +50,7 @@ struct recorder {
     struct event_log *events;
     struct ring_registry registry;
     struct recording_list *recordings;
+    struct standing_list *standing;
     struct history *history;
     struct control_server *server;
 };

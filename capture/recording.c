@@ -37,6 +37,7 @@ struct recording {
     char *interface[RECORDING_INTERFACES_MAX];
     uint32_t interfaces;
     enum recording_backend backend;
+    char *key;
     int64_t since_ns;
     pthread_t thread;
     struct source *source;
@@ -163,7 +164,8 @@ static int source_open(const struct recording_options *options, struct source **
 static void interface_ended(void *context, const char *sentence)
 {
     const struct recording *recording = context;
-    event_log_say(recording->recorder->events, "error", "interface-ended", recording->ring, "%s", sentence);
+    event_log_say(recording->recorder->events, "error", "interface-ended", recording->ring, "%s",
+                  sentence);
 }
 
 static void recording_free(struct recording *recording)
@@ -172,6 +174,7 @@ static void recording_free(struct recording *recording)
         free(recording->interface[i]);
     if (recording->ended_fd >= 0)
         close(recording->ended_fd);
+    free(recording->key);
     free(recording);
 }
 
@@ -188,7 +191,9 @@ static struct recording *recording_new(struct recorder *recorder, const char *ri
     recording->backend = options->backend;
     memcpy(recording->ring, ring, strlen(ring) + 1); /* the registry knows it: it fits */
     recording->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    bool whole = recording->ended_fd >= 0;
+    if (options->key)
+        recording->key = strdup(options->key);
+    bool whole = recording->ended_fd >= 0 && (recording->key || !options->key);
     for (uint32_t i = 0; i < options->interfaces && whole; i++) {
         recording->interface[i] = strdup(options->interface[i]);
         whole = recording->interface[i] != NULL;
@@ -294,6 +299,17 @@ release:
 
 /* ---- while it runs
  * --------------------------------------------------------------------------------- */
+
+bool recording_runs(struct recorder *recorder, const char *ring, const char *key)
+{
+    pthread_mutex_lock(&recorder->recordings->lock);
+    const struct recording *one = recorder->recordings->first;
+    while (one &&
+           (one->ended || !one->key || strcmp(one->key, key) != 0 || strcmp(one->ring, ring) != 0))
+        one = one->next;
+    pthread_mutex_unlock(&recorder->recordings->lock);
+    return one != NULL;
+}
 
 int recording_ended_fd(const struct recording *recording)
 {

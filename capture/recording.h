@@ -32,6 +32,7 @@ struct recording_options {
     uint32_t buffer_bytes;
     bool promiscuous;
     bool outgoing;
+    const char *key;                  /* what recording_runs() finds it by; may be null */
     uint64_t generator_packets;       /* in all, 0: no end */
     uint64_t generator_packets_per_s; /* 0: as fast as the disks take them */
     uint64_t generator_seed;
@@ -51,6 +52,9 @@ int recording_backend(const char *name, struct failure *failure);
 int recording_start(struct recorder *recorder, const char *ring,
                     const struct recording_options *options, struct recording **recording,
                     struct failure *failure);
+
+/* Whether a recording with that key runs in the ring. */
+bool recording_runs(struct recorder *recorder, const char *ring, const char *key);
 
 /* Becomes readable when the recording has ended. */
 int recording_ended_fd(const struct recording *recording);
