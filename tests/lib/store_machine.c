@@ -99,12 +99,13 @@ void machine_make(struct machine *machine, const struct machine_options *options
 
 static void forget(struct machine *machine)
 {
+    /* The disks first: requests that will never be answered lie in the keeper's memory. */
+    for (uint32_t i = 0; i < machine->options.disks; i++)
+        simulated_disk_forget(&machine->disk[i]);
     for (uint32_t i = 0; i < machine->options.streams; i++)
         if (machine->stream[i])
             stream_free(&machine->stream[i]);
     keeper_free(&machine->keeper);
-    for (uint32_t i = 0; i < machine->options.disks; i++)
-        simulated_disk_forget(&machine->disk[i]);
     pool_discard(&machine->pool);
     machine->running = false;
 }
