@@ -354,9 +354,13 @@ static enum step step_mpls(struct cursor *cursor)
         return STEP_IPV6;
     if (first >> 4 == 4 && (first & 15) >= 5)
         return STEP_IPV4;
-    if (first >> 4 == 0 && looks_like_ethernet(cursor, 4)) {
-        cursor->at += 4;
-        return STEP_ETHERNET;
+    if (first >> 4 == 0) {
+        if (!have(cursor, 4 + 14))
+            return STEP_END; /* cut before it can be told which of both it is */
+        if (looks_like_ethernet(cursor, 4)) {
+            cursor->at += 4;
+            return STEP_ETHERNET;
+        }
     }
     return looks_like_ethernet(cursor, 0) ? STEP_ETHERNET : STEP_END;
 }
@@ -1089,68 +1093,52 @@ void decode_packet_slowly(uint16_t link_type, const uint8_t *bytes, uint32_t cap
 
 /*
  * Ethernet with at most one tag, IP without options, fragments and extensions, TCP or UDP that is
- * complete and no tunnel. False: anything else; `decoded` is then half filled.
+ * complete and no tunnel. False: anything else, which the walk then decodes; `decoded` is half
+ * filled.
+ *
+ * Traffic mixes versions, transports and tags at random, and a processor guesses wrong where
+ * branches ask for them; so values are chosen by arithmetic, and the one question is whether all
+ * of it is plain.
  */
 static inline bool decode_plain(const uint8_t *bytes, uint32_t captured_bytes,
                                 struct decoded_packet *decoded)
 {
-    if (captured_bytes < 14 + 20 + 8)
+    enum { SHORTEST = 14 + 20 + 20 };
+    if (captured_bytes < SHORTEST)
         return false;
-    uint32_t type = be16(bytes + 12), at = 14;
-    decoded->tags = 0;
-    if (type == TYPE_VLAN) {
-        decoded->tags = 1;
-        decoded->tag[0] = be16(bytes + 14) & 0xfff;
-        type = be16(bytes + 16);
-        at = 18;
-    }
-    const uint8_t *ip = bytes + at;
-    uint32_t have_bytes = captured_bytes - at, l3_bytes, l4_bytes;
-    uint8_t protocol, version;
-    if (type == TYPE_IPV4) {
-        uint32_t total_bytes = be16(ip + 2);
-        if (have_bytes < 20 + 8 || ip[0] != 0x45 || (be16(ip + 6) & 0x3fff) != 0)
-            return false;
-        if (total_bytes >= 20 && total_bytes < have_bytes)
-            have_bytes = total_bytes;
-        version = 4;
-        l3_bytes = 20;
-        protocol = ip[9];
-    } else if (type == TYPE_IPV6) {
-        if (have_bytes < 40 + 8 || ip[0] >> 4 != 6)
-            return false;
-        uint32_t payload_bytes = be16(ip + 4);
-        if (payload_bytes != 0 && payload_bytes + 40 < have_bytes)
-            have_bytes = payload_bytes + 40;
-        version = 6;
-        l3_bytes = 40;
-        protocol = ip[6];
-    } else {
+    uint32_t tagged = be16(bytes + 12) == TYPE_VLAN;
+    uint32_t at = 14 + 4 * tagged;
+    uint32_t type = be16(bytes + at - 2);
+    uint32_t v4 = type == TYPE_IPV4, v6 = type == TYPE_IPV6;
+    uint32_t l3_bytes = 20 + 20 * v6;
+    if ((v4 | v6) == 0 || captured_bytes < at + l3_bytes + 20)
         return false;
-    }
-    if (have_bytes < l3_bytes + 8)
-        return false;
-    const uint8_t *transport = ip + l3_bytes;
+    const uint8_t *ip = bytes + at, *transport = ip + l3_bytes;
+    uint32_t protocol = ip[9 - 3 * v6];
+    uint32_t tcp = protocol == PROTOCOL_TCP, udp = protocol == PROTOCOL_UDP;
+    uint32_t l4_bytes = (transport[12] >> 4) * 4u;
+    l4_bytes = udp ? 8 : l4_bytes;
+    /* The length of version 4 counts its header. A length of 0 is an adapter's, or a jumbogram's.
+     */
+    uint32_t length = be16(ip + 2 + 2 * v6);
+    uint32_t needed = l4_bytes + (v6 ? 0 : 20);
     uint32_t source_port = be16(transport), destination_port = be16(transport + 2);
-    uint8_t tcp_flags = 0, flags = LEVEL_ADDRESSES | LEVEL_PROTOCOL | LEVEL_PORTS;
-    if (protocol == PROTOCOL_TCP) {
-        if (have_bytes < l3_bytes + 20)
-            return false;
-        l4_bytes = (transport[12] >> 4) * 4u;
-        if (l4_bytes < 20 || have_bytes < l3_bytes + l4_bytes)
-            return false;
-        tcp_flags = transport[13];
-        flags |= LEVEL_TCP_FLAGS;
-    } else if (protocol == PROTOCOL_UDP) {
-        if (is_tunnel_port(destination_port) || source_port == PORT_GTP)
-            return false;
-        l4_bytes = 8;
-    } else {
+    uint32_t tunnel = (destination_port == PORT_GTP) | (destination_port == PORT_GRE) |
+                      (destination_port == PORT_VXLAN) | (destination_port == PORT_VXLAN_GPE) |
+                      (destination_port == PORT_GENEVE) | (destination_port == PORT_MPLS) |
+                      (destination_port == PORT_VXLAN_LINUX) | (source_port == PORT_GTP);
+    uint32_t first = ip[0] & (v6 ? 0xf0u : 0xffu);
+    uint32_t fragment = be16(ip + 6) & (v6 ? 0 : 0x3fffu);
+    uint32_t odd = (first ^ (v6 ? 0x60u : 0x45u)) | fragment | tunnel | ((tcp | udp) ^ 1u) |
+                   (length < needed) | (l4_bytes < 8 + 12 * tcp) |
+                   (captured_bytes < at + l3_bytes + l4_bytes);
+    if (odd != 0)
         return false;
-    }
     decoded->flags = DECODED_LINK | DECODED_MAC_SOURCE | DECODED_MAC_DESTINATION | DECODED_L2;
     decoded->ethertype = (uint16_t)type;
     decoded->levels = 1;
+    decoded->tags = (uint8_t)tagged;
+    decoded->tag[0] = (uint16_t)(be16(bytes + 14) & 0xfff); /* means nothing without a tag */
     decoded->labels = 0;
     decoded->mac_source_at = 6;
     decoded->mac_destination_at = 0;
@@ -1163,11 +1151,12 @@ static inline bool decode_plain(const uint8_t *bytes, uint32_t captured_bytes,
         .l4_end = at + l3_bytes + l4_bytes,
         .source_port = (uint16_t)source_port,
         .destination_port = (uint16_t)destination_port,
-        .version = version,
-        .protocol = protocol,
-        .flags = flags,
+        .version = (uint8_t)(4 + 2 * v6),
+        .protocol = (uint8_t)protocol,
+        .flags =
+            (uint8_t)(LEVEL_ADDRESSES | LEVEL_PROTOCOL | LEVEL_PORTS | (tcp ? LEVEL_TCP_FLAGS : 0)),
         .tunnel = TUNNEL_NONE,
-        .tcp_flags = tcp_flags,
+        .tcp_flags = tcp ? transport[13] : 0,
     };
     return true;
 }

@@ -49,9 +49,23 @@ enum dimension_kind {
 
 #define VALUES_MAX (2 * DECODE_LEVELS_MAX) /* of a packet in a dimension */
 #define PORTS 65536u
+#define PAGE_PORTS 256u
 #define VLANS 4096u
 
-enum transport { TRANSPORT_TCP, TRANSPORT_UDP, TRANSPORT_SCTP, TRANSPORTS };
+enum transport { TRANSPORT_NONE, TRANSPORT_TCP, TRANSPORT_UDP, TRANSPORT_SCTP, TRANSPORTS };
+
+static const uint8_t transport_of[256] = {
+    [PROTOCOL_TCP] = TRANSPORT_TCP,
+    [PROTOCOL_UDP] = TRANSPORT_UDP,
+    [PROTOCOL_SCTP] = TRANSPORT_SCTP,
+};
+
+/* From port to class, in pages, so that the many ports that no rule names share the page 0. */
+struct port_table {
+    uint16_t page[TRANSPORTS][PORTS / PAGE_PORTS];
+    uint32_t *class; /* pages x PAGE_PORTS */
+    uint32_t pages;
+};
 
 struct dimension {
     uint32_t slots; /* 0: not used */
@@ -64,7 +78,7 @@ struct dimension {
     uint64_t *set; /* sets x (1 + words): summary, words */
     /* From value to class. */
     struct prefix_table address[2]; /* MAC; IPv4 and IPv6 */
-    uint32_t *port[TRANSPORTS];
+    struct port_table *port;
     uint32_t *number; /* by VLAN id, or by number of the layer-7 protocol */
 };
 
@@ -97,9 +111,9 @@ struct rule_program {
     struct rule_list list;
     uint32_t rules;
     uint32_t words;
-    uint32_t order[DIMENSIONS]; /* the dimensions in use, the most selective first */
-    uint32_t dimensions;
+    uint32_t used; /* dimensions, a bit each */
     struct dimension dimension[DIMENSIONS];
+    uint64_t *quiet; /* by subset of dimensions: summary, words */
     struct compiled_action *action;
     uint64_t *possible; /* rules without `not all` */
     uint64_t *bpf;      /* rules with bpf conditions */
@@ -307,20 +321,40 @@ static bool concerns(const struct condition *condition, enum transport transport
     }
 }
 
+/* Gives a transport's classes, one for each port, their place in the table. */
+static int add_pages(struct port_table *table, enum transport transport, const uint32_t *class)
+{
+    for (uint32_t i = 0; i < PORTS / PAGE_PORTS; i++) {
+        const uint32_t *page = class + i * PAGE_PORTS;
+        uint32_t number = 0;
+        while (number < table->pages &&
+               memcmp(table->class + number * PAGE_PORTS, page, PAGE_PORTS * sizeof *page) != 0)
+            number++;
+        if (number == table->pages) {
+            uint32_t *grown =
+                realloc(table->class, (size_t)(number + 1) * PAGE_PORTS * sizeof *grown);
+            if (grown == NULL)
+                return ERR_NO_MEMORY;
+            memcpy(grown + number * PAGE_PORTS, page, PAGE_PORTS * sizeof *page);
+            table->class = grown;
+            table->pages++;
+        }
+        table->page[transport][i] = (uint16_t)number;
+    }
+    return 0;
+}
+
 static int build_transport(struct rule_program *program, enum dimension_kind kind,
                            enum transport transport, struct bit_classes *classes)
 {
-    struct dimension *dimension = &program->dimension[kind];
     uint32_t condition = 0, edges = 0, next = 0, number = 0;
     for (struct walk walk = WALK_BEGIN; walk_next(program, kind, &condition, &walk);)
         edges += concerns(walk.condition, transport) ? 2 : 0;
-    if (edges == 0)
-        return 0;
-    struct edge *edge = malloc(edges * sizeof *edge);
+    struct edge *edge = malloc((edges + 1) * sizeof *edge);
     uint64_t *set = calloc(classes->words, sizeof *set);
-    dimension->port[transport] = malloc(PORTS * sizeof *dimension->port[transport]);
+    uint32_t *class = malloc(PORTS * sizeof *class);
     int result = 0;
-    if (edge == NULL || set == NULL || dimension->port[transport] == NULL) {
+    if (edge == NULL || set == NULL || class == NULL) {
         result = ERR_NO_MEMORY;
         goto done;
     }
@@ -342,11 +376,32 @@ static int build_transport(struct rule_program *program, enum dimension_kind kin
         }
         if (changed)
             result = bit_classes_add(classes, set, RULE_PROGRAM_BYTES_MAX / 4, &number);
-        dimension->port[transport][port] = number;
+        class[port] = number;
     }
+    if (result == 0)
+        result = add_pages(program->dimension[kind].port, transport, class);
 done:
     free(edge);
     free(set);
+    free(class);
+    return result;
+}
+
+static int build_ports(struct rule_program *program, enum dimension_kind kind,
+                       struct bit_classes *classes)
+{
+    struct dimension *dimension = &program->dimension[kind];
+    dimension->port = calloc(1, sizeof *dimension->port);
+    if (dimension->port == NULL)
+        return ERR_NO_MEMORY;
+    dimension->port->class = calloc(PAGE_PORTS, sizeof *dimension->port->class);
+    if (dimension->port->class == NULL)
+        return ERR_NO_MEMORY;
+    dimension->port->pages = 1;
+    int result = 0;
+    for (enum transport transport = TRANSPORT_TCP; transport < TRANSPORTS && result == 0;
+         transport++)
+        result = build_transport(program, kind, transport, classes);
     return result;
 }
 
@@ -444,8 +499,7 @@ static int build_dimension(struct rule_program *program, enum dimension_kind kin
     switch (kind) {
     case DIMENSION_PORT:
     case DIMENSION_INNER_PORT:
-        for (enum transport transport = 0; transport < TRANSPORTS && result == 0; transport++)
-            result = build_transport(program, kind, transport, &classes);
+        result = build_ports(program, kind, &classes);
         break;
     case DIMENSION_VLAN:
         result = build_numbers(program, kind, VLANS, options, &classes);
@@ -464,25 +518,26 @@ static int build_dimension(struct rule_program *program, enum dimension_kind kin
     return result;
 }
 
-/* The dimension that leaves the fewest rules to the others first. */
-static void build_order(struct rule_program *program)
+/* What each subset of the dimensions leaves where none of its conditions holds. */
+static int build_quiet(struct rule_program *program)
 {
-    uint64_t weight[DIMENSIONS];
-    for (uint32_t kind = 0; kind < DIMENSIONS; kind++) {
-        const struct dimension *dimension = &program->dimension[kind];
-        if (dimension->slots == 0)
-            continue;
-        uint64_t bits = 0;
-        for (uint32_t i = 0; i < program->words; i++)
-            bits += (uint64_t)__builtin_popcountll(dimension->base[i]);
-        uint32_t at = program->dimensions++;
-        for (; at > 0 && weight[at - 1] > bits; at--) {
-            weight[at] = weight[at - 1];
-            program->order[at] = program->order[at - 1];
+    uint32_t words = program->words, stride = words + 1;
+    program->quiet = malloc((size_t)stride * (1u << DIMENSIONS) * sizeof *program->quiet);
+    if (program->quiet == NULL)
+        return ERR_NO_MEMORY;
+    for (uint32_t subset = 0; subset < 1u << DIMENSIONS; subset++) {
+        uint64_t *quiet = program->quiet + (size_t)subset * stride;
+        memset(quiet, 0xff, stride * sizeof *quiet);
+        for (uint32_t kind = 0; kind < DIMENSIONS; kind++) {
+            const struct dimension *dimension = &program->dimension[kind];
+            for (uint32_t i = 0; (subset >> kind & 1) != 0 && i < dimension->slots * words; i++)
+                quiet[1 + i % words] &= dimension->base[i];
         }
-        weight[at] = bits;
-        program->order[at] = kind;
+        quiet[0] = summarize(quiet + 1, words);
     }
+    for (uint32_t kind = 0; kind < DIMENSIONS; kind++)
+        program->used |= (uint32_t)(program->dimension[kind].slots > 0) << kind;
+    return 0;
 }
 
 /* ---- building: expressions ---------------------------------------------------------------------
@@ -708,10 +763,12 @@ static void program_free(struct rule_program *program)
         free(dimension->number);
         prefix_table_close(&dimension->address[0]);
         prefix_table_close(&dimension->address[1]);
-        for (unsigned j = 0; j < TRANSPORTS; j++)
-            free(dimension->port[j]);
+        if (dimension->port != NULL)
+            free(dimension->port->class);
+        free(dimension->port);
     }
     expressions_close(&program->compiled, program->expressions);
+    free(program->quiet);
     free(program->action);
     free(program->possible);
     free(program->bpf);
@@ -746,6 +803,8 @@ int rule_program_build(const struct rule_list *list, const struct rule_program_o
         result = build_expressions(made, options, &own);
     for (enum dimension_kind kind = 0; kind < DIMENSIONS && result == 0; kind++)
         result = build_dimension(made, kind, options);
+    if (result == 0)
+        result = build_quiet(made);
     if (result < 0) {
         program_free(made);
         if (own.text[0] != '\0')
@@ -754,7 +813,6 @@ int rule_program_build(const struct rule_list *list, const struct rule_program_o
             return fail(failure, result, "these rules would take more memory than a rule list may");
         return fail(failure, result, "no memory for a rule program");
     }
-    build_order(made);
     *program = made;
     return 0;
 }
@@ -964,24 +1022,12 @@ static inline void gather_ports(const struct dimension *dimension,
 {
     if ((level->flags & LEVEL_PORTS) == 0)
         return;
-    const uint32_t *table;
-    switch (level->protocol) {
-    case PROTOCOL_TCP:
-        table = dimension->port[TRANSPORT_TCP];
-        break;
-    case PROTOCOL_UDP:
-        table = dimension->port[TRANSPORT_UDP];
-        break;
-    case PROTOCOL_SCTP:
-        table = dimension->port[TRANSPORT_SCTP];
-        break;
-    default:
-        table = NULL;
-    }
-    if (table == NULL)
-        return;
-    class_add(classes, table[level->source_port]);
-    class_add(classes, table[level->destination_port]);
+    const struct port_table *table = dimension->port;
+    const uint16_t *page = table->page[transport_of[level->protocol]];
+    uint32_t source = level->source_port, destination = level->destination_port;
+    class_add(classes, table->class[page[source / PAGE_PORTS] * PAGE_PORTS + source % PAGE_PORTS]);
+    class_add(classes,
+              table->class[page[destination / PAGE_PORTS] * PAGE_PORTS + destination % PAGE_PORTS]);
 }
 
 static void gather_inner(const struct dimension *dimension, enum dimension_kind kind,
@@ -999,39 +1045,61 @@ static void gather_inner(const struct dimension *dimension, enum dimension_kind 
     }
 }
 
-static inline void gather(const struct dimension *dimension, enum dimension_kind kind,
-                          const uint8_t *bytes, const struct decoded_packet *decoded,
-                          struct rule_verdict verdict, uint32_t apps, struct classes *classes)
+static inline void gather_macs(const struct dimension *dimension, const uint8_t *bytes,
+                               const struct decoded_packet *decoded, struct classes *classes)
 {
-    classes->count = 0;
-    switch (kind) {
-    case DIMENSION_IP:
-        if (decoded->levels > 0)
-            gather_addresses(dimension, bytes, &decoded->level[0], classes);
-        break;
-    case DIMENSION_PORT:
-        if (decoded->levels > 0)
-            gather_ports(dimension, &decoded->level[0], classes);
-        break;
-    case DIMENSION_MAC:
-        if ((decoded->flags & DECODED_MAC_SOURCE) != 0)
-            class_add(classes,
-                      prefix_table_class(&dimension->address[0], bytes + decoded->mac_source_at));
-        if ((decoded->flags & DECODED_MAC_DESTINATION) != 0)
-            class_add(classes, prefix_table_class(&dimension->address[0],
-                                                  bytes + decoded->mac_destination_at));
-        break;
-    case DIMENSION_VLAN:
-        for (uint32_t i = 0; i < decoded->tags; i++)
-            class_add(classes, dimension->number[decoded->tag[i]]);
-        break;
-    case DIMENSION_APP:
-        for (uint32_t i = 0; i < 2 && decoded->levels > 0; i++)
-            class_add(classes, verdict.app[i] <= apps ? dimension->number[verdict.app[i]] : 0);
-        break;
-    default:
-        gather_inner(dimension, kind, bytes, decoded, classes);
+    const struct prefix_table *table = &dimension->address[0];
+    if ((decoded->flags & DECODED_MAC_SOURCE) != 0)
+        class_add(classes, prefix_table_class(table, bytes + decoded->mac_source_at));
+    if ((decoded->flags & DECODED_MAC_DESTINATION) != 0)
+        class_add(classes, prefix_table_class(table, bytes + decoded->mac_destination_at));
+}
+
+/* Returns the dimensions in which some condition holds, with their classes. */
+static inline uint32_t gather(const struct rule_program *program, const uint8_t *bytes,
+                              const struct decoded_packet *decoded, struct rule_verdict verdict,
+                              struct classes classes[DIMENSIONS])
+{
+    uint32_t used = program->used, hits = 0;
+    const struct dimension *dimension = program->dimension;
+#define USED(kind) ((used & 1u << (kind)) != 0)
+#define GATHER(kind, call)                                      \
+    do {                                                        \
+        classes[kind].count = 0;                                \
+        call;                                                   \
+        hits |= (uint32_t)(classes[kind].count != 0) << (kind); \
+    } while (0)
+    if (decoded == NULL)
+        return 0;
+    if (decoded->levels > 0) {
+        const struct decoded_level *level = &decoded->level[0];
+        if (USED(DIMENSION_IP))
+            GATHER(DIMENSION_IP, gather_addresses(&dimension[DIMENSION_IP], bytes, level,
+                                                  &classes[DIMENSION_IP]));
+        if (USED(DIMENSION_PORT))
+            GATHER(DIMENSION_PORT,
+                   gather_ports(&dimension[DIMENSION_PORT], level, &classes[DIMENSION_PORT]));
     }
+    if (USED(DIMENSION_MAC))
+        GATHER(DIMENSION_MAC,
+               gather_macs(&dimension[DIMENSION_MAC], bytes, decoded, &classes[DIMENSION_MAC]));
+    if (USED(DIMENSION_VLAN) && decoded->tags > 0)
+        GATHER(DIMENSION_VLAN, for (uint32_t i = 0; i < decoded->tags; i++)
+                                   class_add(&classes[DIMENSION_VLAN],
+                                             dimension[DIMENSION_VLAN].number[decoded->tag[i]]));
+    if (USED(DIMENSION_APP) && decoded->levels > 0 && !verdict.unknown)
+        GATHER(DIMENSION_APP, for (uint32_t i = 0; i < 2; i++) if (verdict.app[i] <= program->apps)
+                                  class_add(&classes[DIMENSION_APP],
+                                            dimension[DIMENSION_APP].number[verdict.app[i]]));
+    if (decoded->levels > 0 && (decoded->level[decoded->levels - 1].flags & LEVEL_INNER) != 0) {
+        for (enum dimension_kind kind = DIMENSION_INNER_IP; kind <= DIMENSION_INNER_PORT; kind++) {
+            if (USED(kind))
+                GATHER(kind, gather_inner(&dimension[kind], kind, bytes, decoded, &classes[kind]));
+        }
+    }
+#undef GATHER
+#undef USED
+    return hits;
 }
 
 static bool expressions_hold(const struct rule_program *program, const struct view *view,
@@ -1063,22 +1131,18 @@ static inline int64_t first_of(const struct rule_program *program, const struct 
     return -1;
 }
 
-static int64_t match_word(const struct rule_program *program, const struct view *view,
-                          const struct packet *packet, const struct decoded_packet *decoded,
-                          struct rule_verdict verdict)
+static inline int64_t match_word(const struct rule_program *program, const struct view *view,
+                                 const struct packet *packet, const struct classes *classes,
+                                 uint32_t quiet, uint32_t hits)
 {
-    uint64_t candidates = view->mask[0];
-    struct classes classes;
-    for (uint32_t i = 0; i < program->dimensions && candidates != 0; i++) {
-        enum dimension_kind kind = program->order[i];
+    uint64_t candidates = view->mask[0] & program->quiet[quiet * 2 + 1];
+    for (; hits != 0; hits &= hits - 1) {
+        uint32_t kind = (uint32_t)__builtin_ctz(hits);
         const struct dimension *dimension = &program->dimension[kind];
-        if (kind == DIMENSION_APP && verdict.unknown && decoded->levels > 0)
-            continue; /* provisionally, each holds */
-        gather(dimension, kind, packet->bytes, decoded, verdict, program->apps, &classes);
         for (uint32_t slot = 0; slot < dimension->slots; slot++) {
             uint64_t hit = 0;
-            for (uint32_t j = 0; j < classes.count; j++)
-                hit |= dimension->mask[(size_t)classes.number[j] * dimension->slots + slot];
+            for (uint32_t j = 0; j < classes[kind].count; j++)
+                hit |= dimension->mask[(size_t)classes[kind].number[j] * dimension->slots + slot];
             candidates &= hit ^ dimension->base[slot];
         }
     }
@@ -1096,10 +1160,9 @@ static inline uint64_t narrow(const struct rule_program *program, const struct d
     uint32_t sets = 0;
     for (uint32_t i = 0; i < classes->count; i++) {
         uint32_t number = dimension->set_of[(size_t)classes->number[i] * dimension->slots + slot];
-        if (number == 0)
-            continue;
         set[sets] = dimension->set + (size_t)number * (program->words + 1);
-        summary |= set[sets++][0];
+        summary |= set[sets][0];
+        sets += number != 0;
     }
     live &= summary;
     for (uint64_t rest = live; rest != 0; rest &= rest - 1) {
@@ -1114,21 +1177,21 @@ static inline uint64_t narrow(const struct rule_program *program, const struct d
 }
 
 static int64_t match_words(const struct rule_program *program, const struct view *view,
-                           const struct packet *packet, const struct decoded_packet *decoded,
-                           struct rule_verdict verdict)
+                           const struct packet *packet, const struct classes *classes,
+                           uint32_t quiet, uint32_t hits)
 {
     uint64_t mask[WORDS_MAX];
-    uint64_t live = view->summary;
-    struct classes classes;
-    memcpy(mask, view->mask, program->words * sizeof *mask);
-    for (uint32_t i = 0; i < program->dimensions && live != 0; i++) {
-        enum dimension_kind kind = program->order[i];
+    const uint64_t *left = program->quiet + (size_t)quiet * (program->words + 1);
+    uint64_t live = view->summary & left[0];
+    for (uint64_t rest = live; rest != 0; rest &= rest - 1) {
+        uint32_t word = (uint32_t)__builtin_ctzll(rest);
+        mask[word] = view->mask[word] & left[1 + word];
+    }
+    for (; hits != 0 && live != 0; hits &= hits - 1) {
+        uint32_t kind = (uint32_t)__builtin_ctz(hits);
         const struct dimension *dimension = &program->dimension[kind];
-        if (kind == DIMENSION_APP && verdict.unknown && decoded->levels > 0)
-            continue;
-        gather(dimension, kind, packet->bytes, decoded, verdict, program->apps, &classes);
         for (uint32_t slot = 0; slot < dimension->slots; slot++)
-            live = narrow(program, dimension, slot, &classes, live, mask);
+            live = narrow(program, dimension, slot, &classes[kind], live, mask);
     }
     for (; live != 0; live &= live - 1) {
         uint32_t word = (uint32_t)__builtin_ctzll(live);
@@ -1137,6 +1200,20 @@ static int64_t match_words(const struct rule_program *program, const struct view
             return rule;
     }
     return -1;
+}
+
+/* Number of the first rule that matches, from 0; -1: none. */
+static inline int64_t match(const struct rule_program *program, const struct view *view,
+                            const struct packet *packet, const struct decoded_packet *decoded,
+                            struct rule_verdict verdict)
+{
+    struct classes classes[DIMENSIONS];
+    uint32_t hits = gather(program, packet->bytes, decoded, verdict, classes);
+    uint32_t quiet = program->used & ~hits;
+    if (verdict.unknown && decoded != NULL && decoded->levels > 0)
+        quiet &= ~(1u << DIMENSION_APP); /* provisionally, each of its conditions holds */
+    return program->words == 1 ? match_word(program, view, packet, classes, quiet, hits)
+                               : match_words(program, view, packet, classes, quiet, hits);
 }
 
 /* ---- actions -----------------------------------------------------------------------------------
@@ -1177,9 +1254,9 @@ static void act(struct rule_state *state, struct action action, const struct pac
 {
     uint64_t hash;
     uint32_t keep = packet->captured_bytes;
+    if (action.kind == ACTION_FULL)
+        return; /* as the outcome says already */
     switch (action.kind) {
-    case ACTION_FULL:
-        break;
     case ACTION_DISCARD:
         outcome->decision = RULE_DISCARD;
         break;
@@ -1240,13 +1317,13 @@ void rule_state_apply(struct rule_state *state, const struct packet *packet,
         packet->interface < state->views ? &state->view[packet->interface] : NULL;
     if (view == NULL || view->mask == NULL)
         view = &state->nowhere;
-    int64_t rule = program->words == 1 ? match_word(program, view, packet, decoded, verdict)
-                                       : match_words(program, view, packet, decoded, verdict);
+    int64_t rule = match(program, view, packet, decoded, verdict);
     *outcome =
         (struct rule_outcome){.rule = (uint32_t)(rule + 1), .keep_bytes = packet->captured_bytes};
     if (rule >= 0) {
         const struct compiled_action *action = &program->action[rule];
-        bool waits = action->has_app && verdict.unknown && decoded->levels > 0;
+        bool waits =
+            action->has_app && verdict.unknown && decoded->levels > 0; /* decoded: it needs it */
         act(state, waits ? action->until_known : action->action, packet, decoded, outcome);
     }
     count(&state->tally[rule + 1], packet->captured_bytes, outcome);
