@@ -351,7 +351,7 @@ int json_answer_ring(struct request *request, const char *name, json_t **result)
         ring_registry_look(&request->recorder->registry, name, &looks, &count, &request->failure);
     if (code != 0)
         return code;
-    json_t *ring;
+    json_t *ring = NULL;
     code = json_ring(&looks[0], &ring, &request->failure);
     ring_registry_look_away(&request->recorder->registry, &looks, count);
     if (code != 0)

@@ -36,13 +36,13 @@ json_t *json_settings(const struct settings *settings);
 int json_ring(const struct ring_look *look, json_t **ring, struct failure *failure);
 
 /* As in ring.show: json_ring() with disks, interfaces and settings. */
-int json_ring_whole(const struct ring_look *look, json_t **ring, struct failure *failure);
+int json_ring_whole(const struct ring_look *look, json_t **result, struct failure *failure);
 
 /* Appends the disks of one ring, as in disk.list. */
 int json_append_disks(const struct ring_look *look, json_t *disks, struct failure *failure);
 
 /* As in status. */
-int json_ring_status(const struct ring_look *look, json_t **status, struct failure *failure);
+int json_ring_status(const struct ring_look *look, json_t **result, struct failure *failure);
 
 /* The answer about one ring that is up and the caller's: {"ring": as in ring.list}. */
 int json_answer_ring(struct request *request, const char *name, json_t **result);

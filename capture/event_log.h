@@ -18,10 +18,10 @@
 struct event_log;
 
 /* `state` stays the caller's, until event_log_close(). Messages go to standard error too. */
-int event_log_open(struct state *state, struct event_log **log, struct failure *failure);
+int event_log_open(struct state *state, struct event_log **result, struct failure *failure);
 
-/* Writes what is queued, ends the thread, frees, nulls. A null *log is allowed. */
-void event_log_close(struct event_log **log);
+/* Writes what is queued, ends the thread, frees, nulls. A null *slot is allowed. */
+void event_log_close(struct event_log **slot);
 
 /* severity: "info", "warning", "error"; kind: a word of at most 31 bytes; ring: a name or "". Any
  * thread. */

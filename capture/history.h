@@ -11,10 +11,10 @@
 struct history;
 
 /* Starts the thread. The recorder's registry, state and events are there. */
-int history_open(struct recorder *recorder, struct history **history, struct failure *failure);
+int history_open(struct recorder *recorder, struct history **result, struct failure *failure);
 
-/* Writes the last rows and ends the thread; rings must still be open. A null *history is allowed.
+/* Writes the last rows and ends the thread; rings must still be open. A null *slot is allowed.
  */
-void history_close(struct history **history);
+void history_close(struct history **slot);
 
 #endif

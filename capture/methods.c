@@ -100,7 +100,7 @@ static int for_rings(struct request *request, const char *name, json_t *array,
 
 static int append_ring(const struct ring_look *look, json_t *array, struct failure *failure)
 {
-    json_t *ring;
+    json_t *ring = NULL;
     int code = json_ring(look, &ring, failure);
     if (code == 0)
         json_array_append_new(array, ring);
@@ -109,7 +109,7 @@ static int append_ring(const struct ring_look *look, json_t *array, struct failu
 
 static int append_whole_ring(const struct ring_look *look, json_t *array, struct failure *failure)
 {
-    json_t *ring;
+    json_t *ring = NULL;
     int code = json_ring_whole(look, &ring, failure);
     if (code == 0)
         json_array_append_new(array, ring);
@@ -118,7 +118,7 @@ static int append_whole_ring(const struct ring_look *look, json_t *array, struct
 
 static int append_status(const struct ring_look *look, json_t *array, struct failure *failure)
 {
-    json_t *status;
+    json_t *status = NULL;
     int code = json_ring_status(look, &status, failure);
     if (code != 0)
         return code;

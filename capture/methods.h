@@ -13,7 +13,7 @@
 
 /* Finds the method, checks its parameters' names, runs it. ERR_UNSUPPORTED: there is no such
  * method. */
-int method_run(struct request *request, const char *method, json_t **result);
+int method_run(struct request *request, const char *name, json_t **result);
 
 int method_ring_create(struct request *request, json_t **result);
 int method_ring_list(struct request *request, json_t **result);

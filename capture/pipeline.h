@@ -30,7 +30,7 @@ struct pipeline_options {
 };
 
 /* Opens a stream in the ring. ERR_NO_MEMORY, ERR_TOO_LARGE (too many streams). */
-int pipeline_open(const struct pipeline_options *options, struct pipeline **pipeline,
+int pipeline_open(const struct pipeline_options *options, struct pipeline **result,
                   struct failure *failure);
 
 /*
@@ -48,9 +48,9 @@ bool pipeline_no_disk(const struct pipeline *pipeline);
  * runs afterwards. */
 int pipeline_finish(struct pipeline *pipeline, struct failure *failure);
 
-/* Closes the stream, frees, nulls; finishes first where that has not been done. A null *pipeline is
+/* Closes the stream, frees, nulls; finishes first where that has not been done. A null *slot is
  * allowed. */
-void pipeline_close(struct pipeline **pipeline);
+void pipeline_close(struct pipeline **slot);
 
 /* ---- any thread, while the pipeline is open
  * ------------------------------------------------------ */

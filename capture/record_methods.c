@@ -2,6 +2,7 @@
  * record_methods.c - starting and stopping recordings, and the interfaces that there are to record.
  */
 #include <errno.h>
+#include <limits.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -145,8 +146,8 @@ static void undo_standing(struct request *request, const char *ring, const char 
 static int start_all_standing(struct request *request, const char *ring,
                               const struct recording_options *options)
 {
-    struct recording *recording[RECORDING_INTERFACES_MAX];
-    char *key[RECORDING_INTERFACES_MAX];
+    struct recording *recording[RECORDING_INTERFACES_MAX] = {0};
+    char *key[RECORDING_INTERFACES_MAX] = {0};
     uint32_t started = 0;
     int code = 0;
     while (started < options->interfaces && code == 0) {
@@ -230,16 +231,16 @@ int method_record_stop(struct request *request, json_t **result)
 /* Megabits a second, 0 where the kernel does not know. */
 static int speed_of(const char *name)
 {
-    char path[64 + IF_NAMESIZE];
-    int speed = 0;
+    char path[64 + IF_NAMESIZE], text[32];
+    long speed = 0;
     snprintf(path, sizeof path, "/sys/class/net/%s/speed", name);
     FILE *file = fopen(path, "re");
     if (!file)
         return 0;
-    if (fscanf(file, "%d", &speed) != 1 || speed < 0)
-        speed = 0;
+    if (fgets(text, sizeof text, file))
+        speed = strtol(text, NULL, 10);
     fclose(file);
-    return speed;
+    return speed > 0 && speed <= INT_MAX ? (int)speed : 0;
 }
 
 static json_t *json_interface(int fd, const char *name)

@@ -59,7 +59,7 @@ struct recorder {
  * Takes the state directory (made where it is missing, 0750) and brings everything up; rings come
  * up by themselves meanwhile. ERR_BUSY: another recorder has it, the sentence names its pid.
  */
-int recorder_open(const struct recorder_options *options, struct recorder **recorder,
+int recorder_open(const struct recorder_options *options, struct recorder **result,
                   struct failure *failure);
 
 /* Asks the recorder to end: stop_fd becomes readable, jobs end. Any thread; async-signal-safe. */
@@ -71,6 +71,6 @@ static inline bool recorder_stopping(const struct recorder *recorder)
 }
 
 /* Ends recordings (sealed, durable), connections, rings, databases; frees, nulls. */
-void recorder_close(struct recorder **recorder);
+void recorder_close(struct recorder **slot);
 
 #endif

@@ -50,7 +50,7 @@ int recording_backend(const char *name, struct failure *failure);
  * being recorded into this ring) ...
  */
 int recording_start(struct recorder *recorder, const char *ring,
-                    const struct recording_options *options, struct recording **recording,
+                    const struct recording_options *options, struct recording **result,
                     struct failure *failure);
 
 /* Whether a recording with that key runs in the ring. */
@@ -74,7 +74,7 @@ int recording_wait(struct recording *recording, struct account *account, struct 
 json_t *recording_progress(struct recording *recording);
 
 /* Lets go of it. A recording that runs goes on. */
-void recording_release(struct recording **recording);
+void recording_release(struct recording **slot);
 
 /*
  * Stops all recordings of a ring (null: of all rings), waits for them, adds up their accounts.

@@ -69,14 +69,18 @@ static int take_path(struct request *request, const char *path, struct new_disk 
 
 static int check_disks(struct request *request, const json_t *disks, struct making *making)
 {
-    size_t count = json_array_size(disks);
-    if (!json_is_array(disks) || count == 0)
-        return fail(&request->failure, ERR_INVALID, "a ring needs a disk: give its path");
+    size_t count = json_is_array(disks) ? json_array_size(disks) : 0;
+    if (count == 0) {
+        fail(&request->failure, ERR_INVALID, "a ring needs a disk: give its path");
+        return ERR_INVALID;
+    }
     if (count > RING_DISKS_MAX)
         return fail(&request->failure, ERR_INVALID, "a ring has at most %u disks", RING_DISKS_MAX);
     making->disk = calloc(count, sizeof *making->disk);
-    if (!making->disk)
-        return fail(&request->failure, ERR_NO_MEMORY, "out of memory");
+    if (!making->disk) {
+        fail(&request->failure, ERR_NO_MEMORY, "out of memory");
+        return ERR_NO_MEMORY;
+    }
     making->disks = (uint32_t)count;
     return 0;
 }
@@ -125,7 +129,7 @@ static int write_rows(struct making *making)
 static int bring_up(struct making *making)
 {
     making->entry->cancel = &making->cancel;
-    struct disk **disk = calloc(making->disks, sizeof *disk);
+    struct disk **disk = calloc(making->disks + 1, sizeof(struct disk *));
     if (!disk)
         return fail(&making->failure, ERR_NO_MEMORY, "out of memory");
     for (uint32_t i = 0; i < making->disks; i++) {
@@ -171,8 +175,8 @@ static void uncreate_disk(struct new_disk *disk)
 
 static int format_disks(struct making *making)
 {
-    struct disk **disk = calloc(making->disks, sizeof *disk);
-    struct identity *identity = calloc(making->disks, sizeof *identity);
+    struct disk **disk = calloc(making->disks + 1, sizeof(struct disk *));
+    struct identity *identity = calloc(making->disks + 1, sizeof *identity);
     int result = ERR_NO_MEMORY;
     if (disk && identity) {
         for (uint32_t i = 0; i < making->disks; i++) {
@@ -276,7 +280,7 @@ int method_ring_create(struct request *request, json_t **result)
         code = request_bool(request, "force", &making.force);
     if (code == 0)
         code = check_disks(request, disks, &making);
-    for (uint32_t i = 0; i < making.disks && code == 0; i++) {
+    for (uint32_t i = 0; code == 0 && i < making.disks; i++) {
         code = take_create_disk(request, json_array_get(disks, i), &making.disk[i]);
         if (code == 0)
             code = check_size(request, &making.disk[i]);
@@ -350,7 +354,9 @@ static int adopt_work(void *context)
     struct making *making = context;
     struct recorder *recorder = making->recorder;
     struct superblock *superblock = malloc(sizeof *superblock);
-    int result = superblock ? 0 : fail(&making->failure, ERR_NO_MEMORY, "out of memory");
+    if (!superblock)
+        return fail(&making->failure, ERR_NO_MEMORY, "out of memory");
+    int result = 0;
     for (uint32_t i = 0; i < making->disks && result == 0; i++)
         result = adopt_disk(making, &making->disk[i], superblock);
     if (result == 0)

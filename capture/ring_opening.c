@@ -268,7 +268,7 @@ int ring_entry_open(struct ring_entry *entry, struct failure *failure)
         goto out;
     }
     open_wanted(entry, &wanted);
-    disk = calloc(wanted.count + 1, sizeof *disk);
+    disk = calloc(wanted.count + 1, sizeof(struct disk *));
     if (!disk) {
         result = fail(failure, ERR_NO_MEMORY, "out of memory");
         for (uint32_t i = 0; i < wanted.count; i++)

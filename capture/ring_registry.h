@@ -89,7 +89,7 @@ void ring_registry_free(struct ring_registry *registry);
  * identity. */
 int ring_registry_add(struct ring_registry *registry, struct recorder *recorder,
                       const struct state_ring *row, enum ring_entry_state state,
-                      struct ring_entry **entry, struct failure *failure);
+                      struct ring_entry **result, struct failure *failure);
 
 /* Says what slots a ring has that is being made. */
 void ring_registry_set_slot_bytes(struct ring_registry *registry, struct ring_entry *entry,
@@ -100,20 +100,20 @@ void ring_registry_settle(struct ring_registry *registry, struct ring_entry *ent
                           const struct failure *why);
 
 /* Takes an entry, which is CHANGING and whose ring is closed, off the list and frees it. */
-void ring_registry_remove(struct ring_registry *registry, struct ring_entry **entry);
+void ring_registry_remove(struct ring_registry *registry, struct ring_entry **slot);
 
 /*
  * Uses a ring as a job. Waits while it is STARTING. ERR_NOT_FOUND; ERR_BUSY (being changed);
  * FAILED: the ring's own failure.
  */
-int ring_registry_use(struct ring_registry *registry, const char *name, struct ring_entry **entry,
+int ring_registry_use(struct ring_registry *registry, const char *name, struct ring_entry **result,
                       struct failure *failure);
-void ring_registry_release(struct ring_registry *registry, struct ring_entry **entry);
+void ring_registry_release(struct ring_registry *registry, struct ring_entry **slot);
 
 /* Owns a ring alone, to change it: state CHANGING. ERR_NOT_FOUND; ERR_BUSY (jobs, or another
  * change). */
-int ring_registry_claim(struct ring_registry *registry, const char *name, struct ring_entry **entry,
-                        struct failure *failure);
+int ring_registry_claim(struct ring_registry *registry, const char *name,
+                        struct ring_entry **result, struct failure *failure);
 
 /* A look at a ring: while it lasts, the entry stays, and so does, if `live`, its ring. */
 struct ring_look {
@@ -130,11 +130,11 @@ struct ring_look {
  */
 void ring_registry_wait(struct ring_registry *registry, int patience_ms);
 
-/* name null: all rings, else that one (ERR_NOT_FOUND). *looks is the caller's until
+/* name null: all rings, else that one (ERR_NOT_FOUND). *result is the caller's until
  * ring_registry_look_away(). */
-int ring_registry_look(struct ring_registry *registry, const char *name, struct ring_look **looks,
+int ring_registry_look(struct ring_registry *registry, const char *name, struct ring_look **result,
                        uint32_t *count, struct failure *failure);
-void ring_registry_look_away(struct ring_registry *registry, struct ring_look **looks,
+void ring_registry_look_away(struct ring_registry *registry, struct ring_look **slot,
                              uint32_t count);
 
 /* Wakes whoever waits for a ring, and makes all later waits end at once. For the end of the

@@ -18,7 +18,7 @@
 struct standing_list;
 
 int standing_open(struct standing_list **list, struct failure *failure);
-void standing_close(struct standing_list **list);
+void standing_close(struct standing_list **slot);
 
 /* Remembers a recording of a ring by what it was asked for: the parameters of record.start. */
 int standing_keep(struct recorder *recorder, const char *ring, const json_t *params,
