@@ -181,8 +181,7 @@ static enum step as_type(struct cursor *cursor, uint32_t type)
     return STEP_TYPE;
 }
 
-/* ---- the link layer ---------------------------------------------------------------------------
- */
+/* ---- the link layer ------------------------------------------------------------------------ */
 
 static enum step step_ethernet(struct cursor *cursor)
 {
@@ -365,8 +364,7 @@ static enum step step_mpls(struct cursor *cursor)
     return looks_like_ethernet(cursor, 0) ? STEP_ETHERNET : STEP_END;
 }
 
-/* ---- IP ----------------------------------------------------------------------------------------
- */
+/* ---- IP ------------------------------------------------------------------------------------ */
 
 static struct decoded_level *level_begin(struct cursor *cursor, uint8_t version)
 {
@@ -511,8 +509,7 @@ static enum step step_ipv6(struct cursor *cursor)
     return STEP_TRANSPORT;
 }
 
-/* ---- tunnels -----------------------------------------------------------------------------------
- */
+/* ---- tunnels ------------------------------------------------------------------------------- */
 
 static void enter(struct cursor *cursor, enum decoded_tunnel tunnel)
 {
@@ -676,8 +673,7 @@ static enum step step_udp_tunnel(struct cursor *cursor, struct decoded_level *le
     }
 }
 
-/* ---- the transport -----------------------------------------------------------------------------
- */
+/* ---- the transport ------------------------------------------------------------------------- */
 
 static bool take_ports(struct cursor *cursor, struct decoded_level *level)
 {
@@ -790,8 +786,7 @@ static enum step step_transport(struct cursor *cursor)
     }
 }
 
-/* ---- link types --------------------------------------------------------------------------------
- */
+/* ---- link types ---------------------------------------------------------------------------- */
 
 /* The address family of BSD's loopback, in the byte order of whoever captured it. */
 static enum step link_null(struct cursor *cursor)
@@ -1028,8 +1023,7 @@ static enum step step_link(struct cursor *cursor, uint16_t link_type)
     }
 }
 
-/* ---- the walk ----------------------------------------------------------------------------------
- */
+/* ---- the walk ------------------------------------------------------------------------------ */
 
 static inline void decoded_begin(struct decoded_packet *out)
 {
@@ -1168,8 +1162,7 @@ void decode_packet(uint16_t link_type, const uint8_t *bytes, uint32_t captured_b
         decode_packet_slowly(link_type, bytes, captured_bytes, decoded);
 }
 
-/* ---- conversations -----------------------------------------------------------------------------
- */
+/* ---- conversations ------------------------------------------------------------------------- */
 
 bool decoded_flow_hash(const uint8_t *bytes, const struct decoded_packet *decoded, uint64_t seed,
                        uint64_t *hash)

@@ -134,7 +134,20 @@ struct decoded_packet {
 void decode_packet(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes,
                    struct decoded_packet *decoded);
 
-/* The same without the short cut for plain Ethernet, IPv4, TCP and UDP: what tests compare it with.
+/*
+ * Asks for a packet's headers some packets ahead, so that they are in the cache when it is decoded.
+ * Reads nothing: any address will do. Worth it where packets come from memory that was not touched.
+ */
+static inline void decode_prefetch(const uint8_t *bytes)
+{
+    __builtin_prefetch(bytes);
+    __builtin_prefetch(bytes + 64);
+}
+
+#define DECODE_PREFETCH_AHEAD 8 /* packets */
+
+/* decode_packet() without the short cut for plain Ethernet, IPv4, TCP and UDP: what tests compare
+ * it with.
  */
 void decode_packet_slowly(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes,
                           struct decoded_packet *decoded);

@@ -127,6 +127,7 @@ struct rule_program {
     bool needs_app;
     bool needs_flows;
     bool needs_interface;
+    bool simple; /* see match_simple() */
 };
 
 /* What an interface leaves of the rules. */
@@ -159,8 +160,7 @@ struct rule_state {
     struct tally *tally; /* rules + 1 */
 };
 
-/* ---- bits --------------------------------------------------------------------------------------
- */
+/* ---- bits ---------------------------------------------------------------------------------- */
 
 static inline void bit_set(uint64_t *words, uint32_t bit)
 {
@@ -180,8 +180,7 @@ static uint64_t summarize(const uint64_t *words, uint32_t count)
     return summary;
 }
 
-/* ---- building: what a rule's conditions are ----------------------------------------------------
- */
+/* ---- building: what a rule's conditions are ------------------------------------------------ */
 
 static int dimension_of(const struct condition *condition)
 {
@@ -266,8 +265,7 @@ static int check_app(const struct rule_program_options *options, uint32_t rule,
     return 0;
 }
 
-/* ---- building: tables --------------------------------------------------------------------------
- */
+/* ---- building: tables ---------------------------------------------------------------------- */
 
 static int build_addresses(struct rule_program *program, enum dimension_kind kind,
                            struct bit_classes *classes)
@@ -535,13 +533,16 @@ static int build_quiet(struct rule_program *program)
         }
         quiet[0] = summarize(quiet + 1, words);
     }
-    for (uint32_t kind = 0; kind < DIMENSIONS; kind++)
-        program->used |= (uint32_t)(program->dimension[kind].slots > 0) << kind;
+    program->simple = words == 1 && program->expressions == 0;
+    for (uint32_t kind = 0; kind < DIMENSIONS; kind++) {
+        uint32_t slots = program->dimension[kind].slots;
+        program->used |= (uint32_t)(slots > 0) << kind;
+        program->simple &= slots <= (kind < DIMENSION_APP ? 1 : 0);
+    }
     return 0;
 }
 
-/* ---- building: expressions ---------------------------------------------------------------------
- */
+/* ---- building: expressions ----------------------------------------------------------------- */
 
 /* LINKTYPE_ numbers are DLT_ numbers but for these (pcap-linktype(7)). */
 static int dlt_of(uint16_t link_type)
@@ -697,8 +698,7 @@ static int build_expressions(struct rule_program *program,
     return result;
 }
 
-/* ---- building ----------------------------------------------------------------------------------
- */
+/* ---- building ------------------------------------------------------------------------------ */
 
 static bool looks_at_headers(const struct rule *rule)
 {
@@ -848,8 +848,7 @@ bool rule_program_needs_app(const struct rule_program *program)
     return program->needs_app;
 }
 
-/* ---- state -------------------------------------------------------------------------------------
- */
+/* ---- state --------------------------------------------------------------------------------- */
 
 /* A mask over the rules for an interface; null name: one that was not told of. */
 static int view_make(const struct rule_program *program, const char *name,
@@ -992,67 +991,98 @@ void rule_state_inherit(struct rule_state *state, struct rule_state *before)
     state->flows = flows;
 }
 
-/* ---- matching ----------------------------------------------------------------------------------
- */
+/* ---- matching ------------------------------------------------------------------------------ */
 
-/* The classes other than 0 of a packet's values in a dimension. */
+/* The classes of a packet's values in a dimension; those of class 0 change nothing. */
 struct classes {
     uint32_t count;
     uint32_t number[VALUES_MAX];
 };
 
-static inline void class_add(struct classes *classes, uint32_t number)
+/* Adds both ends. Returns whether any condition holds for one. */
+static inline bool both(struct classes *classes, uint32_t source, uint32_t destination)
 {
-    classes->number[classes->count] = number;
-    classes->count += number != 0;
+    classes->number[classes->count] = source;
+    classes->number[classes->count + 1] = destination;
+    classes->count += 2;
+    return (source | destination) != 0;
 }
 
-static inline void gather_addresses(const struct dimension *dimension, const uint8_t *bytes,
+static inline bool gather_addresses(const struct dimension *dimension, const uint8_t *bytes,
                                     const struct decoded_level *level, struct classes *classes)
 {
     if ((level->flags & LEVEL_ADDRESSES) == 0)
-        return;
+        return false;
     const struct prefix_table *table = &dimension->address[level->version == 6];
-    class_add(classes, prefix_table_class(table, decoded_source(bytes, level)));
-    class_add(classes, prefix_table_class(table, decoded_destination(bytes, level)));
+    return both(classes, prefix_table_class(table, decoded_source(bytes, level)),
+                prefix_table_class(table, decoded_destination(bytes, level)));
 }
 
-static inline void gather_ports(const struct dimension *dimension,
+static inline bool gather_ports(const struct dimension *dimension,
                                 const struct decoded_level *level, struct classes *classes)
 {
     if ((level->flags & LEVEL_PORTS) == 0)
-        return;
+        return false;
     const struct port_table *table = dimension->port;
     const uint16_t *page = table->page[transport_of[level->protocol]];
     uint32_t source = level->source_port, destination = level->destination_port;
-    class_add(classes, table->class[page[source / PAGE_PORTS] * PAGE_PORTS + source % PAGE_PORTS]);
-    class_add(classes,
-              table->class[page[destination / PAGE_PORTS] * PAGE_PORTS + destination % PAGE_PORTS]);
+    return both(
+        classes, table->class[page[source / PAGE_PORTS] * PAGE_PORTS + source % PAGE_PORTS],
+        table -> class[page[destination / PAGE_PORTS] * PAGE_PORTS + destination % PAGE_PORTS]);
 }
 
-static void gather_inner(const struct dimension *dimension, enum dimension_kind kind,
-                         const uint8_t *bytes, const struct decoded_packet *decoded,
-                         struct classes *classes)
-{
-    for (uint32_t i = 0; i < decoded->levels; i++) {
-        const struct decoded_level *level = &decoded->level[i];
-        if ((level->flags & LEVEL_INNER) == 0)
-            continue;
-        if (kind == DIMENSION_INNER_IP)
-            gather_addresses(dimension, bytes, level, classes);
-        else
-            gather_ports(dimension, level, classes);
-    }
-}
-
-static inline void gather_macs(const struct dimension *dimension, const uint8_t *bytes,
+static inline bool gather_macs(const struct dimension *dimension, const uint8_t *bytes,
                                const struct decoded_packet *decoded, struct classes *classes)
 {
     const struct prefix_table *table = &dimension->address[0];
+    uint32_t source = 0, destination = 0;
     if ((decoded->flags & DECODED_MAC_SOURCE) != 0)
-        class_add(classes, prefix_table_class(table, bytes + decoded->mac_source_at));
+        source = prefix_table_class(table, bytes + decoded->mac_source_at);
     if ((decoded->flags & DECODED_MAC_DESTINATION) != 0)
-        class_add(classes, prefix_table_class(table, bytes + decoded->mac_destination_at));
+        destination = prefix_table_class(table, bytes + decoded->mac_destination_at);
+    return both(classes, source, destination);
+}
+
+static inline bool gather_tags(const struct dimension *dimension,
+                               const struct decoded_packet *decoded, struct classes *classes)
+{
+    uint32_t any = 0;
+    for (uint32_t i = 0; i < decoded->tags; i++) {
+        classes->number[i] = dimension->number[decoded->tag[i]];
+        any |= classes->number[i];
+    }
+    classes->count = decoded->tags;
+    return any != 0;
+}
+
+static inline bool gather_apps(const struct dimension *dimension, uint32_t apps,
+                               struct rule_verdict verdict, struct classes *classes)
+{
+    const uint32_t *number = dimension->number; /* 0 is of class 0 */
+    return both(classes, number[verdict.app[0] <= apps ? verdict.app[0] : 0],
+                number[verdict.app[1] <= apps ? verdict.app[1] : 0]);
+}
+
+static __attribute__((noinline)) uint32_t gather_inner(const struct rule_program *program,
+                                                       const uint8_t *bytes,
+                                                       const struct decoded_packet *decoded,
+                                                       struct classes *classes)
+{
+    uint32_t hits = 0;
+    for (enum dimension_kind kind = DIMENSION_INNER_IP; kind <= DIMENSION_INNER_PORT; kind++) {
+        const struct dimension *dimension = &program->dimension[kind];
+        classes[kind].count = 0;
+        for (uint32_t i = 0; dimension->slots > 0 && i < decoded->levels; i++) {
+            const struct decoded_level *level = &decoded->level[i];
+            if ((level->flags & LEVEL_INNER) == 0)
+                continue;
+            bool hit = kind == DIMENSION_INNER_IP
+                           ? gather_addresses(dimension, bytes, level, &classes[kind])
+                           : gather_ports(dimension, level, &classes[kind]);
+            hits |= (uint32_t)hit << kind;
+        }
+    }
+    return hits;
 }
 
 /* Returns the dimensions in which some condition holds, with their classes. */
@@ -1060,45 +1090,39 @@ static inline uint32_t gather(const struct rule_program *program, const uint8_t 
                               const struct decoded_packet *decoded, struct rule_verdict verdict,
                               struct classes classes[DIMENSIONS])
 {
-    uint32_t used = program->used, hits = 0;
     const struct dimension *dimension = program->dimension;
-#define USED(kind) ((used & 1u << (kind)) != 0)
-#define GATHER(kind, call)                                      \
-    do {                                                        \
-        classes[kind].count = 0;                                \
-        call;                                                   \
-        hits |= (uint32_t)(classes[kind].count != 0) << (kind); \
-    } while (0)
-    if (decoded == NULL)
-        return 0;
-    if (decoded->levels > 0) {
-        const struct decoded_level *level = &decoded->level[0];
-        if (USED(DIMENSION_IP))
-            GATHER(DIMENSION_IP, gather_addresses(&dimension[DIMENSION_IP], bytes, level,
-                                                  &classes[DIMENSION_IP]));
-        if (USED(DIMENSION_PORT))
-            GATHER(DIMENSION_PORT,
-                   gather_ports(&dimension[DIMENSION_PORT], level, &classes[DIMENSION_PORT]));
+    uint32_t used = program->used, hits = 0;
+    if ((used & 1u << DIMENSION_MAC) != 0) {
+        classes[DIMENSION_MAC].count = 0;
+        hits |= (uint32_t)gather_macs(&dimension[DIMENSION_MAC], bytes, decoded,
+                                      &classes[DIMENSION_MAC])
+                << DIMENSION_MAC;
     }
-    if (USED(DIMENSION_MAC))
-        GATHER(DIMENSION_MAC,
-               gather_macs(&dimension[DIMENSION_MAC], bytes, decoded, &classes[DIMENSION_MAC]));
-    if (USED(DIMENSION_VLAN) && decoded->tags > 0)
-        GATHER(DIMENSION_VLAN, for (uint32_t i = 0; i < decoded->tags; i++)
-                                   class_add(&classes[DIMENSION_VLAN],
-                                             dimension[DIMENSION_VLAN].number[decoded->tag[i]]));
-    if (USED(DIMENSION_APP) && decoded->levels > 0 && !verdict.unknown)
-        GATHER(DIMENSION_APP, for (uint32_t i = 0; i < 2; i++) if (verdict.app[i] <= program->apps)
-                                  class_add(&classes[DIMENSION_APP],
-                                            dimension[DIMENSION_APP].number[verdict.app[i]]));
-    if (decoded->levels > 0 && (decoded->level[decoded->levels - 1].flags & LEVEL_INNER) != 0) {
-        for (enum dimension_kind kind = DIMENSION_INNER_IP; kind <= DIMENSION_INNER_PORT; kind++) {
-            if (USED(kind))
-                GATHER(kind, gather_inner(&dimension[kind], kind, bytes, decoded, &classes[kind]));
-        }
+    if ((used & 1u << DIMENSION_VLAN) != 0)
+        hits |= (uint32_t)gather_tags(&dimension[DIMENSION_VLAN], decoded, &classes[DIMENSION_VLAN])
+                << DIMENSION_VLAN;
+    if (decoded->levels == 0)
+        return hits;
+    const struct decoded_level *level = &decoded->level[0];
+    if ((used & 1u << DIMENSION_IP) != 0) {
+        classes[DIMENSION_IP].count = 0;
+        hits |= (uint32_t)gather_addresses(&dimension[DIMENSION_IP], bytes, level,
+                                           &classes[DIMENSION_IP])
+                << DIMENSION_IP;
     }
-#undef GATHER
-#undef USED
+    if ((used & 1u << DIMENSION_PORT) != 0) {
+        classes[DIMENSION_PORT].count = 0;
+        hits |= (uint32_t)gather_ports(&dimension[DIMENSION_PORT], level, &classes[DIMENSION_PORT])
+                << DIMENSION_PORT;
+    }
+    if ((used & 1u << DIMENSION_APP) != 0 && !verdict.unknown) {
+        classes[DIMENSION_APP].count = 0;
+        hits |= (uint32_t)gather_apps(&dimension[DIMENSION_APP], program->apps, verdict,
+                                      &classes[DIMENSION_APP])
+                << DIMENSION_APP;
+    }
+    if ((used & (1u << DIMENSION_INNER_IP | 1u << DIMENSION_INNER_PORT)) != 0)
+        hits |= gather_inner(program, bytes, decoded, classes);
     return hits;
 }
 
@@ -1161,8 +1185,7 @@ static inline uint64_t narrow(const struct rule_program *program, const struct d
     for (uint32_t i = 0; i < classes->count; i++) {
         uint32_t number = dimension->set_of[(size_t)classes->number[i] * dimension->slots + slot];
         set[sets] = dimension->set + (size_t)number * (program->words + 1);
-        summary |= set[sets][0];
-        sets += number != 0;
+        summary |= set[sets++][0];
     }
     live &= summary;
     for (uint64_t rest = live; rest != 0; rest &= rest - 1) {
@@ -1202,22 +1225,68 @@ static int64_t match_words(const struct rule_program *program, const struct view
     return -1;
 }
 
+/*
+ * The most usual lists: up to 64 rules, at most one condition of a kind in each, addresses, ports
+ * and tags only. The same intersection without what the others need.
+ */
+static inline int64_t match_simple(const struct rule_program *program, const struct view *view,
+                                   const struct packet *packet,
+                                   const struct decoded_packet *decoded)
+{
+    const struct dimension *dimension = program->dimension;
+    const struct decoded_level *level = &decoded->level[0];
+    uint64_t candidates = view->mask[0];
+    uint32_t used = program->used;
+    struct classes classes;
+    if ((used & 1u << DIMENSION_PORT) != 0) {
+        const struct dimension *port = &dimension[DIMENSION_PORT];
+        uint64_t hit = 0;
+        classes.count = 0;
+        if (decoded->levels > 0 && gather_ports(port, level, &classes))
+            hit = port->mask[classes.number[0]] | port->mask[classes.number[1]];
+        candidates &= hit ^ port->base[0];
+    }
+    if ((used & 1u << DIMENSION_IP) != 0) {
+        const struct dimension *ip = &dimension[DIMENSION_IP];
+        uint64_t hit = 0;
+        classes.count = 0;
+        if (decoded->levels > 0 && gather_addresses(ip, packet->bytes, level, &classes))
+            hit = ip->mask[classes.number[0]] | ip->mask[classes.number[1]];
+        candidates &= hit ^ ip->base[0];
+    }
+    if ((used & 1u << DIMENSION_MAC) != 0) {
+        const struct dimension *mac = &dimension[DIMENSION_MAC];
+        classes.count = 0;
+        gather_macs(mac, packet->bytes, decoded, &classes);
+        candidates &= (mac->mask[classes.number[0]] | mac->mask[classes.number[1]]) ^ mac->base[0];
+    }
+    if ((used & 1u << DIMENSION_VLAN) != 0) {
+        const struct dimension *vlan = &dimension[DIMENSION_VLAN];
+        uint64_t hit = 0;
+        for (uint32_t i = 0; i < decoded->tags; i++)
+            hit |= vlan->mask[vlan->number[decoded->tag[i]]];
+        candidates &= hit ^ vlan->base[0];
+    }
+    return candidates != 0 ? __builtin_ctzll(candidates) : -1;
+}
+
 /* Number of the first rule that matches, from 0; -1: none. */
-static inline int64_t match(const struct rule_program *program, const struct view *view,
-                            const struct packet *packet, const struct decoded_packet *decoded,
-                            struct rule_verdict verdict)
+static __attribute__((noinline)) int64_t match(const struct rule_program *program,
+                                               const struct view *view, const struct packet *packet,
+                                               const struct decoded_packet *decoded,
+                                               struct rule_verdict verdict)
 {
     struct classes classes[DIMENSIONS];
-    uint32_t hits = gather(program, packet->bytes, decoded, verdict, classes);
+    uint32_t hits =
+        program->used != 0 ? gather(program, packet->bytes, decoded, verdict, classes) : 0;
     uint32_t quiet = program->used & ~hits;
-    if (verdict.unknown && decoded != NULL && decoded->levels > 0)
+    if (verdict.unknown && program->needs_app && decoded->levels > 0)
         quiet &= ~(1u << DIMENSION_APP); /* provisionally, each of its conditions holds */
     return program->words == 1 ? match_word(program, view, packet, classes, quiet, hits)
                                : match_words(program, view, packet, classes, quiet, hits);
 }
 
-/* ---- actions -----------------------------------------------------------------------------------
- */
+/* ---- actions ------------------------------------------------------------------------------- */
 
 static inline uint32_t least(uint32_t a, uint32_t b)
 {
@@ -1317,7 +1386,8 @@ void rule_state_apply(struct rule_state *state, const struct packet *packet,
         packet->interface < state->views ? &state->view[packet->interface] : NULL;
     if (view == NULL || view->mask == NULL)
         view = &state->nowhere;
-    int64_t rule = match(program, view, packet, decoded, verdict);
+    int64_t rule = program->simple ? match_simple(program, view, packet, decoded)
+                                   : match(program, view, packet, decoded, verdict);
     *outcome =
         (struct rule_outcome){.rule = (uint32_t)(rule + 1), .keep_bytes = packet->captured_bytes};
     if (rule >= 0) {
@@ -1345,8 +1415,7 @@ void rule_state_counters(const struct rule_state *state, uint32_t rule,
     counters->stored_bytes = counters->bytes - counters->cut_bytes - counters->discarded_bytes;
 }
 
-/* ---- handing over ------------------------------------------------------------------------------
- */
+/* ---- handing over -------------------------------------------------------------------------- */
 
 void rule_handover_offer(struct rule_handover *handover, struct rule_state **state)
 {

@@ -28,8 +28,7 @@
 #include "packet.h"
 #include "rule.h"
 
-/* ---- the program -------------------------------------------------------------------------------
- */
+/* ---- the program --------------------------------------------------------------------------- */
 
 struct rule_program;
 
@@ -70,8 +69,7 @@ bool rule_program_needs_decoding(const struct rule_program *program);
 /* Whether any rule asks for layer 7. */
 bool rule_program_needs_app(const struct rule_program *program);
 
-/* ---- one thread's state ------------------------------------------------------------------------
- */
+/* ---- one thread's state -------------------------------------------------------------------- */
 
 struct rule_state;
 
@@ -112,8 +110,7 @@ uint32_t rule_state_interfaces(const struct rule_state *state);
  * not begin them anew. Done by rule_handover_take(). */
 void rule_state_inherit(struct rule_state *state, struct rule_state *before);
 
-/* ---- packets -----------------------------------------------------------------------------------
- */
+/* ---- packets ------------------------------------------------------------------------------- */
 
 /* What layer 7 says of a packet's flow: numbers as in rule_program_options, 0 for none. */
 struct rule_verdict {
@@ -142,8 +139,7 @@ void rule_state_apply(struct rule_state *state, const struct packet *packet,
                       const struct decoded_packet *decoded, struct rule_verdict verdict,
                       struct rule_outcome *outcome);
 
-/* ---- counters ----------------------------------------------------------------------------------
- */
+/* ---- counters ------------------------------------------------------------------------------ */
 
 /*
  * Of one rule since its state was opened. Bytes are captured ones, so that bytes = stored + cut +
@@ -167,8 +163,7 @@ struct rule_counters {
 void rule_state_counters(const struct rule_state *state, uint32_t rule,
                          struct rule_counters *counters);
 
-/* ---- changing rules while packets come ----------------------------------------------------------
- */
+/* ---- changing rules while packets come ----------------------------------------------------- */
 
 /*
  *  state                   | owner            | moved on by

@@ -7,8 +7,7 @@
 
 #include "rule_text.h"
 
-/* ---- out ---------------------------------------------------------------------------------------
- */
+/* ---- out ----------------------------------------------------------------------------------- */
 
 static json_t *action_to_json(const struct action *action)
 {
@@ -81,8 +80,7 @@ json_t *rule_list_to_json(const struct rule_list *list)
     return json;
 }
 
-/* ---- in ----------------------------------------------------------------------------------------
- */
+/* ---- in ------------------------------------------------------------------------------------ */
 
 static int check_members(const json_t *json, const char *where, const char *const *known,
                          struct failure *failure)

@@ -29,8 +29,7 @@ struct word {
 
 enum word_kind { WORD_PLAIN, WORD_ADDRESS, WORD_NAME };
 
-/* ---- errors ------------------------------------------------------------------------------------
- */
+/* ---- errors -------------------------------------------------------------------------------- */
 
 static uint32_t column_of(const struct reader *reader, const char *at)
 {
@@ -67,8 +66,7 @@ static int expected(const struct reader *reader, const char *at, const char *wha
     return refuse(reader, at, ERR_INVALID, sentence);
 }
 
-/* ---- words -------------------------------------------------------------------------------------
- */
+/* ---- words --------------------------------------------------------------------------------- */
 
 static void skip_space(struct reader *reader)
 {
@@ -193,8 +191,7 @@ static bool split(struct word word, char separator, struct word *head, struct wo
     return true;
 }
 
-/* ---- values ------------------------------------------------------------------------------------
- */
+/* ---- values -------------------------------------------------------------------------------- */
 
 static void mask_address(uint8_t *address, unsigned address_bits, unsigned prefix_bits)
 {
@@ -419,8 +416,7 @@ static int read_value(struct reader *reader, struct condition *condition)
     }
 }
 
-/* ---- conditions and actions --------------------------------------------------------------------
- */
+/* ---- conditions and actions ---------------------------------------------------------------- */
 
 static const char *const keyword[] = {
     [CONDITION_ALL] = "all",
@@ -551,8 +547,7 @@ static int read_action(struct reader *reader, bool until_known, struct action *a
                     "flow N, sample 1/N)");
 }
 
-/* ---- rules -------------------------------------------------------------------------------------
- */
+/* ---- rules --------------------------------------------------------------------------------- */
 
 static int read_until_known(struct reader *reader, struct rule *rule, bool *said)
 {
@@ -691,8 +686,7 @@ int rule_list_parse(const char *text, struct rule_list *list, struct rule_place 
     return 0;
 }
 
-/* ---- parts -------------------------------------------------------------------------------------
- */
+/* ---- parts --------------------------------------------------------------------------------- */
 
 int condition_parse_value(struct condition *condition, const char *text, struct failure *failure)
 {
@@ -724,8 +718,7 @@ int action_parse(const char *text, struct action *action, struct failure *failur
     return result < 0 ? result : at_end(&reader, "the end of the action");
 }
 
-/* ---- printing ----------------------------------------------------------------------------------
- */
+/* ---- printing ------------------------------------------------------------------------------ */
 
 const char *action_print(const struct action *action, char text[ACTION_TEXT_SIZE])
 {

@@ -33,8 +33,7 @@ char *rule_print(const struct rule *rule);
 /* All rules, each with a newline at its end; to be freed by the caller. */
 char *rule_list_print(const struct rule_list *list);
 
-/* ---- parts, for the JSON form -----------------------------------------------------------------
- */
+/* ---- parts, for the JSON form -------------------------------------------------------------- */
 
 /* The keyword of a kind ("tcp port"). Static memory. */
 const char *condition_keyword(enum condition_kind kind);
