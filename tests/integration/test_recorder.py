@@ -285,10 +285,13 @@ class Imports(World):
 
     def test_packets_too_long_for_a_slot_are_counted(self):
         long = [(1, bytes(2 * MIB))]
-        answer = import_files(self.recorder, "dmz", [("dbus.pcap", pcap(long, 231, 4 * MIB)), ("b.pcap", pcap(numbered(3)))])
+        answer = import_files(self.recorder, "dmz", [("dbus.pcap", pcap(long, 231, 4 * MIB)),
+                                                     ("b.pcap", pcap(numbered(3)))])
         self.assertEqual(answer["account"]["refused"], 1)
         self.assertEqual(answer["account"]["stored"], 3)
         self.check_account(answer["account"])
+        # A loss is an event, too.
+        wait_for(lambda: "drops-begin" in [one["kind"] for one in self.recorder.call("events")["events"]])
 
     def test_from_a_pipe(self):
         reader, writer = os.pipe()
