@@ -343,6 +343,20 @@ int json_ring_status(const struct ring_look *look, json_t **result, struct failu
     return status ? 0 : fail(failure, ERR_NO_MEMORY, "out of memory");
 }
 
+json_t *json_reach_back(struct recorder *recorder, const char *ring)
+{
+    struct ring_look *looks;
+    struct catalog_summary summary;
+    uint32_t count;
+    if (ring_registry_look(&recorder->registry, ring, &looks, &count, NULL) != 0)
+        return json_null();
+    struct identity identity = looks[0].entry->row.ring;
+    ring_registry_look_away(&recorder->registry, &looks, count);
+    if (catalog_summary(recorder->catalog, &identity, &summary) != 0)
+        return json_null();
+    return json_integer(reach_back_s(&summary));
+}
+
 int json_answer_ring(struct request *request, const char *name, json_t **result)
 {
     struct ring_look *looks;

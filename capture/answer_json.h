@@ -44,6 +44,10 @@ int json_append_disks(const struct ring_look *look, json_t *disks, struct failur
 /* As in status. */
 int json_ring_status(const struct ring_look *look, json_t **result, struct failure *failure);
 
+/* Seconds from a ring's oldest packet to now, as the catalog knows it; null where it cannot be
+ * said. */
+json_t *json_reach_back(struct recorder *recorder, const char *ring);
+
 /* The answer about one ring that is up and the caller's: {"ring": as in ring.list}. */
 int json_answer_ring(struct request *request, const char *name, json_t **result);
 

@@ -21,18 +21,26 @@
 /* ---- record.start and record.stop
  * ---------------------------------------------------------------- */
 
+static json_t *progress_of(struct request *request, const char *ring, struct recording *recording)
+{
+    json_t *progress = recording_progress(recording);
+    json_object_set_new(progress, "reach_back_s", json_reach_back(request->recorder, ring));
+    return progress;
+}
+
 /* Waits with the client for the recording's end, and answers with its account. */
-static int attend(struct request *request, struct recording *recording, json_t **result)
+static int attend(struct request *request, const char *ring, struct recording *recording,
+                  json_t **result)
 {
     bool stopping = false;
-    request_progress(request, recording_progress(recording), true);
+    request_progress(request, progress_of(request, ring, recording), true);
     for (;;) {
         enum request_news news = request_watch(request, recording_ended_fd(recording), PROGRESS_MS,
                                                stopping ? NULL : "record.stop");
         if (news == REQUEST_QUIET && recording_has_ended(recording))
             break;
         if (news == REQUEST_QUIET) {
-            request_progress(request, recording_progress(recording), true);
+            request_progress(request, progress_of(request, ring, recording), true);
             continue;
         }
         stopping = true;
@@ -196,7 +204,7 @@ int method_record_start(struct request *request, json_t **result)
     if (code != 0 || !recording)
         return code;
     if (is_attached)
-        code = attend(request, recording, result);
+        code = attend(request, ring, recording, result);
     recording_release(&recording);
     return code;
 }
