@@ -21,6 +21,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "decode.h"
@@ -182,6 +183,11 @@ struct rule_handover {
     _Atomic(struct rule_state *) offered;
     _Atomic(struct rule_state *) retired;
 };
+
+#define RULE_HANDOVER_EMPTY \
+    {                       \
+        NULL, NULL          \
+    } /* clang 14 takes no 0 for an atomic pointer */
 
 /* Control thread. Offers *state and nulls it; an offer that has not been taken is replaced and
  * closed. */

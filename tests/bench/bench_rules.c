@@ -39,7 +39,7 @@ static double now_s(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-static void die(const char *what, const struct failure *failure)
+static _Noreturn void die(const char *what, const struct failure *failure)
 {
     fprintf(stderr, "bench_rules: %s: %s\n", what, failure->text);
     exit(1);

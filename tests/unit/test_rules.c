@@ -293,7 +293,7 @@ static void test_flow_bytes(void **unused)
 static void test_handover_keeps_flows(void **unused)
 {
     (void)unused;
-    struct rule_handover handover = {0};
+    struct rule_handover handover = RULE_HANDOVER_EMPTY;
     struct rule_state *current = NULL;
     struct rule_state *next = state_of("all : flow 100", NULL);
     struct made_packet made;
