@@ -3,7 +3,7 @@
  *
  * One thread, inside this module, owns the SQLite write connection. Changes are posted to a bounded queue from the
  * ring's keeper and written in batches; posting never blocks and never touches the disk. When the queue is full the
- * change is dropped, the catalog is marked stale (catalog_stale()), and the keeper posts everything anew when it can.
+ * change is dropped, the catalog is marked stale (catalog_stale()), and the recorder has its rings read whole at the next start, or by a rebuild.
  * Queries use a read connection of their own, under a lock; they see what catalog_barrier() has waited for.
  */
 #ifndef STORAGE_CATALOG_H
