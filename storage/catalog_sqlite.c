@@ -269,7 +269,7 @@ static int disk_id(struct catalog_sqlite *sqlite, const struct identity *disk, i
 
 static int put_ring(struct catalog_sqlite *sqlite, const struct catalog_change_ring *put)
 {
-    int64_t id;
+    int64_t id = 0;
     int result = ring_id(sqlite, &put->ring, &id);
     if (result != SQLITE_OK)
         return result;
@@ -283,8 +283,8 @@ static int put_ring(struct catalog_sqlite *sqlite, const struct catalog_change_r
 
 static int put_disk(struct catalog_sqlite *sqlite, const struct catalog_change_disk *put)
 {
-    int64_t id;
-    int64_t ring;
+    int64_t id = 0;
+    int64_t ring = 0;
     int result = ring_id(sqlite, &put->ring, &ring);
     if (result == SQLITE_OK)
         result = disk_id(sqlite, &put->disk, &id);
@@ -314,7 +314,7 @@ static int span_of(const struct segment_row *row)
 static int put_segment_row(struct catalog_sqlite *sqlite, const struct segment_row *row,
                            int64_t *id)
 {
-    int64_t ring;
+    int64_t ring = 0;
     int result = ring_id(sqlite, &row->ring, &ring);
     if (result != SQLITE_OK)
         return result;
@@ -388,7 +388,7 @@ static int delete_segment(struct catalog_sqlite *sqlite, int64_t id)
 static int put_place(struct catalog_sqlite *sqlite, int64_t id, const struct segment_place *place,
                      uint8_t copy)
 {
-    int64_t disk;
+    int64_t disk = 0;
     int64_t holder = id;
     int64_t left = 1;
     int result = disk_id(sqlite, &place->disk, &disk);
@@ -419,7 +419,7 @@ static int put_place(struct catalog_sqlite *sqlite, int64_t id, const struct seg
 
 static int put_segment(struct catalog_sqlite *sqlite, const struct segment_row *row)
 {
-    int64_t id;
+    int64_t id = 0;
     struct segment_row old;
     int result = put_segment_row(sqlite, row, &id);
     if (result == SQLITE_OK)
@@ -435,7 +435,7 @@ static int put_segment(struct catalog_sqlite *sqlite, const struct segment_row *
 
 static int drop_segment(struct catalog_sqlite *sqlite, const struct identity *segment)
 {
-    int64_t id;
+    int64_t id = 0;
     bind_identity(sqlite->write[WRITE_SEGMENT_ID], 1, segment);
     int result = run_for_number(sqlite->write[WRITE_SEGMENT_ID], &id);
     if (result == SQLITE_NOTFOUND)
@@ -445,7 +445,7 @@ static int drop_segment(struct catalog_sqlite *sqlite, const struct identity *se
 
 static int clear_ring(struct catalog_sqlite *sqlite, const struct identity *ring)
 {
-    int64_t id;
+    int64_t id = 0;
     int result = ring_id(sqlite, ring, &id);
     if (result != SQLITE_OK)
         return result;
@@ -471,8 +471,8 @@ static void bind_interface(sqlite3_stmt *statement, int64_t ring,
 
 static int put_interface(struct catalog_sqlite *sqlite, const struct catalog_change_interface *put)
 {
-    int64_t ring;
-    int64_t id;
+    int64_t ring = 0;
+    int64_t id = 0;
     int result = ring_id(sqlite, &put->ring, &ring);
     if (result != SQLITE_OK)
         return result;

@@ -452,20 +452,21 @@ static int scan_chunk(int fd, uint8_t *chunk, size_t bytes, uint64_t number, boo
 
 int database_scan(const char *path, bool mend, uint32_t *unsummed, struct failure *failure)
 {
-    enum { chunk_pages = 64 };
-    int fd = open(path, (mend ? O_RDWR : O_RDONLY) | O_CLOEXEC);
-    uint8_t *chunk = malloc(chunk_pages * DATABASE_PAGE_BYTES);
+    enum { chunk_bytes = 64 * DATABASE_PAGE_BYTES };
     uint64_t number = 0;
     uint64_t pages_wanted = 0;
     int result = 0;
     *unsummed = 0;
+    int fd = open(path, (mend ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (fd < 0)
-        result = fail_errno(failure, errno, "%s", path);
-    else if (!chunk)
-        result = fail(failure, ERR_NO_MEMORY, "%s: out of memory", path);
+        return fail_errno(failure, errno, "%s", path);
+    uint8_t *chunk = calloc(1, chunk_bytes);
+    if (!chunk) {
+        close(fd);
+        return fail(failure, ERR_NO_MEMORY, "%s: out of memory", path);
+    }
     while (result == 0) {
-        ssize_t got = pread(fd, chunk, chunk_pages * DATABASE_PAGE_BYTES,
-                            (off_t)(number * DATABASE_PAGE_BYTES));
+        ssize_t got = pread(fd, chunk, chunk_bytes, (off_t)(number * DATABASE_PAGE_BYTES));
         if (got < 0)
             result = fail_errno(failure, errno, "%s", path);
         if (got <= 0)
@@ -480,8 +481,7 @@ int database_scan(const char *path, bool mend, uint32_t *unsummed, struct failur
     if (result == 0 && mend && fdatasync(fd) != 0)
         result = fail_errno(failure, errno, "%s", path);
     free(chunk);
-    if (fd >= 0)
-        close(fd);
+    close(fd);
     return result;
 }
 
@@ -491,7 +491,8 @@ int database_scan(const char *path, bool mend, uint32_t *unsummed, struct failur
 int database_prepare(sqlite3 *database, const char *const *sql, sqlite3_stmt **statement,
                      uint32_t count)
 {
-    memset(statement, 0, count * sizeof *statement);
+    for (uint32_t i = 0; i < count; i++)
+        statement[i] = NULL;
     for (uint32_t i = 0; i < count; i++) {
         int result = sqlite3_prepare_v3(database, sql[i], -1, SQLITE_PREPARE_PERSISTENT,
                                         &statement[i], NULL);

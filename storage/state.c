@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -311,10 +312,9 @@ static int refuse_orphaned_wal(const char *path, struct failure *failure)
 {
     char wal[PATH_MAX];
     struct stat status;
-    if (strlen(path) + sizeof "-wal" > sizeof wal)
+    int wanted = snprintf(wal, sizeof wal, "%s-wal", path);
+    if (wanted < 0 || (size_t)wanted >= sizeof wal)
         return fail(failure, ERR_INVALID, "%s: the path is too long", path);
-    strcpy(wal, path);
-    strcat(wal, "-wal");
     if (stat(wal, &status) == 0 && status.st_size > 0)
         return fail(failure, ERR_CORRUPT, "%s is missing, but its %s is there", path, wal);
     return 0;
@@ -664,7 +664,7 @@ static int subject_id(struct state *state, const struct history_row *row, int64_
 
 static int put_history_row(struct state *state, const struct history_row *row)
 {
-    int64_t subject;
+    int64_t subject = 0;
     int result = subject_id(state, row, &subject);
     if (result != SQLITE_OK)
         return result;

@@ -768,7 +768,7 @@ static void test_a_damaged_file_is_refused(void **unused)
     make_directory();
     make_good();
     uint8_t *good = read_file("state.db", &bytes);
-    uint8_t *bad = malloc(bytes);
+    uint8_t *bad = malloc(bytes + 1);
     seed = 11;
     for (uint32_t i = 0; i < 400; i++) {
         struct state *state = NULL;
@@ -921,7 +921,7 @@ static void test_another_program_looked_at_the_file(void **unused)
         assert_memory_equal(looked_at + page, mended + page, 4088);
     }
     assert_true(differ > 1);
-    uint8_t *bad = malloc(bytes);
+    uint8_t *bad = malloc(bytes + 1);
     for (int i = 0; i < 50; i++) { /* now damage is found again, in those pages too */
         memcpy(bad, mended, bytes);
         flip_any(bad, bytes);
