@@ -45,6 +45,28 @@
 
 #include "buffer_poison.h"
 
+/*
+ * liburing unmaps and maps rings by system calls of its own, which the thread sanitizer does not see: to it, a new ring
+ * where an old one was is a race with the old one's thread. So it is told that the end of one comes before the next.
+ */
+#if defined(__SANITIZE_THREAD__)
+#define SEES_THREADS 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SEES_THREADS 1
+#endif
+#endif
+#ifdef SEES_THREADS
+extern void __tsan_acquire(void *address);
+extern void __tsan_release(void *address);
+static char ring_memory;
+#define RING_MEMORY_TAKEN() __tsan_acquire(&ring_memory)
+#define RING_MEMORY_GIVEN() __tsan_release(&ring_memory)
+#else
+#define RING_MEMORY_TAKEN() ((void)0)
+#define RING_MEMORY_GIVEN() ((void)0)
+#endif
+
 #define OPERATIONS_MAX 128u /* under way at once; what is beyond waits in the backlog */
 #define RING_ENTRIES (2 * OPERATIONS_MAX) /* and room for the eventfd's read */
 #define TRIES_MAX 1000u                   /* of an operation that gets EINTR or EAGAIN */
@@ -450,6 +472,7 @@ static void ring_serve(struct disk_uring *disk)
     }
     io_uring_unregister_files(
         &disk->ring); /* an exclusive open of the device must not linger in the ring */
+    RING_MEMORY_GIVEN();
     io_uring_queue_exit(&disk->ring);
 }
 
@@ -481,11 +504,14 @@ static int ring_open(struct disk_uring *disk)
                                      flags[i] | (read_only ? IORING_SETUP_R_DISABLED : 0));
     if (answer != 0)
         return answer;
+    RING_MEMORY_TAKEN();
     answer = io_uring_register_files(&disk->ring, &disk->fd, 1);
     if (answer == 0 && read_only)
         answer = ring_restrict(disk);
-    if (answer != 0)
+    if (answer != 0) {
+        RING_MEMORY_GIVEN();
         io_uring_queue_exit(&disk->ring);
+    }
     return answer;
 }
 

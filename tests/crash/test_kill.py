@@ -60,7 +60,7 @@ class Kill(world.World):
                 self.check_clean(recorder, "live")
                 self.acknowledged_is_there(recorder, acknowledged)
         print(f"{len(acknowledged)} acknowledged imports, {lost_in_flight} killed in the middle", file=sys.stderr)
-        self.assertGreater(len(acknowledged), KILLS)
+        self.assertGreater(len(acknowledged), KILLS // 2)
         # P5, at the end: the same answers without the catalog.
         before = world.extract(recorder, "imports")[0]
         recorder.stop()

@@ -311,20 +311,16 @@ static void held_batches(void **state)
             unsigned held = 0;
             frames_send("left0", sent, FRAMES);
             sent += FRAMES;
-            for (;;) {
-                int result = 1;
-                while (held < HELD && (result = source_next(source, &batch[held], QUIET_MS)) > 0)
+            /* On a machine that is busy elsewhere a quiet moment is not the end. */
+            for (unsigned quiet = 0; seen < sent && quiet < 100; quiet++) {
+                while (held < HELD && source_next(source, &batch[held], QUIET_MS) > 0)
                     held++;
-                if (held == 0)
-                    break;
                 for (unsigned h = 0; h < held; h++) {
                     for (uint32_t i = 0; i < batch[h].count; i++)
                         packet_is_frame(&batch[h].packet[i], seen++, 262144);
                     source_release(source, &batch[h]);
                 }
                 held = 0;
-                if (result <= 0)
-                    break;
             }
             assert_int_equal(seen, sent);
         }
