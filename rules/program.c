@@ -586,6 +586,23 @@ static const struct expressions *expressions_find(const struct expressions *list
     return list;
 }
 
+/* Whether a filter jumps backwards. Only `protochain` makes libpcap do that; nothing bounds it. */
+static bool loops(const struct bpf_program *filter)
+{
+    for (unsigned i = 0; i < filter->bf_len; i++) {
+        const struct bpf_insn *instruction = &filter->bf_insns[i];
+        if (instruction->code == (BPF_JMP | BPF_JA) && (int32_t)instruction->k < 0)
+            return true;
+    }
+    return false;
+}
+
+static void set_sorry(char (*sorry)[PCAP_ERRBUF_SIZE], uint32_t expression, const char *why)
+{
+    if (sorry != NULL)
+        snprintf(sorry[expression], PCAP_ERRBUF_SIZE, "%s", why);
+}
+
 /* Compiles all expressions for a link type, and puts them before the list. What does not compile is
  * marked so; `sorry` (may be null) then gets libpcap's sentence. */
 static int expressions_compile(const struct rule_program *program, uint16_t link_type,
@@ -606,10 +623,14 @@ static int expressions_compile(const struct rule_program *program, uint16_t link
         return ERR_NO_MEMORY;
     }
     for (uint32_t i = 0; i < program->expressions; i++) {
-        made->compiled[i] = pcap_compile(dead, &made->filter[i], program->expression[i], 1,
-                                         PCAP_NETMASK_UNKNOWN) == 0;
-        if (!made->compiled[i] && sorry != NULL)
-            snprintf(sorry[i], PCAP_ERRBUF_SIZE, "%s", pcap_geterr(dead));
+        if (pcap_compile(dead, &made->filter[i], program->expression[i], 1, PCAP_NETMASK_UNKNOWN) !=
+            0)
+            set_sorry(sorry, i, pcap_geterr(dead));
+        else if (loops(&made->filter[i]))
+            set_sorry(sorry, i,
+                      "'protochain' loops, and a hostile packet can make it loop for ever");
+        else
+            made->compiled[i] = true;
     }
     pcap_close(dead);
     return 0;
@@ -1234,10 +1255,12 @@ static inline int64_t match_simple(const struct rule_program *program, const str
                                    const struct decoded_packet *decoded)
 {
     const struct dimension *dimension = program->dimension;
-    const struct decoded_level *level = &decoded->level[0];
     uint64_t candidates = view->mask[0];
     uint32_t used = program->used;
     struct classes classes;
+    if (used == 0) /* `decoded` may be null */
+        return candidates != 0 ? __builtin_ctzll(candidates) : -1;
+    const struct decoded_level *level = &decoded->level[0];
     if ((used & 1u << DIMENSION_PORT) != 0) {
         const struct dimension *port = &dimension[DIMENSION_PORT];
         uint64_t hit = 0;

@@ -30,7 +30,7 @@ static void make_state(void)
                                 "ip 0.0.0.0/2 and not vlan 5 : flow 1000\n"
                                 "mac 00:00:00:00:00:00/3 and udp port 0-40000 : sample 1/3\n"
                                 "ip ::/2 : headers l3+l4\n"
-                                "bpf 'ip6 protochain 6' : snap 40\n"
+                                "bpf 'ip6[6] = 6 or tcp[13] = 2' : snap 40\n"
                                 "bpf 'len > 100' : headers l3+l4+1\n";
     struct rule_list list;
     struct rule_program *program;

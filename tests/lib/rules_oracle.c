@@ -198,8 +198,7 @@ static void typed(struct facts *f, struct stretch s, int type, int inside)
     typed(f, after(s, tag), number(p + tag - 2, 2), inside);
 }
 
-/* ---- IP and what it carries --------------------------------------------------------------------
- */
+/* ---- IP and what it carries ---------------------------------------------------------------- */
 
 static void gre(struct facts *f, struct stretch s, struct level *level)
 {
@@ -452,8 +451,7 @@ static void ip_any(struct facts *f, struct stretch s, int inside)
         ip6(f, s, inside);
 }
 
-/* ---- link types --------------------------------------------------------------------------------
- */
+/* ---- link types ---------------------------------------------------------------------------- */
 
 static void wireless(struct facts *f, struct stretch s, int padded)
 {
@@ -622,8 +620,7 @@ static void decode(struct facts *f, const struct oracle_packet *packet)
     }
 }
 
-/* ---- conditions --------------------------------------------------------------------------------
- */
+/* ---- conditions ---------------------------------------------------------------------------- */
 
 static int within(const uint8_t *address, const struct condition *condition)
 {
@@ -737,8 +734,7 @@ static int holds(const struct condition *condition, const struct oracle_packet *
     }
 }
 
-/* ---- actions -----------------------------------------------------------------------------------
- */
+/* ---- actions ------------------------------------------------------------------------------- */
 
 struct oracle_connection {
     uint8_t key[40];
