@@ -1,0 +1,186 @@
+/*
+ * keeper_inside.h - what the parts of the keeper share: keeper*.c, and mender.c, nobody else.
+ *
+ *     keeper.c          the mailbox, the run, streams, answers about the ring's state
+ *     keeper_disk.c     one disk: requests, the watchdog, errors, what is written and not flushed
+ *     keeper_frame.c    the way of a frame, and its rescue
+ *     keeper_segment.c  slots are chosen, checked, opened, closed; what expires
+ *
+ * Everything here is called on the keeper's thread (in the simulation: the test's), except the functions that a disk calls as
+ * done(): they only post. Nothing blocks; all I/O is a request that is answered through the mailbox, so that every
+ * crash and every fault replays in the simulation.
+ */
+#ifndef STORAGE_KEEPER_INSIDE_H
+#define STORAGE_KEEPER_INSIDE_H
+
+#include "keeper.h"
+
+#define POSITION_IN_USE UINT64_MAX
+
+struct keeper_disk {
+    struct keeper *keeper;
+    struct disk *io;
+    struct identity identity;
+    uint32_t number;
+    uint32_t slots;
+    uint64_t *position; /* of what may be overwritten; 0 free, POSITION_IN_USE */
+    struct slot_belief *belief;
+    const struct segment **open;   /* the segment that uses the slot, or null */
+    bool failed;
+    bool suspect;
+    uint32_t errors_in_a_row;
+
+    /*
+     * The watchdog. Requests carry the generation in which they were submitted. `marked` counts those of earlier generations
+     * that are still out; when it comes to 0 the present generation becomes the marked one. So the oldest
+     * request is at least as old as the mark while `marked` is not 0, without a list of requests.
+     */
+    uint32_t generation, current, marked;
+    uint64_t marked_ns;
+
+    uint64_t read_errors, write_errors, written_bytes, flushes;
+    uint64_t in_flight_bytes;
+
+    /* Writes that completed and are not flushed, in the order of their completion. */
+    struct disk_request *unflushed_head;
+    struct disk_request *unflushed_tail;
+    uint64_t unflushed_bytes;
+    uint64_t flush_due_ns; /* when the first of them has to be flushed */
+    bool flush_wanted;
+    bool flush_running;
+    struct disk_request *flush_last; /* the running flush covers the list up to and with this one; null: nothing any more */
+    struct disk_request flush;
+    uint32_t flush_generation;
+};
+
+struct call;
+
+struct keeper {
+    struct keeper_options options;
+    uint64_t next_position;
+    uint32_t disks;
+    struct keeper_disk *disk[RING_DISKS_MAX];
+    struct stream *streams;
+    struct segment *segments; /* all that are being prepared or filled */
+    uint64_t segments_opened, segments_sealed, stale_beliefs;
+    uint64_t requests_under_way;
+    uint64_t pool_bytes;
+    bool dead;
+    bool prepare_again; /* a preparation found no disk: look again when something has changed */
+
+    /* the mailbox */
+    pthread_mutex_t lock;
+    pthread_cond_t posted;
+    pthread_cond_t called;
+    struct frame_buffer *frames, **frames_end;
+    struct disk_request *requests, **requests_end;
+    struct stream *stream_posts, **stream_posts_end;
+    struct call *calls, **calls_end;
+    bool waiting; /* the keeper sleeps until something is posted */
+    bool threaded;
+    pthread_t thread;
+    bool thread_known;
+};
+
+/* ---- keeper.c ----------------------------------------------------------------------------------- */
+
+/* Something that a person should know. */
+void keeper_say(struct keeper *keeper, const char *severity, const char *kind, const char *text);
+
+/* Any thread: a request has been answered. */
+void keeper_post_request(struct keeper *keeper, struct disk_request *request);
+
+/* ---- keeper_disk.c: requests -------------------------------------------------------------------- */
+
+/*
+ * A request of the mender's, or of any other part that keeps no frames. The submitter sets the first block; the rest is the keeper's until
+ * `finished` is called, exactly once. Its memory, and its buffer's, stay until then: there is no cancel.
+ */
+struct keeper_request {
+    struct disk_request request; /* op, slot, offset, buffer, bytes, buffer_index */
+    /* The disk has answered: request.result says how. A good write is not durable yet. */
+    void (*finished)(struct keeper *keeper, struct keeper_request *request);
+    /* For keeper_request_flush(): a flush that covers the write has ended. */
+    void (*flushed)(struct keeper *keeper, struct keeper_request *request, bool good);
+    void *context;
+
+    struct keeper_disk *disk;
+    uint32_t generation;
+    uint64_t due_ns;
+};
+
+/* Counts errors of the disk, too: a failed write or flush counts towards its failure. */
+void keeper_request_submit(struct keeper_disk *disk, struct keeper_request *request);
+
+/*
+ * In or after `finished` of a good write: it is to be flushed by due_ns (monotonic; 0: now), together with whatever else is unflushed there;
+ * then `flushed` is called, exactly once. `request` stays until then.
+ */
+void keeper_request_flush(struct keeper_request *request, uint64_t due_ns);
+
+/* For requests that carry their generation themselves (frames, segments). Every answer goes through keeper_answered() once. */
+void keeper_submit(struct keeper *keeper, struct keeper_disk *disk, struct disk_request *request, uint32_t *generation);
+void keeper_answered(struct keeper *keeper, struct keeper_disk *disk, const struct disk_request *request,
+                     uint32_t generation);
+
+/* A write, flush or header read failed. */
+void keeper_disk_error(struct keeper *keeper, struct keeper_disk *disk, const char *what, int result);
+
+/* A disk may have this many bytes submitted before it is taken for slower than the others. */
+uint64_t keeper_disk_share(const struct keeper *keeper);
+
+/* The watchdog's look at the clock. */
+void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now);
+
+/* A good write waits for a flush; the list's order is that of completion. */
+void keeper_unflushed_add(struct keeper_disk *disk, struct disk_request *request, uint64_t due_ns);
+/* Takes the frames of a copy that is left behind out of its disk's list: whether they are flushed matters no more. */
+void keeper_unflushed_forget(struct keeper_disk *disk, const struct segment *segment);
+bool keeper_flush_due(const struct keeper *keeper, const struct keeper_disk *disk, uint64_t now);
+void keeper_flush_start(struct keeper *keeper, struct keeper_disk *disk);
+
+/* The answer to any request, by its done(). */
+void keeper_request_finished(struct keeper *keeper, struct disk_request *request);
+
+/* ---- keeper_frame.c ----------------------------------------------------------------------------- */
+
+/* done() of a frame's write. */
+void keeper_frame_answered(struct disk_request *request);
+void keeper_frame_arrived(struct keeper *keeper, struct frame_buffer *buffer);
+void keeper_frame_written(struct keeper *keeper, struct disk_request *request);
+/* Which copy a request of the buffer's is for. */
+uint8_t keeper_frame_place(const struct frame_buffer *buffer, const struct disk_request *request);
+
+/* The copy gets no more frames; with no good one left the segment ends. */
+void keeper_copy_is_bad(struct segment *segment, struct segment_copy *copy);
+
+/* Takes what is durable from the head of the stream's queue, in order; rescues; writes indexes and seals. */
+void keeper_settle(struct keeper *keeper, struct stream *stream);
+void keeper_settle_all(struct keeper *keeper);
+
+/* ---- keeper_segment.c --------------------------------------------------------------------------- */
+
+/* done() of a header read and of the two writes that open a copy. */
+void keeper_segment_answered(struct disk_request *request);
+void keeper_segment_written(struct keeper *keeper, struct disk_request *request);
+/* One of the two writes that open a copy has come to its end: flushed, or failed. */
+void keeper_segment_opened(struct segment *segment, struct segment_copy *copy, bool good);
+struct segment_copy *keeper_segment_copy(struct segment *segment, const struct disk_request *request);
+
+/* Begins to prepare a segment for the stream, or for its frames that have to be rescued. */
+void keeper_prepare(struct keeper *keeper, struct stream *stream, bool is_rescue);
+void keeper_prepare_wanted(struct keeper *keeper);
+/* Nobody waits for the segment that is being prepared: another one may be prepared in its place. */
+void keeper_segment_orphan(struct segment *segment);
+/* Nothing more will be written into it: its slots may be overwritten in their turn. */
+void keeper_segment_close(struct segment *segment);
+void keeper_segment_free(struct segment *segment);
+/* A write of this copy has answered. */
+void keeper_copy_answered(struct segment_copy *copy);
+
+/* The slot that would be overwritten next, UINT32_MAX where all are in use; its position, 0 for a free one. */
+uint32_t keeper_victim(const struct keeper_disk *disk, uint64_t *position, uint32_t *free_slots);
+/* A segment expires at all its places at once, in the beliefs and in the catalog. */
+void keeper_expire(struct keeper *keeper, const struct slot_belief *belief);
+
+#endif
