@@ -87,6 +87,7 @@ struct armed_fault {
     enum fault_kind kind;
     enum disk_op op;
     uint32_t after;
+    uint32_t one_in; /* 0: strikes once */
     uint64_t delay_ns;
 };
 
@@ -831,15 +832,38 @@ bool simulation_step(struct simulation *simulation)
 
 /* ---- faults ---------------------------------------------------------------------------------- */
 
-void simulated_media_fault(struct simulated_media *media, enum fault_kind kind, enum disk_op op,
-                           uint32_t after, uint64_t delay_ns)
+static void fault_arm(struct simulated_media *media, const struct armed_fault *wanted)
 {
     struct armed_fault *fault = must(malloc(sizeof *fault));
-    *fault = (struct armed_fault){.kind = kind, .op = op, .after = after, .delay_ns = delay_ns};
+    *fault = *wanted;
     struct armed_fault **end = &media->faults;
     while (*end != NULL)
         end = &(*end)->next;
     *end = fault;
+}
+
+static void faults_disarm(struct simulated_media *media)
+{
+    while (media->faults != NULL) {
+        struct armed_fault *fault = media->faults;
+        media->faults = fault->next;
+        free(fault);
+    }
+}
+
+void simulated_media_fault(struct simulated_media *media, enum fault_kind kind, enum disk_op op,
+                           uint32_t after, uint64_t delay_ns)
+{
+    fault_arm(media, &(struct armed_fault){
+                         .kind = kind, .op = op, .after = after, .delay_ns = delay_ns});
+}
+
+void simulated_media_fault_often(struct simulated_media *media, enum fault_kind kind,
+                                 enum disk_op op, uint32_t one_in, uint64_t delay_ns)
+{
+    stop_if(one_in == 0, "a fault with a probability of 1/0");
+    fault_arm(media, &(struct armed_fault){
+                         .kind = kind, .op = op, .one_in = one_in, .delay_ns = delay_ns});
 }
 
 uint64_t simulated_media_struck(const struct simulated_media *media, enum fault_kind kind)
@@ -919,6 +943,10 @@ static void faults_strike(struct simulated_media *media, struct flight *flight)
         } else if (fault->after > 0) {
             fault->after--;
             at = &fault->next;
+        } else if (fault->one_in > 0) {
+            if (simulation_random(media->simulation, fault->one_in) == 0)
+                fault_strike(media, fault, flight);
+            at = &fault->next;
         } else {
             *at = fault->next;
             fault_strike(media, fault, flight);
@@ -952,6 +980,19 @@ void simulated_media_unhang(struct simulated_media *media)
 void simulated_media_return(struct simulated_media *media)
 {
     media->vanished = false;
+}
+
+void simulated_media_heal(struct simulated_media *media)
+{
+    faults_disarm(media);
+    simulated_media_return(media);
+    simulated_media_unhang(media);
+}
+
+void simulated_media_pace(struct simulated_media *media, uint64_t bandwidth, uint64_t latency_ns)
+{
+    media->bandwidth = bandwidth;
+    media->latency_ns = latency_ns;
 }
 
 /* ---- the seam's verbs ------------------------------------------------------------------------ */
@@ -1197,11 +1238,7 @@ void simulated_media_free(struct simulated_media **out)
         list_remove(&media->orphans, orphan);
         orphan_free(orphan);
     }
-    while (media->faults != NULL) {
-        struct armed_fault *fault = media->faults;
-        media->faults = fault->next;
-        free(fault);
-    }
+    faults_disarm(media);
     log_clear(media);
     free(media->log);
     media_give_map(media);

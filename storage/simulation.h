@@ -101,8 +101,16 @@ enum fault_kind {
 /* Arms one fault: it strikes the (after+1)-th request of kind `op` (0: any that it makes sense for) from now. Several may be armed. */
 void simulated_media_fault(struct simulated_media *media, enum fault_kind kind, enum disk_op op, uint32_t after,
                            uint64_t delay_ns);
+/* Strikes each request that fits with a probability of 1/one_in, until simulated_media_heal(). one_in 1 with FAULT_HUNG: the disk hangs. */
+void simulated_media_fault_often(struct simulated_media *media, enum fault_kind kind, enum disk_op op, uint32_t one_in,
+                                 uint64_t delay_ns);
 void simulated_media_unhang(struct simulated_media *media);
 void simulated_media_return(struct simulated_media *media);
+/* Disarms all faults, lets go of what hangs, and is back if it had vanished. */
+void simulated_media_heal(struct simulated_media *media);
+
+/* From the next request on: a disk that becomes slow, or fast again. As in simulated_media_new(). */
+void simulated_media_pace(struct simulated_media *media, uint64_t bandwidth, uint64_t latency_ns);
 
 /* How many faults of this kind have struck so far. */
 uint64_t simulated_media_struck(const struct simulated_media *media, enum fault_kind kind);

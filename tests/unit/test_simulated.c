@@ -704,9 +704,54 @@ static void faulty_fails_the_request_it_was_told(void **state)
     free(buffer);
 }
 
+/* Lasting faults: a disk that hangs, one that now and then lies, one that becomes slow; and each of them healed. */
+static void lasting_faults_and_their_end(void **state)
+{
+    (void)state;
+    struct bench bench;
+    bench_open(&bench, 8);
+    uint8_t *buffer = pages(256, 7);
+    struct disk_request request[3];
+    done_count = 0;
+    simulated_media_fault_often(bench.media, FAULT_HUNG, 0, 1, 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        request[i] = make(DISK_WRITE, i * UINT64_C(4096), buffer + i * (size_t)4096, 4096);
+        disk_submit(bench.disk, &request[i]);
+    }
+    assert_false(simulation_step(bench.simulation));
+    assert_int_equal(done_count, 0);
+    simulated_media_heal(bench.media);
+    while (simulation_step(bench.simulation))
+        ;
+    assert_int_equal(done_count, 3);
+    assert_int_equal(disk_write(bench.disk, DISK_SLOT_META, 0, buffer, 4096), 0);
+
+    simulated_media_fault_often(bench.media, FAULT_LOST, DISK_WRITE, 4, 0);
+    for (uint32_t i = 0; i < 400; i++)
+        assert_int_equal(disk_write(bench.disk, DISK_SLOT_META, 8192, buffer, 4096), 0);
+    uint64_t lost = simulated_media_struck(bench.media, FAULT_LOST);
+    assert_true(lost > 50 && lost < 150);
+    simulated_media_heal(bench.media);
+    assert_int_equal(disk_write(bench.disk, DISK_SLOT_META, 8192, buffer, 4096), 0);
+    assert_int_equal(simulated_media_struck(bench.media, FAULT_LOST), lost);
+
+    simulated_media_fault(bench.media, FAULT_VANISHED, 0, 0, 0);
+    assert_int_equal(disk_write(bench.disk, DISK_SLOT_META, 0, buffer, 4096), ERR_IO);
+    simulated_media_heal(bench.media);
+    assert_int_equal(disk_write(bench.disk, DISK_SLOT_META, 0, buffer, 4096), 0);
+
+    simulated_media_pace(bench.media, 1u << 20, 50000);
+    uint64_t before = simulation_now_ns(bench.simulation);
+    assert_int_equal(disk_write(bench.disk, DISK_SLOT_META, 0, buffer, 1u << 20), 0);
+    assert_true(simulation_now_ns(bench.simulation) - before >= 1000000000);
+    bench_close(&bench);
+    free(buffer);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lasting_faults_and_their_end),
         cmocka_unit_test(reads_back_what_was_written),
         cmocka_unit_test(one_exclusive_owner),
         cmocka_unit_test(completions_change_order),
