@@ -76,6 +76,7 @@ struct disk {
     uint64_t bytes;
     uint32_t alignment;  /* of offsets and memory that the device asks for, at most PAGE_BYTES */
     bool read_only;
+    uint64_t failure_domain; /* enclosure, or device below the file: what fails with it (device.h); 0 = not known */
     char name[256];      /* path, for messages */
 };
 

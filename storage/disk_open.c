@@ -27,6 +27,7 @@
 #include <blkid/blkid.h>
 
 #include "bytes.h"
+#include "device.h"
 #include "disk_uring.h"
 #include "superblock.h"
 #include "text.h"
@@ -146,6 +147,23 @@ static int start(int fd, const char *name, bool read_only, bool locked, struct d
     return disk_uring_start(&source, disk, failure);
 }
 
+/* The same for a disk that is to be written: with what its copies must not share with others. */
+static int start_writing(int fd, const char *path, struct disk **disk, struct failure *failure)
+{
+    struct device device;
+    int result = device_look(path, &device, failure);
+    if (result == 0)
+        result = device_check_limits(&device, path, failure);
+    if (result != 0) {
+        close(fd);
+        return result;
+    }
+    result = start(fd, path, false, true, disk, failure);
+    if (result == 0)
+        (*disk)->failure_domain = device.failure_domain;
+    return result;
+}
+
 int disk_uring_open(const char *path, enum disk_open_mode mode, struct disk **disk,
                     struct failure *failure)
 {
@@ -159,7 +177,8 @@ int disk_uring_open(const char *path, enum disk_open_mode mode, struct disk **di
         close(fd);
         return result;
     }
-    return start(fd, path, read_only, !read_only, disk, failure);
+    return read_only ? start(fd, path, true, false, disk, failure)
+                     : start_writing(fd, path, disk, failure);
 }
 
 int disk_uring_from_fd(int fd, const char *name, struct disk **disk, struct failure *failure)
@@ -409,10 +428,15 @@ static int prepare(int fd, const char *path, uint64_t bytes, bool force, bool is
     if (fstat(fd, &status) != 0)
         return fail_errno(failure, errno, "%s", path);
     bool is_file = S_ISREG(status.st_mode);
+    struct disk_source source = {.fd = fd, .name = path};
+    struct device device = {.is_file = is_file};
     if (!is_file) {
-        struct disk_source source = {.fd = fd, .name = path};
         char have[TEXT_SIZE_SIZE], want[TEXT_SIZE_SIZE];
-        int result = source_measure(fd, &source, failure);
+        int result = device_look(path, &device, failure);
+        if (result == 0)
+            result = device_check_limits(&device, path, failure);
+        if (result == 0)
+            result = source_measure(fd, &source, failure);
         if (result != 0)
             return result;
         if (bytes > source.bytes)
@@ -427,6 +451,8 @@ static int prepare(int fd, const char *path, uint64_t bytes, bool force, bool is
     int result = force || is_new ? 0 : refuse_foreign(fd, path, &status, failure);
     if (result == 0 && force && !is_new)
         result = wipe_signatures(path, failure);
+    if (result == 0)
+        device_discard(fd, &device, source.bytes);
     if (result == 0 && force && !is_file)
         ioctl(fd, BLKRRPART); /* the partitions that are gone; where there were none it fails, to no
                                  harm */
@@ -465,7 +491,7 @@ int disk_uring_create(const char *path, uint64_t bytes, bool force, struct disk 
         close(fd);
         return result;
     }
-    result = start(fd, path, false, true, disk, failure);
+    result = start_writing(fd, path, disk, failure);
     if (result != 0 && is_new)
         unlink(path);
     return result;
