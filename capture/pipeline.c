@@ -1,8 +1,9 @@
 /*
  * pipeline.c - see pipeline.h.
  *
- * The happy path: a batch comes from the source, is counted as seen, its packets go through
- * packet_take() one by one, and the batch goes back. Between batches, and every 20 ms without one,
+ * The happy path: a batch comes from the source, is counted as seen, its packets go into the stream,
+ * and the batch goes back. Where the ring has rules or leaves duplicates out, they go through
+ * packet_judge() first, one by one; where not, none of that is touched. Between batches, and every 20 ms without one,
  * the stream is ticked, so that flush windows end and requests to flush are served, and every 100
  * ms the kernel's drop counters are read.
  *
@@ -24,12 +25,29 @@
 #include <string.h>
 #include <time.h>
 
+#include "decode.h"
+
 #define TICK_MS 20
 #define READY_MS 2000            /* the first segment is prepared in a fraction of it */
 #define COUNTERS_NS 100000000ull /* between two readings of the source's counters */
 #define DRAIN_NS 200000000ull    /* a stopped live source is emptied for so long at most */
 #define PACE_NS 10000000ull      /* a source ahead of its rate sleeps this long at a time */
 #define FINISH_NS 1000000ull     /* between two looks at whether everything is durable */
+
+enum stored_action { STORED_WHOLE, STORED_CUT }; /* of a frame's entry: schema/disk_format.h */
+
+/* An interface of the present source. */
+struct run_interface {
+    struct source_counters counted; /* what has been entered */
+    uint16_t link_type;
+};
+
+/* Packets of one kind in a row that are left out, not yet in the account. */
+struct left_out {
+    uint32_t interface;
+    enum account_line line;
+    uint64_t packets, bytes;
+};
 
 struct pipeline {
     struct pipeline_options options;
@@ -42,14 +60,22 @@ struct pipeline {
     uint32_t first_interface;        /* the stream's number of the source's interface 0 */
     uint32_t interfaces;             /* of the source that the stream knows */
     uint32_t interfaces_all;         /* of all sources */
-    struct source_counters *counted; /* for each interface of the source: what has been entered */
-    uint32_t counted_room;
+    struct run_interface *interface;
+    uint32_t interface_room;
     uint64_t counters_due_ns;
     uint64_t run_began_ns;
     uint64_t run_packets;
     bool no_disk;
     char ended_said[sizeof((struct failure *)0)->text]; /* of the last interface that ended early */
     struct source_batch batch;
+
+    /* what is kept of a packet */
+    struct rule_feed *feed;             /* null: no rules, now or ever */
+    struct duplicate_table *duplicates; /* null: they stay */
+    bool judges;                        /* there are rules, or duplicates are left out */
+    bool decodes;                       /* and one of both looks at headers */
+    const struct rule *rule;            /* those of the state in use */
+    struct left_out left_out;
 
     /* for other threads */
     atomic_bool stop;
@@ -94,6 +120,47 @@ static void set_waking(struct pipeline *pipeline, struct source *source)
     pthread_mutex_unlock(&pipeline->wake_lock);
 }
 
+/* ---- what is kept of a packet
+ * ---------------------------------------------------------------- */
+
+/* Which way packets take from now on. */
+static void set_way(struct pipeline *pipeline)
+{
+    const struct rule_program *program =
+        pipeline->feed ? rule_state_program(pipeline->feed->state) : NULL;
+    const struct rule_list *list = program ? rule_program_list(program) : NULL;
+    bool rules = list && list->count > 0;
+    pipeline->rule = rules ? list->rule : NULL;
+    pipeline->judges = rules || pipeline->duplicates;
+    pipeline->decodes =
+        (rules && rule_program_needs_decoding(program)) ||
+        (pipeline->duplicates && duplicate_needs_decoding(pipeline->duplicates));
+}
+
+static void judgement_close(struct pipeline *pipeline)
+{
+    ring_rules_detach(pipeline->options.rules, &pipeline->feed);
+    duplicate_close(&pipeline->duplicates);
+}
+
+static int judgement_open(struct pipeline *pipeline, struct failure *failure)
+{
+    const struct pipeline_options *options = &pipeline->options;
+    int code = 0;
+    if (options->duplicates)
+        code = duplicate_open(options->duplicates, &pipeline->duplicates, failure);
+    if (code == 0 && options->rules)
+        code = ring_rules_attach(options->rules, &pipeline->feed, failure);
+    if (code == 0)
+        set_way(pipeline);
+    else
+        judgement_close(pipeline);
+    return code;
+}
+
+/* ---- opening
+ * -------------------------------------------------------------------------------- */
+
 int pipeline_open(const struct pipeline_options *options, struct pipeline **result,
                   struct failure *failure)
 {
@@ -103,18 +170,27 @@ int pipeline_open(const struct pipeline_options *options, struct pipeline **resu
     pipeline->options = *options;
     pthread_mutex_init(&pipeline->wake_lock, NULL);
     struct stream_options stream_options = {.wake = wake, .wake_context = pipeline};
-    int code = ring_stream_open(options->ring, &stream_options, &pipeline->stream);
+    int code = judgement_open(pipeline, failure);
+    if (code != 0)
+        goto free_pipeline;
+    code = ring_stream_open(options->ring, &stream_options, &pipeline->stream);
     if (code != 0) {
-        pthread_mutex_destroy(&pipeline->wake_lock);
-        free(pipeline);
-        return fail(failure, code, "ring %s: no more streams can be opened: %s",
-                    ring_options(options->ring)->name, error_text(code));
+        fail(failure, code, "ring %s: no more streams can be opened: %s",
+             ring_options(options->ring)->name, error_text(code));
+        goto close_judgement;
     }
     pipeline->stream_number = stream_number(pipeline->stream);
     /* A live source that finds no segment prepared would lose its first packets. */
     stream_wait(pipeline->stream, READY_MS);
     *result = pipeline;
     return 0;
+
+close_judgement:
+    judgement_close(pipeline);
+free_pipeline:
+    pthread_mutex_destroy(&pipeline->wake_lock);
+    free(pipeline);
+    return code;
 }
 
 /* ---- interfaces and what the kernel counts
@@ -127,6 +203,15 @@ static void interface_to_catalog(struct pipeline *pipeline,
     catalog_put_interface(ring->catalog, &ring->ring, description, wall_ns());
 }
 
+/* Interfaces have their source's numbers there, as packets do: those of a source before are told
+ * anew. */
+static int interface_to_rules(struct pipeline *pipeline, uint32_t number,
+                              const struct interface_description *description)
+{
+    return pipeline->feed ? rule_state_interface(pipeline->feed->state, number, description, NULL)
+                          : 0;
+}
+
 /* Makes the interfaces that the source has grown since the last batch known to stream and catalog.
  */
 static int interfaces_grow(struct pipeline *pipeline)
@@ -135,13 +220,13 @@ static int interfaces_grow(struct pipeline *pipeline)
     uint32_t interfaces = source->ops->interfaces(source);
     if (interfaces == pipeline->interfaces)
         return 0;
-    if (interfaces > pipeline->counted_room) {
+    if (interfaces > pipeline->interface_room) {
         uint32_t room = interfaces < 8 ? 8 : 2 * interfaces;
-        struct source_counters *grown = realloc(pipeline->counted, room * sizeof *grown);
+        struct run_interface *grown = realloc(pipeline->interface, room * sizeof *grown);
         if (!grown)
             return ERR_NO_MEMORY;
-        pipeline->counted = grown;
-        pipeline->counted_room = room;
+        pipeline->interface = grown;
+        pipeline->interface_room = room;
     }
     for (; pipeline->interfaces < interfaces; pipeline->interfaces++) {
         const struct interface_description *description =
@@ -150,9 +235,13 @@ static int interfaces_grow(struct pipeline *pipeline)
         if (number < 0)
             return number;
         assert((uint32_t)number == pipeline->first_interface + pipeline->interfaces);
-        pipeline->counted[pipeline->interfaces] = (struct source_counters){0};
+        pipeline->interface[pipeline->interfaces] =
+            (struct run_interface){.link_type = description->link_type};
         pipeline->interfaces_all++;
         interface_to_catalog(pipeline, description);
+        int known = interface_to_rules(pipeline, pipeline->interfaces, description);
+        if (known != 0)
+            return known;
     }
     return 0;
 }
@@ -163,7 +252,7 @@ static void counters_read(struct pipeline *pipeline)
 {
     struct source *source = pipeline->source;
     for (uint32_t i = 0; i < pipeline->interfaces; i++) {
-        struct source_counters now = {0}, *before = &pipeline->counted[i];
+        struct source_counters now = {0}, *before = &pipeline->interface[i].counted;
         source->ops->counters(source, i, &now);
         if (now.dropped_kernel > before->dropped_kernel) {
             uint64_t dropped = now.dropped_kernel - before->dropped_kernel;
@@ -206,6 +295,29 @@ static void batch_seen(struct pipeline *pipeline)
     }
 }
 
+/* Enters what has been left out in a row. */
+static void left_out_enter(struct pipeline *pipeline)
+{
+    struct left_out *left = &pipeline->left_out;
+    if (left->packets > 0)
+        stream_count(pipeline->stream, left->interface, left->line, left->packets, left->bytes);
+    left->packets = left->bytes = 0;
+}
+
+static void packet_leave_out(struct pipeline *pipeline, const struct packet *packet,
+                             enum account_line line)
+{
+    struct left_out *left = &pipeline->left_out;
+    uint32_t interface = pipeline->first_interface + packet->interface;
+    if (left->line != line || left->interface != interface) {
+        left_out_enter(pipeline);
+        left->line = line;
+        left->interface = interface;
+    }
+    left->packets++;
+    left->bytes += packet->original_bytes;
+}
+
 static void packet_not_stored(struct pipeline *pipeline, const struct packet *packet,
                               enum account_line line)
 {
@@ -213,12 +325,13 @@ static void packet_not_stored(struct pipeline *pipeline, const struct packet *pa
                  packet->original_bytes);
 }
 
-/* Puts a packet into the store, or counts why not. */
-static void packet_store(struct pipeline *pipeline, const struct packet *packet)
+/* Puts the first keep_bytes of a packet into the store, or counts why not. */
+static inline void packet_store(struct pipeline *pipeline, const struct packet *packet,
+                                uint32_t keep_bytes, uint8_t action, uint32_t rule)
 {
     uint32_t interface = pipeline->first_interface + packet->interface;
     for (;;) {
-        switch (stream_append(pipeline->stream, interface, packet, packet->captured_bytes, 0, 0)) {
+        switch (stream_append(pipeline->stream, interface, packet, keep_bytes, action, rule)) {
         case 0:
             return;
         case ERR_AGAIN:
@@ -228,6 +341,7 @@ static void packet_store(struct pipeline *pipeline, const struct packet *packet)
             }
             /* A stop is no reason to leave: what has been seen is stored, it is one batch at most.
              */
+            left_out_enter(pipeline);
             stream_tick(pipeline->stream);
             stream_wait(pipeline->stream, TICK_MS);
             break;
@@ -243,22 +357,69 @@ static void packet_store(struct pipeline *pipeline, const struct packet *packet)
 }
 
 /*
- * The way of one packet. It has been counted as seen, with its batch. What is to come between that
- * and the store comes here, in this order: decode, duplicates, governor, rules; each may leave the
- * packet out, under its own line of the account.
+ * The way of one packet where not all is kept. It has been counted as seen, with its batch. Each
+ * step may leave it out, under its own line of the account: duplicates, then rules.
  */
-static void packet_take(struct pipeline *pipeline, const struct packet *packet)
+static void packet_judge(struct pipeline *pipeline, const struct packet *packet)
 {
-    packet_store(pipeline, packet);
+    struct decoded_packet decoded;
+    struct rule_outcome outcome;
+    if (pipeline->decodes)
+        decode_packet(pipeline->interface[packet->interface].link_type, packet->bytes,
+                      packet->captured_bytes, &decoded);
+    if (pipeline->duplicates && duplicate_seen(pipeline->duplicates, packet, &decoded)) {
+        packet_leave_out(pipeline, packet, ACCOUNT_duplicates);
+        return;
+    }
+    if (!pipeline->feed) {
+        packet_store(pipeline, packet, packet->captured_bytes, STORED_WHOLE, 0);
+        return;
+    }
+    rule_state_apply(pipeline->feed->state, packet, &decoded, RULE_VERDICT_NONE, &outcome);
+    if (outcome.decision == RULE_STORE)
+        packet_store(pipeline, packet, outcome.keep_bytes, outcome.cut ? STORED_CUT : STORED_WHOLE,
+                     outcome.rule > 0 ? pipeline->rule[outcome.rule - 1].id : 0);
+    else
+        packet_leave_out(pipeline, packet,
+                         outcome.decision == RULE_DISCARD ? ACCOUNT_discarded
+                                                          : ACCOUNT_sampled_out);
+}
+
+/* Headers are asked for some packets ahead: mostly nobody but the adapter has touched them yet. */
+static void batch_judge(struct pipeline *pipeline)
+{
+    const struct source_batch *batch = &pipeline->batch;
+    for (uint32_t i = 0; i < batch->count; i++) {
+        if (pipeline->decodes && i + DECODE_PREFETCH_AHEAD < batch->count)
+            decode_prefetch(batch->packet[i + DECODE_PREFETCH_AHEAD].bytes);
+        packet_judge(pipeline, &batch->packet[i]);
+    }
+    left_out_enter(pipeline);
+}
+
+/* Goes over to a new list. An interface that there is no memory for is one that no rule knows. */
+static void rules_take(struct pipeline *pipeline)
+{
+    if (!pipeline->feed || !rule_feed_take(pipeline->feed))
+        return;
+    for (uint32_t i = 0; i < pipeline->interfaces; i++)
+        (void)interface_to_rules(pipeline, i, pipeline->source->ops->interface(pipeline->source, i));
+    set_way(pipeline);
 }
 
 static void batch_take(struct pipeline *pipeline)
 {
+    const struct source_batch *batch = &pipeline->batch;
     batch_seen(pipeline);
-    for (uint32_t i = 0; i < pipeline->batch.count; i++)
-        packet_take(pipeline, &pipeline->batch.packet[i]);
-    pipeline->run_packets += pipeline->batch.count;
-    atomic_fetch_add_explicit(&pipeline->packets, pipeline->batch.count, memory_order_relaxed);
+    if (pipeline->judges) {
+        batch_judge(pipeline);
+    } else {
+        for (uint32_t i = 0; i < batch->count; i++)
+            packet_store(pipeline, &batch->packet[i], batch->packet[i].captured_bytes, STORED_WHOLE,
+                         0);
+    }
+    pipeline->run_packets += batch->count;
+    atomic_fetch_add_explicit(&pipeline->packets, batch->count, memory_order_relaxed);
     atomic_store_explicit(&pipeline->bytes_done, pipeline->source->bytes_done,
                           memory_order_relaxed);
 }
@@ -299,6 +460,7 @@ static int run(struct pipeline *pipeline, struct failure *failure)
         int result = source_next(source, &pipeline->batch, TICK_MS);
         int grown =
             interfaces_grow(pipeline); /* also at the end: an interface without a packet is one */
+        rules_take(pipeline);
         if (result > 0) {
             if (grown == 0)
                 batch_take(pipeline);
@@ -392,8 +554,9 @@ void pipeline_close(struct pipeline **slot)
     if (!pipeline->finished)
         (void)pipeline_finish(pipeline, NULL);
     (void)ring_stream_close(pipeline->options.ring, &pipeline->stream, NULL, NULL, NULL);
+    judgement_close(pipeline);
     pthread_mutex_destroy(&pipeline->wake_lock);
-    free(pipeline->counted);
+    free(pipeline->interface);
     free(pipeline);
     *slot = NULL;
 }

@@ -14,8 +14,10 @@
 #include <stdint.h>
 
 #include "account.h"
+#include "duplicate.h"
 #include "errors.h"
 #include "ring.h"
+#include "ring_rules.h"
 #include "source.h"
 
 struct pipeline;
@@ -27,9 +29,13 @@ struct pipeline_options {
     void (*interface_ended)(void *context, const char *sentence);
     void *context;
     uint64_t packets_per_s; /* slows a source that waits down to this rate; 0: as fast as it goes */
+    struct ring_rules *rules; /* what is kept of each packet; null: all. Open as long as `ring` */
+    const struct duplicate_options *duplicates; /* packets just seen are left out; null: they stay.
+                                                   Copied */
 };
 
-/* Opens a stream in the ring. ERR_NO_MEMORY, ERR_TOO_LARGE (too many streams). */
+/* Opens a stream in the ring. ERR_NO_MEMORY, ERR_TOO_LARGE (too many streams), ERR_INVALID (options
+ * of duplicates). */
 int pipeline_open(const struct pipeline_options *options, struct pipeline **result,
                   struct failure *failure);
 

@@ -170,8 +170,13 @@ struct frame_entry { /* what the 8-bit entry of a packet record stands for */
     le16 interface; /* index into this frame's interface table */
     uint8_t direction;
     uint8_t action; /* 0 = kept whole, 1 = cut */
-    le32 rule;      /* 0 = no rule */
+    le32 rule;      /* id of the rule that it was kept by, 0 = no rule */
 };
+
+/* So many entries of a segment may name a rule; packets of more rules are of FRAME_RULE_UNSAID, so that
+ * a long list of rules leaves room for interfaces. */
+#define FRAME_RULE_ENTRIES_MAX 64u
+#define FRAME_RULE_UNSAID UINT32_MAX
 
 struct frame_interface { /* followed by name and description, then zeros up to a multiple of 8 */
     le32 snapshot_length;

@@ -273,6 +273,8 @@ int frame_table_entry(struct frame_table *table, uint16_t interface, uint8_t dir
             entry->action == action && le32_get(entry->rule) == rule)
             return i;
     }
+    if (table->entries >= FRAME_RULE_ENTRIES_MAX && rule != 0 && rule != FRAME_RULE_UNSAID)
+        return frame_table_entry(table, interface, direction, action, FRAME_RULE_UNSAID);
     if (table->entries >= FRAME_ENTRIES_MAX)
         return ERR_NO_SPACE;
     table->entry[table->entries] = (struct frame_entry){
@@ -290,7 +292,8 @@ static uint16_t blocks_of(uint32_t capacity)
 
 static uint16_t entry_room(const struct frame_table *table)
 {
-    uint32_t room = table->entries + SPARE_ENTRIES;
+    /* As many again: where packets are of many rules, a few short frames fill the table. */
+    uint32_t room = table->entries + (table->entries > SPARE_ENTRIES ? table->entries : SPARE_ENTRIES);
     return (uint16_t)(room < FRAME_ENTRIES_MAX ? room : FRAME_ENTRIES_MAX);
 }
 

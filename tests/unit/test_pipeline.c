@@ -12,6 +12,7 @@
 
 #include "frame.h"
 #include "pipeline.h"
+#include "rule_text.h"
 #include "source.h"
 
 #define DISK_BYTES (48u << 20)
@@ -475,6 +476,267 @@ static void a_flush_wakes_and_is_served(void **state)
     world_close(&world);
 }
 
+/* ---- rules and duplicates
+ * ------------------------------------------------------------------------ */
+
+static void set_rules(struct ring_rules *rules, const char *text)
+{
+    struct ring_rules_draft draft;
+    struct failure failure = {0};
+    assert_int_equal(ring_rules_draft(rules, &draft), 0);
+    rule_list_clear(&draft.list);
+    if (rule_list_parse(text, &draft.list, NULL, &failure) != 0 ||
+        ring_rules_change(rules, &draft, NULL, NULL, NULL, &failure) != 0)
+        fail_msg("%s", failure.text);
+}
+
+static struct ring_rules *make_rules(const char *text)
+{
+    struct ring_rules *rules;
+    assert_int_equal(ring_rules_open(5, &rules, NULL), 0);
+    set_rules(rules, text);
+    return rules;
+}
+
+static void rule_counters(struct ring_rules *rules, struct rule_counters counters[8])
+{
+    struct ring_rules_draft draft;
+    assert_int_equal(ring_rules_draft(rules, &draft), 0);
+    assert_true(draft.list.count < 8);
+    assert_int_equal(ring_rules_counters(rules, &draft.list, counters), 0);
+    rule_list_clear(&draft.list);
+}
+
+static struct pipeline *judging_pipeline(struct world *world, struct ring_rules *rules,
+                                         const struct duplicate_options *duplicates)
+{
+    struct pipeline_options options = {
+        .ring = world->ring, .rules = rules, .duplicates = duplicates};
+    struct pipeline *opened;
+    struct failure failure = {0};
+    if (pipeline_open(&options, &opened, &failure) != 0)
+        fail_msg("%s", failure.text);
+    return opened;
+}
+
+/* What the same list makes of the same packets by itself. */
+static struct account expected_account(struct ring_rules *rules, uint64_t packets)
+{
+    struct account account = {0};
+    struct rule_feed *feed;
+    static struct source_batch batch;
+    struct source *source = generator(packets);
+    assert_int_equal(ring_rules_attach(rules, &feed, NULL), 0);
+    assert_int_equal(
+        rule_state_interface(feed->state, 0, source->ops->interface(source, 0), NULL), 0);
+    while (source_next(source, &batch, 0) > 0) {
+        for (uint32_t i = 0; i < batch.count; i++) {
+            struct decoded_packet decoded;
+            struct rule_outcome outcome;
+            const struct packet *packet = &batch.packet[i];
+            decode_packet_slowly(1, packet->bytes, packet->captured_bytes, &decoded);
+            rule_state_apply(feed->state, packet, &decoded, RULE_VERDICT_NONE, &outcome);
+            enum account_line line = outcome.decision == RULE_STORE     ? ACCOUNT_stored
+                                     : outcome.decision == RULE_DISCARD ? ACCOUNT_discarded
+                                                                        : ACCOUNT_sampled_out;
+            account.packets[line]++;
+            account.bytes[line] += packet->original_bytes;
+            account.stored_bytes += outcome.keep_bytes;
+            account.cut_packets += outcome.cut;
+        }
+        source_release(source, &batch);
+    }
+    source_close(&source);
+    ring_rules_detach(rules, &feed);
+    return account;
+}
+
+static void rules_cut_and_leave_out(void **state)
+{
+    static const char text[] = "tcp port 443 : headers l3+l4+16\n"
+                               "udp port 53 : discard\n"
+                               "not tcp port 80 : snap 100\n"
+                               "ip 0.0.0.0/1 : sample 1/3\n";
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    world_open(&world);
+    struct ring_rules *rules = make_rules(text);
+    struct account expected = expected_account(rules, 40960);
+    struct rule_counters before[8], counters[8];
+    rule_counters(rules, before);
+    assert_true(expected.packets[ACCOUNT_stored] > 0 && expected.cut_packets > 0 &&
+                expected.packets[ACCOUNT_discarded] + expected.packets[ACCOUNT_sampled_out] > 0);
+    struct pipeline *one = judging_pipeline(&world, rules, NULL);
+    struct source *source = generator(40960);
+    assert_int_equal(pipeline_run(one, source, &failure), 0);
+    source_close(&source);
+    assert_int_equal(pipeline_finish(one, &failure), 0);
+    struct account account = account_of(one);
+    assert_true(account.packets[ACCOUNT_seen] == 40960);
+    for (int line = ACCOUNT_stored; line < ACCOUNT_LINES; line++) {
+        assert_true(account.packets[line] == expected.packets[line]);
+        assert_true(account.bytes[line] == expected.bytes[line]);
+    }
+    assert_true(account.stored_bytes == expected.stored_bytes);
+    assert_true(account.cut_packets == expected.cut_packets);
+    pipeline_close(&one);
+    rule_counters(rules, counters); /* the same packets once more */
+    for (int i = 0; i <= 4; i++) {
+        assert_true(counters[i].packets == 2 * before[i].packets);
+        assert_true(counters[i].cut_bytes == 2 * before[i].cut_bytes);
+    }
+    ring_rules_close(&rules);
+    world_close(&world);
+}
+
+struct changes {
+    struct ring_rules *rules;
+    uint32_t done, out_of_force;
+    struct pipeline *pipeline;
+};
+
+#define CHANGES 1000u
+
+/* The same three rules in another order each time; 1,000 times. */
+static void *change_rules(void *context)
+{
+    struct changes *changes = context;
+    while (changes->done < CHANGES) {
+        struct ring_rules_draft draft;
+        bool in_force;
+        assert_int_equal(ring_rules_draft(changes->rules, &draft), 0);
+        assert_int_equal(rule_list_move(&draft.list, changes->done % 2, false, NULL), 0);
+        assert_int_equal(
+            ring_rules_change(changes->rules, &draft, NULL, NULL, &in_force, NULL), 0);
+        rule_list_clear(&draft.list);
+        changes->out_of_force += !in_force;
+        changes->done++;
+    }
+    pipeline_stop(changes->pipeline);
+    return NULL;
+}
+
+/* Every packet is treated by one list or the next: each is in the counters of exactly one rule, and
+ * in exactly one line of the account. */
+static void rules_changed_a_thousand_times(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    pthread_t changer, watcher;
+    world_open(&world);
+    struct ring_rules *rules =
+        make_rules("all : snap 64\nip 0.0.0.0/0 : discard\nnot ip 0.0.0.0/0 : full\n");
+    struct pipeline *one = judging_pipeline(&world, rules, NULL);
+    struct changes changes = {.rules = rules, .pipeline = one};
+    struct watch watch = {.pipeline = one};
+    struct source *source = generator(0);
+    assert_int_equal(pthread_create(&changer, NULL, change_rules, &changes), 0);
+    assert_int_equal(pthread_create(&watcher, NULL, watch_accounts, &watch), 0);
+    assert_int_equal(pipeline_run(one, source, &failure), ERR_INTERRUPTED);
+    pthread_join(changer, NULL);
+    source_close(&source);
+    assert_int_equal(pipeline_finish(one, &failure), 0);
+    atomic_store(&watch.stop, true);
+    pthread_join(watcher, NULL);
+    struct account account = account_of(one);
+    pipeline_close(&one);
+    struct rule_counters counters[8], sum = {0};
+    rule_counters(rules, counters);
+    for (int i = 0; i <= 3; i++) {
+        sum.packets += counters[i].packets;
+        sum.stored_packets += counters[i].stored_packets;
+        sum.discarded_packets += counters[i].discarded_packets;
+        sum.stored_bytes += counters[i].stored_bytes;
+    }
+    assert_true(ring_rules_revision(rules) == CHANGES + 1);
+    assert_true(changes.out_of_force == 0);
+    assert_true(sum.packets == account.packets[ACCOUNT_seen]);
+    assert_true(sum.stored_packets == account.packets[ACCOUNT_stored]);
+    assert_true(sum.stored_bytes == account.stored_bytes);
+    assert_true(sum.discarded_packets == account.packets[ACCOUNT_discarded]);
+    assert_true(account.packets[ACCOUNT_stored] > 0 && account.packets[ACCOUNT_discarded] > 0);
+    assert_true(account.cut_packets > 0);
+    assert_true(account.packets[ACCOUNT_seen] == account_sum(&account));
+    ring_rules_close(&rules);
+    world_close(&world);
+}
+
+/* Somebody else was faster; a rule that does not compile: nothing has changed. */
+static void changes_that_are_refused(void **state)
+{
+    (void)state;
+    struct ring_rules *rules = make_rules("all : snap 64\nvlan 5 : full\n");
+    struct ring_rules_draft late, wrong, kept;
+    struct failure failure = {0};
+    assert_int_equal(ring_rules_draft(rules, &late), 0);
+    set_rules(rules, "vlan 5 : full\nall : snap 65\n");
+    assert_int_equal(ring_rules_change(rules, &late, NULL, NULL, NULL, &failure), ERR_MISMATCH);
+    assert_non_null(strstr(failure.text, "revision 2, not 1"));
+    assert_int_equal(ring_rules_draft(rules, &wrong), 0);
+    rule_list_clear(&wrong.list);
+    assert_int_equal(rule_list_parse("bpf 'no such word' : full\n", &wrong.list, NULL, NULL), 0);
+    assert_int_equal(ring_rules_change(rules, &wrong, NULL, NULL, NULL, &failure), ERR_INVALID);
+    assert_int_equal(ring_rules_draft(rules, &kept), 0);
+    assert_true(kept.revision == 2 && kept.list.count == 2);
+    assert_int_equal(kept.list.rule[0].id, 2); /* it has moved; the other one is new */
+    assert_int_equal(kept.list.rule[1].id, 3);
+    rule_list_clear(&late.list);
+    rule_list_clear(&wrong.list);
+    rule_list_clear(&kept.list);
+    ring_rules_close(&rules);
+}
+
+/* Each packet twice, a microsecond apart; and once more when the window is over. */
+static int twice_next(struct source *source, struct source_batch *batch, int timeout_ms)
+{
+    struct scripted *scripted = (struct scripted *)source;
+    (void)timeout_ms;
+    batch->count = 0;
+    if (scripted->step == 3)
+        return ERR_END;
+    for (uint32_t i = 0; i < 20; i++) {
+        uint8_t *bytes = scripted->huge + i / 2 * 64;
+        memset(bytes, (int)(i / 2), 64);
+        batch->packet[batch->count++] = (struct packet){.bytes = bytes,
+                                                        .captured_bytes = 60,
+                                                        .original_bytes = 60,
+                                                        .time_ns = scripted->step * 10000000 +
+                                                                   i / 2 * 1000 + i % 2 * 100};
+    }
+    scripted->step++;
+    return 1;
+}
+
+static void duplicates_are_left_out_and_counted(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    struct source_ops ops = scripted_ops;
+    ops.next = twice_next;
+    world_open(&world);
+    for (int on = 0; on < 2; on++) {
+        struct scripted scripted = {.source = {.ops = &ops, .wake_fd = -1, .waits = true},
+                                    .interfaces = 1,
+                                    .description = {{.link_type = 1, .name = "a"}},
+                                    .huge = calloc(20, 64)};
+        struct duplicate_options options = {.window_ns = 1000000};
+        struct pipeline *one = judging_pipeline(&world, NULL, on ? &options : NULL);
+        assert_int_equal(pipeline_run(one, &scripted.source, &failure), 0);
+        assert_int_equal(pipeline_finish(one, &failure), 0);
+        struct account account = account_of(one);
+        assert_true(account.packets[ACCOUNT_seen] == 60);
+        assert_true(account.packets[ACCOUNT_stored] == (on ? 30 : 60));
+        assert_true(account.packets[ACCOUNT_duplicates] == (on ? 30 : 0));
+        assert_true(account.bytes[ACCOUNT_duplicates] == (on ? 30 * 60 : 0));
+        pipeline_close(&one);
+        free(scripted.huge);
+    }
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -485,6 +747,10 @@ int main(void)
         cmocka_unit_test(a_stop_ends_a_run_and_loses_nothing),
         cmocka_unit_test(causes_are_kept_apart),
         cmocka_unit_test(a_flush_wakes_and_is_served),
+        cmocka_unit_test(rules_cut_and_leave_out),
+        cmocka_unit_test(rules_changed_a_thousand_times),
+        cmocka_unit_test(changes_that_are_refused),
+        cmocka_unit_test(duplicates_are_left_out_and_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
