@@ -231,6 +231,39 @@ void catalog_drop_segment(struct catalog *catalog, const struct identity *segmen
     post_end(catalog);
 }
 
+static void post_place(struct catalog *catalog, enum catalog_change_kind kind,
+                       const struct identity *segment, uint32_t revision,
+                       const struct segment_place *place)
+{
+    struct catalog_change *change = post_begin(catalog, kind, sizeof change->place);
+    if (!change)
+        return;
+    change->place = (struct catalog_change_place){
+        .segment = *segment, .revision = revision, .place = *place};
+    post_end(catalog);
+}
+
+void catalog_add_place(struct catalog *catalog, const struct identity *segment, uint32_t revision,
+                       const struct segment_place *place)
+{
+    post_place(catalog, CHANGE_PLACE_ADD, segment, revision, place);
+}
+
+void catalog_drop_place(struct catalog *catalog, const struct identity *segment,
+                        const struct segment_place *place)
+{
+    post_place(catalog, CHANGE_PLACE_DROP, segment, 0, place);
+}
+
+void catalog_drop_places(struct catalog *catalog, const struct identity *disk)
+{
+    struct catalog_change *change = post_begin(catalog, CHANGE_PLACES_DROP, sizeof change->places);
+    if (!change)
+        return;
+    change->places = *disk;
+    post_end(catalog);
+}
+
 /* From here to catalog_fresh() the catalog holds a part of what it should, and says so after a
  * crash too. */
 void catalog_clear_ring(struct catalog *catalog, const struct identity *ring)

@@ -79,6 +79,17 @@ void catalog_put_disk(struct catalog *catalog, const struct identity *ring, cons
  */
 void catalog_put_segment(struct catalog *catalog, const struct segment_row *row);
 void catalog_drop_segment(struct catalog *catalog, const struct identity *segment);
+/*
+ * One place more, or one less, of a segment that the catalog knows; of one that it does not know, or knows in another revision, nothing. A
+ * place is added unless there are COPIES_MAX; it replaces one on the same disk; whoever had it before loses it as in catalog_put_segment().
+ * A segment that loses its last place is gone.
+ */
+void catalog_add_place(struct catalog *catalog, const struct identity *segment, uint32_t revision,
+                       const struct segment_place *place);
+void catalog_drop_place(struct catalog *catalog, const struct identity *segment,
+                        const struct segment_place *place);
+/* No segment has a place on that disk any more; those that had no other are gone. */
+void catalog_drop_places(struct catalog *catalog, const struct identity *disk);
 /* Forgets all that is known of a ring's segments: what a rebuild begins with. The catalog is stale from here to catalog_fresh(). */
 void catalog_clear_ring(struct catalog *catalog, const struct identity *ring);
 /* Interfaces that a segment holds, for lists; the same description is one row. */

@@ -30,6 +30,9 @@ enum catalog_change_kind {
     CHANGE_DROP,
     CHANGE_CLEAR,
     CHANGE_INTERFACE,
+    CHANGE_PLACE_ADD,
+    CHANGE_PLACE_DROP,
+    CHANGE_PLACES_DROP, /* all of a disk */
     CHANGE_COMPLETE, /* everything has been posted anew */
 };
 
@@ -55,6 +58,12 @@ struct catalog_change_interface {
     struct interface_description description;
 };
 
+struct catalog_change_place {
+    struct identity segment;
+    uint32_t revision; /* of an addition */
+    struct segment_place place;
+};
+
 /* A record in the queue; `bytes` says where the next one begins. */
 struct catalog_change {
     uint32_t bytes; /* multiple of 8 */
@@ -66,6 +75,8 @@ struct catalog_change {
         struct identity drop;
         struct identity clear;
         struct catalog_change_interface interface;
+        struct catalog_change_place place;
+        struct identity places;
         uint64_t complete; /* drops that the new posting has made good */
     };
 };

@@ -107,6 +107,37 @@ static void put_segment(struct catalog_memory *memory, const struct segment_row 
     memory->segment[memory->segments++] = row;
 }
 
+static void add_place(struct catalog_memory *memory, const struct catalog_change_place *add)
+{
+    struct segment_row *old = find_segment(memory, &add->segment);
+    if (!old || old->revision != add->revision)
+        return;
+    struct segment_row row = *old;
+    row.places = 0;
+    for (uint8_t p = 0; p < old->places; p++)
+        if (!identity_equal(&old->place[p].disk, &add->place.disk))
+            row.place[row.places++] = old->place[p];
+    if (row.places == COPIES_MAX)
+        return;
+    row.place[row.places++] = add->place;
+    put_segment(memory, &row);
+}
+
+/* Without those places of a disk that `slot` matches; UINT32_MAX: all. */
+static void drop_places(struct catalog_memory *memory, struct segment_row *row,
+                        const struct identity *disk, uint32_t slot)
+{
+    uint8_t kept = 0;
+    uint8_t before = row->places;
+    for (uint8_t p = 0; p < row->places; p++)
+        if (!identity_equal(&row->place[p].disk, disk) ||
+            (slot != UINT32_MAX && row->place[p].slot != slot))
+            row->place[kept++] = row->place[p];
+    row->places = kept;
+    if (before > 0 && kept == 0)
+        remove_segment(memory, row);
+}
+
 static void clear_ring(struct catalog_memory *memory, const struct identity *ring)
 {
     for (uint32_t i = memory->segments; i-- > 0;)
@@ -161,6 +192,19 @@ static void apply(struct catalog_memory *memory, const struct catalog_change *ch
             remove_segment(memory, row);
         break;
     }
+    case CHANGE_PLACE_ADD:
+        add_place(memory, &change->place);
+        break;
+    case CHANGE_PLACE_DROP: {
+        struct segment_row *row = find_segment(memory, &change->place.segment);
+        if (row)
+            drop_places(memory, row, &change->place.place.disk, change->place.place.slot);
+        break;
+    }
+    case CHANGE_PLACES_DROP:
+        for (uint32_t i = memory->segments; i-- > 0;)
+            drop_places(memory, &memory->segment[i], &change->places, UINT32_MAX);
+        break;
     case CHANGE_CLEAR:
         clear_ring(memory, &change->clear);
         break;

@@ -98,6 +98,16 @@ static const struct database_kind catalog_kind = {
     STATEMENT(PLACE_PUT, "INSERT OR REPLACE INTO place (disk, slot, segment, copy) "               \
                          "VALUES (?1, ?2, ?3, ?4)")                                                \
     STATEMENT(PLACES_LEFT, "SELECT EXISTS (SELECT 1 FROM place WHERE segment = ?1)")               \
+    STATEMENT(SEGMENT_REVISION, "SELECT revision FROM segment WHERE id = ?1")                      \
+    STATEMENT(PLACE_DISK_DROP, "DELETE FROM place WHERE segment = ?1 AND disk = ?2")               \
+    STATEMENT(PLACE_DROP, "DELETE FROM place WHERE segment = ?1 AND disk = ?2 AND slot = ?3")      \
+    STATEMENT(PLACES_DROP, "DELETE FROM place WHERE disk = ?1")                                    \
+    STATEMENT(COPY_NEXT, "SELECT coalesce(max(copy) + 1, 0) FROM place WHERE segment = ?1")        \
+    STATEMENT(COPIES, "SELECT count(*) FROM place WHERE segment = ?1")                             \
+    STATEMENT(ONLY_THERE_DROP,                                                                     \
+              "DELETE FROM segment WHERE id IN (SELECT one.segment FROM place AS one "             \
+              "WHERE one.disk = ?1 AND NOT EXISTS (SELECT 1 FROM place AS other "                  \
+              "WHERE other.segment = one.segment AND other.disk <> ?1))")                          \
     STATEMENT(CLEAR_PLACES, "DELETE FROM place WHERE segment IN "                                  \
                             "(SELECT id FROM segment WHERE ring = ?1)")                            \
     STATEMENT(CLEAR_SEGMENTS, "DELETE FROM segment WHERE ring = ?1")                               \
@@ -443,6 +453,77 @@ static int drop_segment(struct catalog_sqlite *sqlite, const struct identity *se
     return result == SQLITE_OK ? delete_segment(sqlite, id) : result;
 }
 
+/* The number of a segment that is known; SQLITE_NOTFOUND. */
+static int segment_id(struct catalog_sqlite *sqlite, const struct identity *segment, int64_t *id)
+{
+    bind_identity(sqlite->write[WRITE_SEGMENT_ID], 1, segment);
+    return run_for_number(sqlite->write[WRITE_SEGMENT_ID], id);
+}
+
+static int run_for_segment(struct catalog_sqlite *sqlite, int statement, int64_t id, int64_t *number)
+{
+    sqlite3_bind_int64(sqlite->write[statement], 1, id);
+    return run_for_number(sqlite->write[statement], number);
+}
+
+static int add_place(struct catalog_sqlite *sqlite, const struct catalog_change_place *add)
+{
+    int64_t id = 0, disk = 0, revision = 0, copies = 0, copy = 0;
+    int result = segment_id(sqlite, &add->segment, &id);
+    if (result == SQLITE_OK)
+        result = run_for_segment(sqlite, WRITE_SEGMENT_REVISION, id, &revision);
+    if (result == SQLITE_NOTFOUND || (result == SQLITE_OK && revision != add->revision))
+        return SQLITE_OK;
+    if (result == SQLITE_OK)
+        result = disk_id(sqlite, &add->place.disk, &disk);
+    if (result != SQLITE_OK)
+        return result;
+    sqlite3_stmt *statement = sqlite->write[WRITE_PLACE_DISK_DROP];
+    sqlite3_bind_int64(statement, 1, id);
+    sqlite3_bind_int64(statement, 2, disk);
+    result = run(statement);
+    if (result == SQLITE_OK)
+        result = run_for_segment(sqlite, WRITE_COPIES, id, &copies);
+    if (result != SQLITE_OK || copies >= COPIES_MAX)
+        return result;
+    result = run_for_segment(sqlite, WRITE_COPY_NEXT, id, &copy);
+    return result == SQLITE_OK ? put_place(sqlite, id, &add->place, (uint8_t)copy) : result;
+}
+
+static int drop_place(struct catalog_sqlite *sqlite, const struct catalog_change_place *drop)
+{
+    int64_t id = 0, disk = 0, left = 1;
+    int result = segment_id(sqlite, &drop->segment, &id);
+    if (result == SQLITE_NOTFOUND)
+        return SQLITE_OK;
+    if (result == SQLITE_OK)
+        result = disk_id(sqlite, &drop->place.disk, &disk);
+    if (result != SQLITE_OK)
+        return result;
+    sqlite3_stmt *statement = sqlite->write[WRITE_PLACE_DROP];
+    sqlite3_bind_int64(statement, 1, id);
+    sqlite3_bind_int64(statement, 2, disk);
+    sqlite3_bind_int64(statement, 3, drop->place.slot);
+    result = run(statement);
+    if (result == SQLITE_OK && sqlite3_changes(sqlite->writer) > 0)
+        result = run_for_segment(sqlite, WRITE_PLACES_LEFT, id, &left);
+    return result == SQLITE_OK && left == 0 ? delete_segment(sqlite, id) : result;
+}
+
+static int drop_places(struct catalog_sqlite *sqlite, const struct identity *identity)
+{
+    int64_t disk = 0;
+    int result = disk_id(sqlite, identity, &disk);
+    if (result != SQLITE_OK)
+        return result;
+    sqlite3_bind_int64(sqlite->write[WRITE_ONLY_THERE_DROP], 1, disk);
+    result = run(sqlite->write[WRITE_ONLY_THERE_DROP]);
+    if (result != SQLITE_OK)
+        return result;
+    sqlite3_bind_int64(sqlite->write[WRITE_PLACES_DROP], 1, disk);
+    return run(sqlite->write[WRITE_PLACES_DROP]);
+}
+
 static int clear_ring(struct catalog_sqlite *sqlite, const struct identity *ring)
 {
     int64_t id = 0;
@@ -546,6 +627,12 @@ static int apply(struct catalog_sqlite *sqlite, struct batch *batch,
         return put_segment(sqlite, &change->segment);
     case CHANGE_DROP:
         return drop_segment(sqlite, &change->drop);
+    case CHANGE_PLACE_ADD:
+        return add_place(sqlite, &change->place);
+    case CHANGE_PLACE_DROP:
+        return drop_place(sqlite, &change->place);
+    case CHANGE_PLACES_DROP:
+        return drop_places(sqlite, &change->places);
     case CHANGE_INTERFACE:
         return put_interface(sqlite, &change->interface);
     case CHANGE_CLEAR: {

@@ -824,6 +824,65 @@ static void check_places(struct catalog *catalog, struct model *model, const str
     forget(&found);
 }
 
+/* One place more. */
+static void model_add(struct model *model, uint32_t i, const struct segment_place *place)
+{
+    struct segment_row row = model->row[i];
+    row.places = 0;
+    for (uint8_t p = 0; p < model->row[i].places; p++)
+        if (!identity_equal(&model->row[i].place[p].disk, &place->disk))
+            row.place[row.places++] = model->row[i].place[p];
+    if (row.places == COPIES_MAX)
+        return;
+    row.place[row.places++] = *place;
+    model_put(model, &row);
+}
+
+/* Without the places on a disk, or (slot not UINT32_MAX) without one. */
+static void model_leave(struct model *model, uint32_t i, const struct identity *disk, uint32_t slot)
+{
+    struct segment_row *row = &model->row[i];
+    uint8_t kept = 0, before = row->places;
+    for (uint8_t p = 0; p < row->places; p++)
+        if (!identity_equal(&row->place[p].disk, disk) ||
+            (slot != UINT32_MAX && row->place[p].slot != slot))
+            row->place[kept++] = row->place[p];
+    row->places = kept;
+    if (before > 0 && kept == 0)
+        model_drop(model, i);
+}
+
+/* Changes one place of a known segment, at times one of a disk, in the catalog and in the model. */
+static void change_a_place(struct catalog *catalog, struct model *model)
+{
+    uint32_t i = (uint32_t)random_below(model->rows);
+    struct identity unknown = identity_of(1000000);
+    struct segment_row row = model->row[i];
+    struct segment_place place = {.disk = identity_of(100 + random_below(COPIES_MAX + 2)),
+                                  .slot = (uint32_t)random_below(1500)};
+    switch (random_below(4)) {
+    case 0:
+        if (row.places > 0)
+            place = row.place[random_below(row.places)];
+        catalog_drop_place(catalog, &row.segment, &place);
+        model_leave(model, i, &place.disk, place.slot);
+        break;
+    case 1: /* of another revision, or unknown: nothing happens */
+        catalog_add_place(catalog, &row.segment, row.revision + 1, &place);
+        catalog_add_place(catalog, &unknown, row.revision, &place);
+        catalog_drop_place(catalog, &unknown, &place);
+        break;
+    default:
+        catalog_add_place(catalog, &row.segment, row.revision, &place);
+        model_add(model, i, &place);
+    }
+    if (random_below(200) == 0) {
+        catalog_drop_places(catalog, &place.disk);
+        for (uint32_t r = model->rows; r-- > 0;)
+            model_leave(model, r, &place.disk, UINT32_MAX);
+    }
+}
+
 static void test_random_changes(void **state)
 {
     struct model *model = calloc(1, sizeof *model);
@@ -836,6 +895,8 @@ static void test_random_changes(void **state)
                 uint32_t i = (uint32_t)random_below(model->rows);
                 catalog_drop_segment(catalog, &model->row[i].segment);
                 model_drop(model, i);
+            } else if (random_below(4) == 0 && model->rows > 0) {
+                change_a_place(catalog, model);
             } else {
                 catalog_put_segment(catalog, &row);
                 model_put(model, &row);
