@@ -209,7 +209,8 @@ struct open_body { /* FRAME_OPEN */
     le64 opened_ns;     /* clock of the recorder */
     le64 slot_bytes;
     uint8_t copies;     /* that the ring could give when it was opened: entries of `place` */
-    uint8_t reserved[7];
+    uint8_t healing;    /* 1: filled from another copy, and worth nothing without its seal */
+    uint8_t reserved[6];
     char host[64];      /* name of the recorder, zero-padded */
     char version[16];
     struct open_place place[COPIES_MAX];

@@ -154,19 +154,23 @@ static bool mailbox_empty(const struct keeper *keeper)
     return !keeper->frames && !keeper->requests && !keeper->stream_posts && !keeper->calls;
 }
 
-/* How long the keeper may sleep before a flush is due. */
+static int sooner_ms(int timeout_ms, uint64_t now, uint64_t due)
+{
+    if (due <= now)
+        return 0;
+    return (due - now) / 1000000 + 1 < (uint64_t)timeout_ms ? (int)((due - now) / 1000000 + 1) : timeout_ms;
+}
+
+/* How long the keeper may sleep before a flush is due, or the mender. */
 static int sleep_ms(const struct keeper *keeper, int timeout_ms)
 {
     uint64_t now = keeper->options.monotonic_ns(keeper->options.context);
+    timeout_ms = sooner_ms(timeout_ms, now, mender_due_ns(keeper->mender));
     for (uint32_t i = 0; i < keeper->disks; i++) {
         const struct keeper_disk *disk = keeper->disk[i];
         if (!disk->unflushed_head || disk->flush_running)
             continue;
-        uint64_t due = disk->flush_due_ns;
-        if (due <= now)
-            return 0;
-        if ((due - now) / 1000000 + 1 < (uint64_t)timeout_ms)
-            timeout_ms = (int)((due - now) / 1000000 + 1);
+        timeout_ms = sooner_ms(timeout_ms, now, disk->flush_due_ns);
     }
     return timeout_ms;
 }
@@ -237,6 +241,7 @@ bool keeper_run(struct keeper *keeper, int timeout_ms)
             keeper_flush_start(keeper, keeper->disk[i]);
             did = true;
         }
+    did |= mender_run(keeper->mender, now);
     /* Calls come last: what they see includes everything posted before them. */
     while (calls) {
         struct call *call = calls;
@@ -248,6 +253,20 @@ bool keeper_run(struct keeper *keeper, int timeout_ms)
         pthread_mutex_unlock(&keeper->lock);
     }
     return did;
+}
+
+void keeper_stop_mending(struct keeper *keeper)
+{
+    mender_stop(keeper->mender);
+}
+
+/* An eighth of the buffers on their way to one disk: it is no faster than what comes in. */
+bool keeper_is_pressed(const struct keeper *keeper)
+{
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        if (keeper->disk[i]->in_flight_bytes > keeper->pool_bytes / 8 + MENDER_CHUNK_BYTES)
+            return true;
+    return false;
 }
 
 bool keeper_idle(struct keeper *keeper)
@@ -266,6 +285,10 @@ int keeper_new(const struct keeper_options *options, struct keeper **result)
     if (!keeper)
         return ERR_NO_MEMORY;
     keeper->options = *options;
+    if (mender_new(keeper, &options->mender, &keeper->mender) != 0) {
+        free(keeper);
+        return ERR_NO_MEMORY;
+    }
     struct pool_state pool;
     pool_state(options->pool, &pool);
     keeper->pool_bytes = (uint64_t)pool.buffers * FRAME_BYTES_USUAL;
@@ -294,6 +317,7 @@ void keeper_free(struct keeper **slot)
     struct keeper *keeper = *slot;
     if (!keeper)
         return;
+    mender_free(&keeper->mender);
     while (keeper->segments)
         keeper_segment_free(keeper->segments);
     for (uint32_t i = 0; i < keeper->disks; i++) {

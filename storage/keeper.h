@@ -36,6 +36,7 @@
 #include "catalog.h"
 #include "disk_io.h"
 #include "frame.h"
+#include "mender.h"
 #include "pool.h"
 
 #define KEEPER_LEASES_AHEAD 3
@@ -51,6 +52,7 @@ struct keeper_options {
     uint64_t flush_window_ns;
     uint64_t suspect_after_ns;    /* a request that takes longer makes its disk suspect; 0: 2 s */
     uint64_t unflushed_bytes_max; /* flush sooner than the window when a disk has this much unflushed; 0: a quarter of the pool */
+    struct mender_options mender; /* zeros: nothing is healed or scrubbed unasked */
     char host[64];
     struct pool *pool;            /* stays the caller's */
     struct catalog *catalog;      /* stays the caller's */
@@ -168,6 +170,9 @@ const struct slot_belief *keeper_belief(struct keeper *keeper, const struct iden
 
 /* Replaces what is believed of a disk's slots (slot_count entries, copied). No stream is attached. */
 void keeper_set_beliefs(struct keeper *keeper, uint32_t disk, const struct slot_belief *belief);
+
+/* The mender begins nothing any more; what it does ends with the next answers of the disks. */
+void keeper_stop_mending(struct keeper *keeper);
 
 /* Asks every disk to flush now what is written. */
 void keeper_flush(struct keeper *keeper);

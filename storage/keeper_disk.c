@@ -267,6 +267,7 @@ int keeper_add_disk(struct keeper *keeper, struct disk *io, const struct identit
     disk->io = io;
     disk->identity = *identity;
     disk->number = keeper->disks;
+    disk->held = UINT32_MAX;
     disk->slots = io->geometry.slot_count;
     disk->position = calloc(disk->slots, sizeof *disk->position);
     disk->belief = calloc(disk->slots, sizeof *disk->belief);

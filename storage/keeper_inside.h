@@ -26,6 +26,7 @@ struct keeper_disk {
     uint64_t *position; /* of what may be overwritten; 0 free, POSITION_IN_USE */
     struct slot_belief *belief;
     const struct segment **open;   /* the segment that uses the slot, or null */
+    uint32_t held;                 /* the mender writes there: not to be reused now; UINT32_MAX: none */
     bool failed;
     bool suspect;
     uint32_t errors_in_a_row;
@@ -62,6 +63,7 @@ struct keeper {
     struct keeper_disk *disk[RING_DISKS_MAX];
     struct stream *streams;
     struct segment *segments; /* all that are being prepared or filled */
+    struct mender *mender;
     uint64_t segments_opened, segments_sealed, stale_beliefs;
     uint64_t requests_under_way;
     uint64_t pool_bytes;
@@ -86,6 +88,9 @@ struct keeper {
 
 /* Something that a person should know. */
 void keeper_say(struct keeper *keeper, const char *severity, const char *kind, const char *text);
+
+/* Recording needs the disks: whoever can wait, waits. */
+bool keeper_is_pressed(const struct keeper *keeper);
 
 /* Any thread: a request has been answered. */
 void keeper_post_request(struct keeper *keeper, struct disk_request *request);
@@ -180,6 +185,11 @@ void keeper_copy_answered(struct segment_copy *copy);
 
 /* The slot that would be overwritten next, UINT32_MAX where all are in use; its position, 0 for a free one. */
 uint32_t keeper_victim(const struct keeper_disk *disk, uint64_t *position, uint32_t *free_slots);
+/*
+ * Whether the slot's first page, just read, shows a newer segment than was believed. Then the belief has been put right: what the
+ * catalog says is never reason enough to overwrite.
+ */
+bool keeper_slot_is_stale(struct keeper_disk *disk, uint32_t slot, const uint8_t *page);
 /* A segment expires at all its places at once, in the beliefs and in the catalog. */
 void keeper_expire(struct keeper *keeper, const struct slot_belief *belief);
 

@@ -81,8 +81,15 @@ void keeper_segment_close(struct segment *segment)
         .position = segment->row.packets > 0 ? segment->identity.position : 0,
         .revision = segment->identity.revision,
     };
+    bool good = false;
     for (uint8_t i = 0; i < segment->copies; i++)
+        good |= !segment->copy[i].bad;
+    for (uint8_t i = 0; i < segment->copies; i++) {
         segment->copy[i].left = belief;
+        /* Half a copy is worth nothing beside a whole one: the mender makes another. */
+        if (good && segment->copy[i].bad)
+            segment->copy[i].left = (struct slot_belief){.segment = belief.segment};
+    }
     if (belief.position == 0)
         catalog_drop_segment(segment->keeper->options.catalog, &segment->identity.segment);
     else
@@ -97,6 +104,8 @@ uint32_t keeper_victim(const struct keeper_disk *disk, uint64_t *position, uint3
     uint64_t lowest = POSITION_IN_USE;
     *free_slots = 0;
     for (uint32_t slot = 0; slot < disk->slots; slot++) {
+        if (slot == disk->held)
+            continue;
         if (disk->position[slot] == 0)
             (*free_slots)++;
         if (disk->position[slot] < lowest) {
@@ -189,7 +198,8 @@ void keeper_expire(struct keeper *keeper, const struct slot_belief *belief)
         for (uint32_t slot = 0; slot < disk->slots; slot++)
             if (disk->position[slot] == belief->position) {
                 disk->position[slot] = 0;
-                disk->belief[slot] = (struct slot_belief){0};
+                /* Free, but what its first page says is known, and no news. */
+                disk->belief[slot] = (struct slot_belief){.segment = disk->belief[slot].segment};
             }
     }
     catalog_drop_segment(keeper->options.catalog, &belief->segment);
@@ -286,10 +296,26 @@ static void open_submit(struct segment *segment)
     }
 }
 
-/*
- * All headers have been read. A slot that holds another segment than believed is put right in the belief, and another slot
- * takes its place: what the catalog says is never reason enough to overwrite.
- */
+bool keeper_slot_is_stale(struct keeper_disk *disk, uint32_t slot, const uint8_t *page)
+{
+    struct keeper *keeper = disk->keeper;
+    struct slot_belief *belief = &disk->belief[slot];
+    struct frame_info info;
+    if (frame_parse(page, PAGE_BYTES, &info) != 0 || !identity_equal(&info.ring, &keeper->options.ring) ||
+        info.kind != FRAME_OPEN)
+        return false;
+    /* A slot that was given up holds the first page of a segment that is known to be gone. */
+    if (identity_equal(&info.segment, &belief->segment) || info.position <= belief->position)
+        return false;
+    keeper->stale_beliefs++;
+    keeper_raise_position(keeper, info.position);
+    *belief = (struct slot_belief){.segment = info.segment, .position = info.position, .revision = info.revision};
+    disk->position[slot] = info.position;
+    disk->open[slot] = NULL;
+    return true;
+}
+
+/* All headers have been read. Another slot takes the place of one that held something else than believed. */
 static void segment_check_done(struct segment *segment)
 {
     struct keeper *keeper = segment->keeper;
@@ -300,7 +326,6 @@ static void segment_check_done(struct segment *segment)
     for (uint8_t i = 0; i < segment->copies; i++) {
         struct segment_copy *copy = &segment->copy[i];
         struct keeper_disk *disk = copy->disk;
-        struct frame_info info;
         if (copy->request.result != 0) {
             disk->read_errors++;
             keeper_disk_error(keeper, disk, "reading a slot's header", copy->request.result);
@@ -311,21 +336,8 @@ static void segment_check_done(struct segment *segment)
             }
             continue;
         }
-        if (frame_parse(segment->page + i * PAGE_BYTES, PAGE_BYTES, &info) != 0 ||
-            !identity_equal(&info.ring, &keeper->options.ring) || info.kind != FRAME_OPEN)
+        if (!keeper_slot_is_stale(disk, copy->slot, segment->page + i * PAGE_BYTES))
             continue;
-        struct slot_belief *belief = &disk->belief[copy->slot];
-        if (identity_equal(&info.segment, &belief->segment) || info.position <= belief->position)
-            continue;
-        bool known = belief->position == 0 && identity_equal(&belief->segment, &info.segment);
-        if (known)
-            continue;
-        keeper->stale_beliefs++;
-        keeper_raise_position(keeper, info.position);
-        *belief = (struct slot_belief){
-            .segment = info.segment, .position = info.position, .revision = info.revision};
-        disk->position[copy->slot] = info.position;
-        disk->open[copy->slot] = NULL;
         uint64_t position;
         uint32_t free_slots, slot = keeper_victim(disk, &position, &free_slots);
         if (slot == UINT32_MAX) { /* every slot is in use: a ring of very few slots */

@@ -23,6 +23,7 @@ enum slot_content {
     SLOT_SEALED,
     SLOT_UNSEALED,
     SLOT_UNREAD,   /* the disk fails to read it */
+    SLOT_HALF,     /* a copy that was being made and has no seal: free */
 };
 
 /* What one slot holds, from its first and last page. */
@@ -30,6 +31,7 @@ struct slot_view {
     enum slot_content content;
     bool header_damaged; /* the seal is good, the first page is not */
     bool repaired;
+    bool healing;
     uint32_t disk;
     uint32_t slot;
     struct frame_identity open;   /* from the first page; of a damaged one, from what lies behind it */
@@ -127,6 +129,7 @@ static bool open_frame(const struct recovery *recovery, const uint8_t *page, str
     view->open = identity_of(&info);
     view->first_packet = info.first_packet;
     view->opened_ns = (int64_t)le64_get(body.opened_ns);
+    view->healing = body.healing != 0;
     view->open_places = body.copies < COPIES_MAX ? body.copies : COPIES_MAX;
     memcpy(view->place, body.place, sizeof view->place);
     return true;
@@ -164,7 +167,7 @@ static void slot_judge(struct recovery *recovery, struct slot_view *view, const 
     if (open && sealed && identity_equal(&view->open.segment, &view->seal.segment)) {
         view->content = SLOT_SEALED;
     } else if (open) {
-        view->content = SLOT_UNSEALED;
+        view->content = view->healing ? SLOT_HALF : SLOT_UNSEALED;
     } else if (sealed) {
         view->content = SLOT_SEALED;
         view->header_damaged = true;
@@ -183,7 +186,7 @@ static void slot_judge(struct recovery *recovery, struct slot_view *view, const 
             view->opened_ns = data.head_ns;
         }
     }
-    if (view->content == SLOT_SEALED || view->content == SLOT_UNSEALED)
+    if (view->content == SLOT_SEALED || view->content == SLOT_UNSEALED || view->content == SLOT_HALF)
         if (view->open.position > recovery->position)
             recovery->position = view->open.position;
 }
@@ -216,6 +219,8 @@ static int found_add(struct recovery *recovery, const struct slot_view *view)
 
 static struct slot_belief belief_of(const struct slot_view *view)
 {
+    if (view->content == SLOT_HALF) /* free, but what its first page says is known */
+        return (struct slot_belief){.segment = view->open.segment};
     if (view->content != SLOT_SEALED && view->content != SLOT_UNSEALED)
         return (struct slot_belief){0};
     return (struct slot_belief){.segment = view->open.segment,
@@ -296,7 +301,7 @@ static int believe(struct recovery *recovery, const struct slot_view *view)
     if (!identity_equal(&now.segment, &belief->segment))
         belief_expires(recovery, belief);
     *belief = now;
-    return found_add(recovery, view);
+    return view->content == SLOT_HALF ? 0 : found_add(recovery, view);
 }
 
 /* Reads headers in the order in which the slots would have been reused since the catalog was written. */
@@ -623,12 +628,19 @@ static bool seal_better(const struct slot_view *a, const struct slot_view *b)
         return a->content == SLOT_SEALED;
     if (a->content != SLOT_SEALED)
         return false;
+    /* A recovery that saw only a shorter copy has sealed that: it knows less than the one that it did not see. */
+    uint64_t a_packets = le64_get(a->seal_body.packets), b_packets = le64_get(b->seal_body.packets);
+    if (a_packets != b_packets && (a->seal_body.reason == SEAL_RECOVERED || b->seal_body.reason == SEAL_RECOVERED))
+        return a_packets > b_packets;
     if (a->seal.revision != b->seal.revision)
         return a->seal.revision > b->seal.revision;
-    /* Two recoveries that saw one copy each have sealed them at different ends. */
-    if (le64_get(a->seal_body.packets) != le64_get(b->seal_body.packets))
-        return le64_get(a->seal_body.packets) > le64_get(b->seal_body.packets);
     return le32_get(a->seal_body.data_end) > le32_get(b->seal_body.data_end);
+}
+
+/* What it holds is worth nothing beside a better copy, which the mender copies; what its first page says is known. */
+static void slot_free(struct recovery *recovery, const struct slot_view *view)
+{
+    recovery->disk[view->disk].belief[view->slot] = (struct slot_belief){.segment = view->open.segment};
 }
 
 /* The views of one segment's copies: [first, first + count) of the sorted list. */
@@ -640,12 +652,15 @@ static int settle_sealed(struct recovery *recovery, struct slot_view *view, uint
             best = i;
     struct segment_row row;
     row_from_seal(recovery, &view[best], &row);
-    for (uint32_t i = 0; i < count; i++)
-        if (view[i].content == SLOT_SEALED && !seal_better(&view[best], &view[i])) {
-            row_add_place(recovery, &view[i], &row);
-            if (view[i].header_damaged)
-                repair_header(recovery, &view[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        if (view[i].content != SLOT_SEALED || seal_better(&view[best], &view[i])) {
+            slot_free(recovery, &view[i]);
+            continue;
         }
+        row_add_place(recovery, &view[i], &row);
+        if (view[i].header_damaged)
+            repair_header(recovery, &view[i]);
+    }
     if (row.state == SEGMENT_DAMAGED)
         recovery->report->segments_damaged++;
     recovery->report->segments_found++;
@@ -663,7 +678,7 @@ static int settle_sealed(struct recovery *recovery, struct slot_view *view, uint
 static void forget_segment(struct recovery *recovery, const struct slot_view *view, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
-        recovery->disk[view[i].disk].belief[view[i].slot] = (struct slot_belief){0};
+        slot_free(recovery, &view[i]);
     catalog_drop_segment(recovery->options->catalog, &view[0].open.segment);
     recovery->report->segments_empty++;
 }
@@ -734,9 +749,11 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
     segment_index_extent(index, &seal, &row.index_offset, &row.index_bytes);
     bool room = row.index_offset >= row.data_end;
     for (uint32_t i = 0; i < count; i++) {
-        /* A copy that holds less is no copy of this revision; healing will see to it. */
-        if (prefix[i].index.entries != index->entries || prefix[i].index.data_end != index->data_end)
+        /* A copy that holds less is no copy of this revision: the mender makes another. */
+        if (prefix[i].index.entries != index->entries || prefix[i].index.data_end != index->data_end) {
+            slot_free(recovery, &view[i]);
             continue;
+        }
         int written = recovery->options->read_only || !room
                           ? 0
                           : write_seal(recovery, &view[i], &prefix[best], &seal, buffer);
@@ -786,24 +803,43 @@ out:
     return result;
 }
 
+static int look_at_copy(struct recovery *recovery, uint32_t disk, uint32_t slot)
+{
+    struct slot_view view;
+    if (slot >= recovery->disk[disk].disk->geometry.slot_count || found_has(recovery, disk, slot))
+        return 0;
+    int result = look_at(recovery, disk, &slot, 1, &view);
+    return result == 0 ? believe(recovery, &view) : result;
+}
+
+/* Where the catalog believes the segment to be: its first page does not know of copies that were made later. */
+static int look_at_believed_copies(struct recovery *recovery, const struct identity *segment)
+{
+    int result = 0;
+    for (uint32_t disk = 0; disk < recovery->disks; disk++)
+        for (uint32_t slot = 0; slot < recovery->disk[disk].disk->geometry.slot_count && result == 0; slot++) {
+            const struct slot_belief *belief = &recovery->disk[disk].belief[slot];
+            if (belief->position > 0 && identity_equal(&belief->segment, segment))
+                result = look_at_copy(recovery, disk, slot);
+        }
+    return result;
+}
+
 /* Copies of an open segment that neither catalog nor walk led to: its first page names them. */
 static int look_at_other_copies(struct recovery *recovery)
 {
     int result = 0;
     for (uint32_t at = 0; at < recovery->found_count && result == 0; at++) {
         const struct slot_view one = recovery->found[at];
-        if (one.content != SLOT_UNSEALED || one.header_damaged)
+        if (one.content != SLOT_UNSEALED)
+            continue;
+        result = look_at_believed_copies(recovery, &one.open.segment);
+        if (one.header_damaged)
             continue;
         for (uint8_t i = 0; i < one.open_places && result == 0; i++)
             for (uint32_t disk = 0; disk < recovery->disks; disk++) {
-                uint32_t slot = le32_get(one.place[i].slot);
-                struct slot_view view;
-                if (!identity_equal(&recovery->disk[disk].identity, &one.place[i].disk) ||
-                    slot >= recovery->disk[disk].disk->geometry.slot_count || found_has(recovery, disk, slot))
-                    continue;
-                result = look_at(recovery, disk, &slot, 1, &view);
-                if (result == 0)
-                    result = believe(recovery, &view);
+                if (result == 0 && identity_equal(&recovery->disk[disk].identity, &one.place[i].disk))
+                    result = look_at_copy(recovery, disk, le32_get(one.place[i].slot));
             }
     }
     return result;
