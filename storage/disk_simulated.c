@@ -815,6 +815,11 @@ static void read_buffer_unpoison(const struct flight *flight)
         buffer_unpoison(flight->request->buffer, flight->bytes);
 }
 
+uint64_t simulation_next_ns(const struct simulation *simulation)
+{
+    return simulation->heap_count > 0 ? simulation->heap[0]->completes_ns : UINT64_MAX;
+}
+
 bool simulation_step(struct simulation *simulation)
 {
     stop_if(simulation->in_done, "simulation_step() or disk_wait() inside done()");

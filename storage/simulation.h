@@ -44,6 +44,9 @@ int simulated_disk_open(struct simulated_media *media, enum disk_open_mode mode,
 /* Completes the next request (calls its done()) and advances the clock to it. Returns false when none is under way. */
 bool simulation_step(struct simulation *simulation);
 
+/* When the next request will complete; UINT64_MAX when none is under way that will. */
+uint64_t simulation_next_ns(const struct simulation *simulation);
+
 /* Lets virtual time pass; completes nothing. */
 void simulation_advance(struct simulation *simulation, uint64_t ns);
 

@@ -30,6 +30,8 @@ struct machine_options {
     uint64_t flush_window_ns;
     uint64_t latency_ns;
     uint64_t bandwidth;
+    uint64_t pool_bytes;  /* of buffers; 0: 24 frames */
+    bool roomy;           /* more slots than packets: nothing durable can have been overwritten */
 };
 
 struct machine_life {
@@ -45,6 +47,7 @@ struct machine {
     struct identity identity[MACHINE_DISKS_MAX];
     struct identity ring;
     struct disk *disk[MACHINE_DISKS_MAX];
+    bool absent[MACHINE_DISKS_MAX]; /* boots without this disk, and reads nothing from it: set between two lives */
     struct catalog *catalog;
     struct pool *pool;
     struct keeper *keeper;
@@ -71,6 +74,9 @@ bool machine_step(struct machine *machine);
 
 /* Steps until nothing is under way. */
 void machine_settle(struct machine *machine);
+
+/* Lets everything happen that is due until then, on time. */
+void machine_run_until(struct machine *machine, uint64_t time_ns);
 
 /* Appends `packets` packets, spread over the streams, with completions, ticks and time in between as the seed decides. */
 void machine_work(struct machine *machine, uint32_t packets);
