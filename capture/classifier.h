@@ -39,13 +39,13 @@
 
 struct classifier;
 
-#define CLASSIFIER_LENT_MAX 16      /* packets with payload of each flow that are lent */
-#define CLASSIFIER_BARE_MAX 4       /* and without: TCP's handshake */
-#define CLASSIFIER_PORTS_MAX 64     /* capture threads at once */
-#define CLASSIFIER_NAMES_MAX 1024   /* protocols */
+#define CLASSIFIER_LENT_MAX 16            /* packets with payload of each flow that are lent */
+#define CLASSIFIER_BARE_MAX 4             /* and without: TCP's handshake */
+#define CLASSIFIER_PORTS_MAX 64           /* capture threads at once */
+#define CLASSIFIER_NAMES_MAX 1024         /* protocols */
 #define CLASSIFIER_FLOWS_USUAL (1u << 17) /* 4 MiB for each port */
 #define CLASSIFIER_FLOWS_MAX (1u << 26)
-#define CLASSIFIER_IDLE_S 120 /* a flow that was silent for so long begins anew */
+#define CLASSIFIER_IDLE_S 120 /* what is not TCP, and was silent for so long, begins anew */
 
 struct classifier_options {
     const char *program; /* path of tapeloop-classify; copied */
@@ -74,7 +74,8 @@ void classifier_close(struct classifier **slot);
 int classifier_names(struct classifier *classifier, const char *const **name, uint32_t *names,
                      struct failure *failure);
 
-/* Since classifier_open(), of all ports, those that have been closed too. Packets are those lent. */
+/* Since classifier_open(), of all ports, those that have been closed too. Packets are those lent.
+ */
 struct classifier_counters {
     uint64_t lent;     /* packets handed to the process */
     uint64_t skipped;  /* packets that it should have had, but there was no room */
@@ -97,7 +98,8 @@ struct classifier_port;
  * For one capture thread, which alone uses it from then on. Remembers at least `flows` flows (0:
  * CLASSIFIER_FLOWS_USUAL), and forgets the one that was silent for the longest when there are more.
  * Starts the process where that has not been done, without waiting for it. Any thread.
- * ERR_UNSUPPORTED as above; ERR_NO_MEMORY; ERR_TOO_LARGE: CLASSIFIER_PORTS_MAX, CLASSIFIER_FLOWS_MAX.
+ * ERR_UNSUPPORTED as above; ERR_NO_MEMORY; ERR_TOO_LARGE: CLASSIFIER_PORTS_MAX,
+ * CLASSIFIER_FLOWS_MAX.
  */
 int classifier_port_open(struct classifier *classifier, uint32_t flows,
                          struct classifier_port **result, struct failure *failure);
@@ -107,11 +109,12 @@ void classifier_port_close(struct classifier_port **slot);
 
 /*
  * What is known of the packet's flow: conversations as decoded_flow_hash() tells them apart, by the
- * innermost addresses, protocol and ports, both directions together. Lends the packet if its flow is
- * to be judged yet. `decoded` is of the same packet. No allocation, lock or system call.
+ * innermost addresses, protocol and ports, both directions together. Lends the packet if its flow
+ * is to be judged yet. `decoded` is of the same packet. No allocation, lock or system call.
  *
- * A flow of which nDPI has made nothing is known as such: {false, {0, 0}}. A first fragment belongs to its
- * flow, a later one (it has no ports) is unknown for ever. A packet without IP: RULE_VERDICT_NONE.
+ * A flow of which nDPI has made nothing is known as such: {false, {0, 0}}. A first fragment belongs
+ * to its flow, a later one (it has no ports) is unknown for ever. A packet without IP:
+ * RULE_VERDICT_NONE.
  */
 struct rule_verdict classifier_verdict(struct classifier_port *port, const struct packet *packet,
                                        const struct decoded_packet *decoded);
@@ -119,6 +122,10 @@ struct rule_verdict classifier_verdict(struct classifier_port *port, const struc
 /* Hears verdicts and wakes the process if there is work for it: at most one system call. Between
  * batches, and some times a second where no packets come. */
 void classifier_port_turn(struct classifier_port *port);
+
+/* How many of the packets lent the process has not taken yet; 0 where there is none. For whoever
+ * can wait and would rather do that than have packets skipped. The port's thread. */
+uint32_t classifier_port_pending(struct classifier_port *port);
 
 /*
  * For tests and tools: lets the process give up every flow of this port that it has not judged, and

@@ -40,7 +40,7 @@ static int drop_user(struct failure *failure)
         return 0;
     if (setgroups(0, NULL) != 0 || setresgid(NOBODY, NOBODY, NOBODY) != 0 ||
         setresuid(NOBODY, NOBODY, NOBODY) != 0)
-        return fail_errno(failure, errno, "the reading process cannot give up being root");
+        return fail_errno(failure, errno, "the process cannot give up being root");
     return 0;
 }
 
@@ -50,7 +50,7 @@ static int drop_capabilities(struct failure *failure)
           0); /* a kernel without them has none to clear */
     capng_clear(CAPNG_SELECT_CAPS);
     if (capng_apply(CAPNG_SELECT_CAPS) != 0)
-        return fail(failure, ERR_PERMISSION, "the reading process cannot give up its capabilities");
+        return fail(failure, ERR_PERMISSION, "the process cannot give up its capabilities");
     return 0;
 }
 
@@ -85,7 +85,7 @@ static int allow_reading(int ruleset, const char *path)
     return result == 0 ? 0 : errno;
 }
 
-static int lock_files(struct failure *failure)
+static int lock_files(enum confinement kind, struct failure *failure)
 {
     static const char *const names[] = {"/etc/services", "/etc/protocols", "/etc/hosts",
                                         "/etc/networks", "/etc/ethers",    "/etc/nsswitch.conf"};
@@ -108,7 +108,8 @@ static int lock_files(struct failure *failure)
     if (ruleset < 0)
         return fail_errno(failure, errno, "Landlock is there but refuses a ruleset");
     int error = 0;
-    for (size_t i = 0; i < sizeof names / sizeof names[0] && !error; i++)
+    for (size_t i = 0; kind == CONFINEMENT_READING && i < sizeof names / sizeof names[0] && !error;
+         i++)
         error = allow_reading(ruleset, names[i]);
     if (!error && syscall(SYS_landlock_restrict_self, ruleset, 0) != 0)
         error = errno;
@@ -119,15 +120,28 @@ static int lock_files(struct failure *failure)
     return 0;
 }
 
-int confinement_begin(struct failure *failure)
+int confinement_begin(enum confinement kind, struct failure *failure)
 {
     struct rlimit none = {0, 0};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || setrlimit(RLIMIT_CORE, &none) != 0)
-        return fail_errno(failure, errno, "the reading process cannot be confined");
+        return fail_errno(failure, errno, "the process cannot be confined");
     int result = drop_user(failure);
     if (!result)
         result = drop_capabilities(failure);
-    return result ? result : lock_files(failure);
+    return result ? result : lock_files(kind, failure);
+}
+
+int confinement_limit(uint64_t bytes, struct failure *failure)
+{
+#ifndef SANITIZED
+    struct rlimit limit = {bytes, bytes};
+    if (setrlimit(RLIMIT_AS, &limit) != 0)
+        return fail_errno(failure, errno, "the memory of the process cannot be limited");
+#else
+    (void)bytes;
+    (void)failure;
+#endif
+    return 0;
 }
 
 /* ---- the second step ---------------------------------------------------------------------------
@@ -172,25 +186,8 @@ static const int refused[] = {
 
 #ifndef SANITIZED
 
+/* Memory, threads, time, the end. */
 static const int allowed[] = {
-    /* reading, writing, waiting */
-    SCMP_SYS(read),
-    SCMP_SYS(write),
-    SCMP_SYS(writev),
-    SCMP_SYS(pread64),
-    SCMP_SYS(preadv),
-    SCMP_SYS(lseek),
-    SCMP_SYS(close),
-    SCMP_SYS(fstat),
-    SCMP_SYS(newfstatat),
-    SCMP_SYS(fadvise64),
-    SCMP_SYS(fcntl),
-    SCMP_SYS(poll),
-    SCMP_SYS(ppoll),
-    SCMP_SYS(io_uring_enter),
-    SCMP_SYS(recvmsg),
-    SCMP_SYS(sendmsg),
-    /* memory, threads, time, the end */
     SCMP_SYS(munmap),
     SCMP_SYS(mremap),
     SCMP_SYS(madvise),
@@ -203,6 +200,7 @@ static const int allowed[] = {
     SCMP_SYS(nanosleep),
     SCMP_SYS(gettimeofday),
     SCMP_SYS(getpid),
+    SCMP_SYS(getppid),
     SCMP_SYS(gettid),
     SCMP_SYS(rt_sigreturn),
     SCMP_SYS(rt_sigprocmask),
@@ -220,13 +218,33 @@ static const int allowed[] = {
     SCMP_SYS(getegid),
 };
 
-static int add_rules(scmp_filter_ctx filter)
+/* Reading, writing, waiting: allowed to a process that reads, refused to one that computes. */
+static const int descriptors[] = {
+    SCMP_SYS(read),       SCMP_SYS(write),          SCMP_SYS(writev),  SCMP_SYS(pread64),
+    SCMP_SYS(preadv),     SCMP_SYS(lseek),          SCMP_SYS(close),   SCMP_SYS(fstat),
+    SCMP_SYS(newfstatat), SCMP_SYS(fadvise64),      SCMP_SYS(fcntl),   SCMP_SYS(poll),
+    SCMP_SYS(ppoll),      SCMP_SYS(io_uring_enter), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg),
+};
+
+static int add_list(scmp_filter_ctx filter, uint32_t action, const int *calls, size_t count)
 {
     int error = 0;
-    for (size_t i = 0; i < sizeof allowed / sizeof allowed[0] && !error; i++)
-        error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
-    for (size_t i = 0; i < sizeof refused / sizeof refused[0] && !error; i++)
-        error = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), refused[i], 0);
+    for (size_t i = 0; i < count && !error; i++)
+        error = seccomp_rule_add(filter, action, calls[i], 0);
+    return error;
+}
+
+#define LIST(calls) calls, sizeof calls / sizeof calls[0]
+
+static int add_rules(enum confinement kind, scmp_filter_ctx filter)
+{
+    bool reads = kind == CONFINEMENT_READING;
+    int error = add_list(filter, SCMP_ACT_ALLOW, LIST(allowed));
+    if (!error)
+        error =
+            add_list(filter, reads ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EACCES), LIST(descriptors));
+    if (!error)
+        error = add_list(filter, SCMP_ACT_ERRNO(EACCES), LIST(refused));
     /* Memory, but no code; signals, but only to itself (abort). */
     if (!error)
         error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, NOT_EXECUTABLE);
@@ -238,7 +256,7 @@ static int add_rules(scmp_filter_ctx filter)
     static const int opening[] = {SCMP_SYS(open), SCMP_SYS(openat)};
     for (unsigned i = 0; i < 2 && !error; i++) { /* the flags are argument 1 and 2 */
         unsigned flags = i + 1;
-        if (!landlocked)
+        if (!landlocked || !reads)
             error = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), opening[i], 0);
         else
             error =
@@ -251,7 +269,7 @@ static int add_rules(scmp_filter_ctx filter)
 
 #else
 
-static int add_rules(scmp_filter_ctx filter)
+static int add_rules(enum confinement kind, scmp_filter_ctx filter)
 {
     static const int forbidden[] = {
         SCMP_SYS(socket), SCMP_SYS(connect),        SCMP_SYS(bind),
@@ -269,6 +287,7 @@ static int add_rules(scmp_filter_ctx filter)
         error = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 1,
                                  OPEN_TO_READ_WRITE(2));
     (void)refused;
+    (void)kind;
     return error;
 }
 
@@ -276,19 +295,18 @@ static int add_rules(scmp_filter_ctx filter)
 
 #endif
 
-int confinement_finish(struct failure *failure)
+int confinement_finish(enum confinement kind, struct failure *failure)
 {
     scmp_filter_ctx filter = seccomp_init(DEFAULT_ACTION);
     if (!filter)
-        return fail(failure, ERR_NO_MEMORY, "no memory for confining the reading process");
+        return fail(failure, ERR_NO_MEMORY, "no memory for confining the process");
     int error = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
     if (!error)
-        error = add_rules(filter);
+        error = add_rules(kind, filter);
     if (!error)
         error = seccomp_load(filter);
     seccomp_release(filter);
     if (error)
-        return fail_errno(failure, -error,
-                          "the system calls of the reading process cannot be restricted");
+        return fail_errno(failure, -error, "the system calls of the process cannot be restricted");
     return 0;
 }

@@ -52,7 +52,7 @@ int main(void)
     signal(SIGPIPE, SIG_IGN);
 
     struct extraction *extraction = NULL;
-    if (confinement_begin(&failure) != 0) {
+    if (confinement_begin(CONFINEMENT_READING, &failure) != 0) {
         struct worker_done done = {.result = failure.code};
         memcpy(done.text, failure.text, sizeof done.text - 1);
         (void)worker_offer(WORKER_SOCKET, WORKER_DONE, &done, sizeof done);
@@ -60,7 +60,7 @@ int main(void)
     }
     if (extraction_open(WORKER_SOCKET, &extraction) != 0)
         _exit(0); /* it has said why */
-    if (start_watch(&failure) != 0 || confinement_finish(&failure) != 0)
+    if (start_watch(&failure) != 0 || confinement_finish(CONFINEMENT_READING, &failure) != 0)
         extraction_fail(extraction, &failure);
     else
         (void)extraction_run(extraction);
