@@ -22,7 +22,7 @@
  *     vanish NAME     no such disk any more: ENODEV     return NAME     it is back, with what was on it
  *     bandwidth NAME N    bytes/s, one budget for reads and writes; 0: none
  *     flip NAME OFFSET BIT    one bit at rest
- *     state NAME      reads, writes, flushes, read_bytes, written_bytes, under_way, hung, struck
+ *     state NAME      reads, writes, flushes, read_bytes, written_bytes; of the requests under_way: delayed, hung; struck
  *
  * A write lands at the end of its delay, just before its answer: what was killed in between still lands.
  * Flushes cost nothing below: the machine stays on, so the page cache of BACKING is as good as a platter.
@@ -699,15 +699,17 @@ static const char *flip_at_rest(struct faulty_disk *disk, char **rest)
 
 static void state_of(const struct faulty_disk *disk, char *answer, size_t room)
 {
-    unsigned hung = 0;
-    for (const struct flight *flight = world.waiting; flight != NULL; flight = flight->next)
+    unsigned hung = 0, delayed = 0;
+    for (const struct flight *flight = world.waiting; flight != NULL; flight = flight->next) {
         hung += flight->disk == disk && flight->hung;
+        delayed += flight->disk == disk && struck_by(flight, DELAYED);
+    }
     snprintf(answer, room,
-             "ok reads=%llu writes=%llu flushes=%llu read_bytes=%llu written_bytes=%llu under_way=%llu hung=%u "
-             "struck=%llu\n",
+             "ok reads=%llu writes=%llu flushes=%llu read_bytes=%llu written_bytes=%llu under_way=%llu "
+             "delayed=%u hung=%u struck=%llu\n",
              (unsigned long long)disk->reads, (unsigned long long)disk->writes, (unsigned long long)disk->flushes,
              (unsigned long long)disk->read_bytes, (unsigned long long)disk->written_bytes,
-             (unsigned long long)disk->under_way, hung, (unsigned long long)disk->struck);
+             (unsigned long long)disk->under_way, delayed, hung, (unsigned long long)disk->struck);
 }
 
 /* The lock is held. */
