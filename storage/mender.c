@@ -95,6 +95,7 @@ static void survey_end(struct mender *mender)
     mender->survey_due_ns = mender->now_ns + SURVEY_EVERY_NS;
     if (survey->healing) {
         mender->state.healing = false;
+        mender->heal_due_ns = mender->now_ns + SURVEY_EVERY_NS;
         survey_begin(mender, false); /* what is left */
         return;
     }
@@ -174,12 +175,14 @@ static bool window_heal(struct mender *mender)
     return false;
 }
 
-static bool heal_may_begin(const struct mender *mender)
+/* When healing is due; UINT64_MAX: there is nothing to heal, or nothing to heal with. */
+static uint64_t heal_due_ns(const struct mender *mender)
 {
     if (mender->degraded_since_ns == 0 || (mender->options.heal_rate == 0 && mender->hurry == 0) ||
         good_disks(mender->keeper) < 2)
-        return false;
-    return mender->hurry > 0 || mender->now_ns - mender->degraded_since_ns >= mender->options.heal_delay_ns;
+        return UINT64_MAX;
+    uint64_t due_ns = mender->degraded_since_ns + (mender->hurry > 0 ? 0 : mender->options.heal_delay_ns);
+    return due_ns > mender->heal_due_ns ? due_ns : mender->heal_due_ns;
 }
 
 static bool survey_wanted(struct mender *mender)
@@ -188,6 +191,8 @@ static bool survey_wanted(struct mender *mender)
     bool wanted = signature != mender->signature || mender->now_ns >= mender->survey_due_ns;
     if (wanted)
         mender->state.counted = false;
+    if (signature != mender->signature)
+        mender->heal_due_ns = 0;
     mender->signature = signature;
     return wanted;
 }
@@ -199,7 +204,7 @@ static bool survey_go_on(struct mender *mender)
     if (!survey->running) {
         if (survey_wanted(mender))
             survey_begin(mender, false);
-        else if (mender->state.counted && heal_may_begin(mender) && !mender->state.healing)
+        else if (mender->state.counted && mender->now_ns >= heal_due_ns(mender))
             survey_begin(mender, true);
         else
             return false;
@@ -416,10 +421,7 @@ uint64_t mender_due_ns(const struct mender *mender)
         return mender->job->paused ? mender->pace_ns : UINT64_MAX;
     if (mender->stopping || mender->keeper->dead)
         return UINT64_MAX;
-    uint64_t due_ns = mender->survey_due_ns;
-    if (mender->degraded_since_ns > 0)
-        due_ns = sooner(due_ns, mender->degraded_since_ns + mender->options.heal_delay_ns);
-    return due_ns;
+    return sooner(mender->survey_due_ns, heal_due_ns(mender));
 }
 
 /* ---- asking --------------------------------------------------------------------------------------- */
@@ -431,7 +433,7 @@ void mender_hurry(struct keeper *keeper, bool begin)
     mender->hurry += begin ? 1 : UINT32_MAX;
     if (begin) {
         mender->state.counted = false;
-        mender->survey_due_ns = 0;
+        mender->survey_due_ns = mender->heal_due_ns = 0;
     }
 }
 

@@ -114,6 +114,7 @@ struct mender {
     uint64_t signature; /* of the disks' states: when it changes, copies are counted anew */
     uint64_t survey_due_ns;
     uint64_t degraded_since_ns; /* 0: nothing is */
+    uint64_t heal_due_ns;       /* what could not be healed is not tried again before */
     struct survey survey;
 
     bool scrub_wanted;

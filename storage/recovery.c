@@ -825,16 +825,16 @@ static int look_at_believed_copies(struct recovery *recovery, const struct ident
     return result;
 }
 
-/* Copies of an open segment that neither catalog nor walk led to: its first page names them. */
+/* The other copies of what was found: a row names all of them. Of an open segment, the first page names some that neither catalog nor walk led to. */
 static int look_at_other_copies(struct recovery *recovery)
 {
     int result = 0;
     for (uint32_t at = 0; at < recovery->found_count && result == 0; at++) {
         const struct slot_view one = recovery->found[at];
-        if (one.content != SLOT_UNSEALED)
+        if (one.content != SLOT_UNSEALED && one.content != SLOT_SEALED)
             continue;
         result = look_at_believed_copies(recovery, &one.open.segment);
-        if (one.header_damaged)
+        if (one.header_damaged || one.content == SLOT_SEALED)
             continue;
         for (uint8_t i = 0; i < one.open_places && result == 0; i++)
             for (uint32_t disk = 0; disk < recovery->disks; disk++) {

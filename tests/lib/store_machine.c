@@ -164,6 +164,7 @@ void machine_boot(struct machine *machine, bool whole)
         .slot_bytes = options->slot_bytes,
         .copies = options->copies,
         .flush_window_ns = options->flush_window_ns,
+        .mender = options->mender,
         .pool = machine->pool,
         .catalog = machine->catalog,
         .monotonic_ns = monotonic_ns,
@@ -327,6 +328,7 @@ void machine_shut_down(struct machine *machine)
         keeper_detach_stream(machine->keeper, machine->stream[i]);
         stream_free(&machine->stream[i]);
     }
+    keeper_stop_mending(machine->keeper);
     machine_settle(machine);
     if (!keeper_idle(machine->keeper))
         machine_fail(machine, "closed, and something is under way");

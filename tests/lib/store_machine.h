@@ -30,6 +30,7 @@ struct machine_options {
     uint64_t flush_window_ns;
     uint64_t latency_ns;
     uint64_t bandwidth;
+    struct mender_options mender;
     uint64_t pool_bytes;  /* of buffers; 0: 24 frames */
     bool roomy;           /* more slots than packets: nothing durable can have been overwritten */
 };
