@@ -11,7 +11,8 @@
  *
  * Life of a healed copy, in the slot that it takes:
  *
- *     header read -> OPEN (marked as healing) and cleared seal page durable -> DATA durable -> INDEX durable -> SEAL durable -> in the catalog
+ *     header read -> OPEN (marked as healing) and cleared seal page durable -> DATA durable -> INDEX durable -> SEAL durable
+ *     -> the mark is taken away -> in the catalog
  *
  * Before its seal such a copy is worth nothing: a start that meets one drops it. So a crash at any instant costs the work only.
  *

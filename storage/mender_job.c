@@ -30,6 +30,7 @@ static void walk(struct mend_job *job);
 static void part_begin(struct mend_job *job);
 static void damage_ask(struct mend_job *job);
 static void target_choose(struct mend_job *job);
+static void open_build(struct mend_job *job, uint8_t *page, bool healing);
 
 /* ---- requests ----------------------------------------------------------------------------------- */
 
@@ -408,6 +409,14 @@ static void heal_done(struct mend_job *job)
     finish(job, true);
 }
 
+/* It is a copy like any other: should its seal be spoiled one day, its frames still count. */
+static void heal_confirm(struct mend_job *job)
+{
+    uint8_t *open = job->page + PAGE_BYTES;
+    open_build(job, open, false);
+    write_durably(job, &job->second, &job->target, 0, open, PAGE_BYTES, heal_done);
+}
+
 static void part_done(struct mend_job *job)
 {
     if (job_is_over(job)) {
@@ -422,7 +431,7 @@ static void part_done(struct mend_job *job)
     if (job->part < PARTS)
         part_begin(job);
     else if (job->kind == MEND_HEAL)
-        heal_done(job);
+        heal_confirm(job);
     else
         finish(job, true);
 }
@@ -678,8 +687,8 @@ static bool target_find(struct mend_job *job)
     return false;
 }
 
-/* The OPEN page of the copy, marked as worth nothing without its seal. */
-static void open_build(struct mend_job *job, uint8_t *page)
+/* The OPEN page of the copy; `healing`: it is worth nothing without its seal. */
+static void open_build(struct mend_job *job, uint8_t *page, bool healing)
 {
     const struct keeper_options *options = &job->mender->keeper->options;
     const struct segment_row *row = &job->row;
@@ -696,7 +705,7 @@ static void open_build(struct mend_job *job, uint8_t *page)
         .opened_ns = le64_of((uint64_t)row->opened_ns),
         .slot_bytes = le64_of(job->slot_bytes),
         .copies = 1,
-        .healing = 1,
+        .healing = healing,
         .version = TAPELOOP_VERSION,
         .place = {{.disk = job->target.disk->identity, .slot = le32_of(job->target.slot)}},
     };
@@ -724,7 +733,7 @@ static void target_open(struct mend_job *job)
     disk->open[slot] = &job->stand_in;
     job->has_target = true;
     uint8_t *open = job->page + PAGE_BYTES, *zeros = job->buffer;
-    open_build(job, open);
+    open_build(job, open, true);
     memset(zeros, 0, PAGE_BYTES);
     write_durably(job, &job->second, &job->target, (uint32_t)job->slot_bytes - PAGE_BYTES, zeros, PAGE_BYTES,
                   target_opened);

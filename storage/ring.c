@@ -215,6 +215,7 @@ static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uin
         .slot_bytes = ring->member[0].disk->geometry.slot_bytes,
         .copies = ring->options.copies,
         .flush_window_ns = ring->options.flush_window_ns,
+        .mender = ring->options.mender,
         .pool = ring->pool,
         .catalog = ring->options.catalog,
         .monotonic_ns = monotonic_ns,
@@ -306,6 +307,7 @@ void ring_close(struct ring **slot)
     pthread_join(ring->thread, NULL);
     /* The last completions are handled here; a disk that hangs holds us, and its lock, until it answers. */
     keeper_set_threaded(ring->keeper, false);
+    keeper_stop_mending(ring->keeper);
     while (!keeper_idle(ring->keeper))
         keeper_run(ring->keeper, 100);
     for (uint32_t i = 0; i < ring->members; i++)
@@ -573,6 +575,10 @@ static void judge(struct keeper *keeper, void *context)
         judge->judgement = WORKER_OVERTAKEN;
     else if (open && judge->bad->offset >= open->row.data_end)
         judge->judgement = WORKER_TORN;
+    else if (!open)
+        (void)mender_repair(keeper, &judge->ring->member[segment->place[judge->bad->place].disk].identity,
+                            segment->place[judge->bad->place].slot, &segment->segment, judge->bad->offset,
+                            judge->bad->bytes);
 }
 
 enum worker_judgement ring_judge(struct ring *ring, const struct worker_segment *segment, const struct worker_bad *bad)
@@ -584,6 +590,64 @@ enum worker_judgement ring_judge(struct ring *ring, const struct worker_segment 
     return question.judgement;
 }
 
+/* ---- mending -------------------------------------------------------------------------------------- */
+
+static void set_hurry(struct keeper *keeper, void *context)
+{
+    mender_hurry(keeper, *(const bool *)context);
+}
+
+void ring_mend_hurry(struct ring *ring, bool begin)
+{
+    keeper_call(ring->keeper, set_hurry, &begin);
+}
+
+static void ask_mended(struct keeper *keeper, void *context)
+{
+    *(bool *)context = mender_is_done(keeper);
+}
+
+bool ring_mended(struct ring *ring)
+{
+    bool mended = false;
+    keeper_call(ring->keeper, ask_mended, &mended);
+    return mended;
+}
+
+static void begin_scrub(struct keeper *keeper, void *context)
+{
+    (void)context;
+    mender_scrub_now(keeper);
+}
+
+void ring_scrub(struct ring *ring)
+{
+    keeper_call(ring->keeper, begin_scrub, NULL);
+}
+
+static void set_mender(struct keeper *keeper, void *context)
+{
+    mender_set_options(keeper, context);
+}
+
+void ring_set_mender(struct ring *ring, const struct mender_options *options)
+{
+    struct mender_options copy = *options;
+    keeper_call(ring->keeper, set_mender, &copy);
+}
+
+static void ask_mender(struct keeper *keeper, void *context)
+{
+    mender_state(keeper, context);
+}
+
+void ring_mender_state(struct ring *ring, struct mender_state *state)
+{
+    keeper_call(ring->keeper, ask_mender, state);
+}
+
+/* ---- the state ------------------------------------------------------------------------------------ */
+
 static void ask_state(struct keeper *keeper, void *context)
 {
     keeper_state(keeper, context);
@@ -592,6 +656,7 @@ static void ask_state(struct keeper *keeper, void *context)
 int ring_state(struct ring *ring, struct ring_state *state)
 {
     keeper_call(ring->keeper, ask_state, &state->keeper);
+    ring_mender_state(ring, &state->mender);
     pool_state(ring->pool, &state->pool);
     uint64_t slot_bytes = ring->member[0].disk->geometry.slot_bytes;
     state->total_bytes = state->used_bytes = 0;

@@ -28,6 +28,7 @@ struct ring_options {
     uint8_t copies;
     uint64_t buffer_bytes;     /* of packets on their way; the bound of data in flight */
     uint64_t flush_window_ns;  /* 50 ms to 10 s */
+    struct mender_options mender;
     struct catalog *catalog;   /* stays the caller's */
     bool whole;                /* read every slot: the catalog is fresh, or the ring is new to this machine */
     void (*event)(void *context, const char *severity, const char *kind, const char *text);
@@ -83,8 +84,24 @@ uint64_t ring_changes(struct ring *ring);
 /* A row in the worker's form; disks are numbered as ring_disk() does. */
 void ring_worker_segment(struct ring *ring, const struct segment_row *row, struct worker_segment *segment);
 
-/* The recorder alone judges what a reader could not believe. Counts damage. */
+/* The recorder alone judges what a reader could not believe. Damage is counted, and mended in the background from another copy. */
 enum worker_judgement ring_judge(struct ring *ring, const struct worker_segment *segment, const struct worker_bad *bad);
+
+/*
+ * While set, the ring is mended without delay and at full speed; ring_mended() then says whether everything that readers have
+ * reported has been dealt with, and no copy is missing that could be made. Nests.
+ */
+void ring_mend_hurry(struct ring *ring, bool begin);
+bool ring_mended(struct ring *ring);
+
+/* Reads and checks everything in the background, from now on, unless that is being done. */
+void ring_scrub(struct ring *ring);
+
+/* Delay, rates and interval, from now on; where a scrub stood is not looked at. */
+void ring_set_mender(struct ring *ring, const struct mender_options *options);
+
+/* Without asking the catalog, other than ring_state(). */
+void ring_mender_state(struct ring *ring, struct mender_state *state);
 
 /* Reads every slot and writes the catalog anew. ERR_BUSY while a stream is open. */
 int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failure *failure);
@@ -102,6 +119,7 @@ struct ring_state {
     uint64_t total_bytes;      /* of all slots, raw */
     uint64_t used_bytes;       /* slots that hold something, raw */
     uint64_t damaged_reads;    /* frames that readers found damaged, judged as such */
+    struct mender_state mender;
     uint32_t streams;
 };
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "frame.h"
 #include "store_machine.h"
 
 #define FAST (1u << 30)
@@ -307,6 +308,310 @@ static void test_fault_at_every_request(void **state)
             }
 }
 
+/* ---- damage ---------------------------------------------------------------------------------------- */
+
+struct target {
+    struct segment_row row;
+    uint8_t place;
+    uint32_t disk;
+};
+
+struct pick {
+    struct machine *machine;
+    uint32_t skip;
+    bool found;
+    struct segment_row row;
+};
+
+static int pick_row(const struct segment_row *row, void *context)
+{
+    struct pick *pick = context;
+    if (row->state == SEGMENT_OPEN || row->places < 2 || pick->skip-- > 0)
+        return 0;
+    pick->row = *row;
+    pick->found = true;
+    return 1;
+}
+
+/* One copy of a sealed segment, as the seed decides. */
+static struct target pick_place(struct machine *machine)
+{
+    struct pick pick = {.machine = machine, .skip = (uint32_t)machine_random(machine, copies_of(machine).segments)};
+    for (int i = 0; i < 2 && !pick.found; i++, pick.skip = 0)
+        (void)catalog_find(machine->catalog, &machine->ring, INT64_MIN, INT64_MAX, pick_row, &pick);
+    assert_true(pick.found);
+    struct target target = {.row = pick.row, .place = (uint8_t)machine_random(machine, pick.row.places)};
+    while (!identity_equal(&machine->identity[target.disk], &pick.row.place[target.place].disk))
+        target.disk++;
+    return target;
+}
+
+static uint64_t offset_of(const struct machine *machine, const struct target *target, uint32_t offset)
+{
+    return META_BYTES + (uint64_t)target->row.place[target->place].slot * machine->options.slot_bytes + offset;
+}
+
+/* The place of a frame that begins at the returned offset, in any part of the slot. */
+static uint32_t pick_frame(struct machine *machine, const struct target *target)
+{
+    uint32_t data = 0, chosen = PAGE_BYTES;
+    uint8_t *slot = malloc(machine->options.slot_bytes);
+    simulated_media_peek(machine->media[target->disk], offset_of(machine, target, 0), slot, machine->options.slot_bytes);
+    switch (machine_random(machine, 8)) {
+    case 0:
+        chosen = target->row.index_offset;
+        break;
+    case 1:
+        chosen = machine->options.slot_bytes - PAGE_BYTES;
+        break;
+    case 2:
+        chosen = 0;
+        break;
+    default:
+        for (uint32_t at = PAGE_BYTES; at < target->row.data_end;) {
+            struct frame_info info;
+            if (frame_parse(slot + at, target->row.data_end - at, &info) != 0)
+                break; /* harmed before */
+            if (machine_random(machine, ++data) == 0)
+                chosen = at;
+            at += info.frame_bytes;
+        }
+    }
+    free(slot);
+    return chosen;
+}
+
+enum harm { HARM_FLIPPED, HARM_TORN, HARM_LOST, HARM_MISDIRECTED, HARMS };
+
+/* What each kind of fault leaves on a disk, in the frame at this place. */
+static void harm(struct machine *machine, const struct target *target, uint32_t offset, enum harm kind)
+{
+    struct simulated_media *media = machine->media[target->disk];
+    uint8_t page[PAGE_BYTES], other[PAGE_BYTES];
+    uint64_t at = offset_of(machine, target, offset);
+    simulated_media_peek(media, at, page, sizeof page);
+    switch (kind) {
+    case HARM_FLIPPED:
+        page[machine_random(machine, 300)] ^= (uint8_t)(1u << machine_random(machine, 8));
+        break;
+    case HARM_TORN: /* the first sectors are new, the rest is what lay there before */
+        memset(page + 512, (int)machine_random(machine, 256), sizeof page - 512);
+        page[600] ^= 1;
+        break;
+    case HARM_LOST:
+        memset(page, 0, sizeof page);
+        break;
+    default: /* something of the ring's own that belongs elsewhere */
+        simulated_media_peek(media, META_BYTES + machine_random(machine, machine->options.slots) * machine->options.slot_bytes,
+                             other, sizeof other);
+        if (memcmp(other, page, sizeof page) == 0)
+            memset(other, 0x5a, sizeof other);
+        memcpy(page, other, sizeof page);
+    }
+    simulated_media_poke(media, at, page, sizeof page);
+}
+
+static void machine_with_segments(struct machine *machine, const struct machine_options *options, uint32_t packets)
+{
+    machine_make(machine, options);
+    machine_boot(machine, true);
+    machine_work(machine, packets);
+    machine_shut_down(machine);
+    machine_boot(machine, false);
+}
+
+static void report(struct machine *machine, const struct target *target, uint32_t offset, uint32_t bytes)
+{
+    const struct segment_place *place = &target->row.place[target->place];
+    assert_true(mender_repair(machine->keeper, &place->disk, place->slot, &target->row.segment, offset, bytes));
+}
+
+/* The page of every copy at this place is the same again. */
+static void assert_mended(struct machine *machine, const struct target *target, uint32_t offset, const uint8_t *before)
+{
+    uint8_t page[PAGE_BYTES];
+    simulated_media_peek(machine->media[target->disk], offset_of(machine, target, offset), page, sizeof page);
+    assert_memory_equal(page, before, sizeof page);
+}
+
+/* A reader finds one frame after the other damaged, in every way that a disk can do it. */
+static void harm_and_repair(uint64_t seed, uint32_t rounds)
+{
+    struct machine machine;
+    struct machine_options options = small(seed, 4, 2);
+    machine_with_segments(&machine, &options, 900);
+    for (uint32_t i = 0; i < rounds; i++)
+        for (int kind = 0; kind < HARMS; kind++) {
+            struct target target = pick_place(&machine);
+            uint32_t offset = pick_frame(&machine, &target);
+            uint8_t before[PAGE_BYTES];
+            simulated_media_peek(machine.media[target.disk], offset_of(&machine, &target, offset), before, sizeof before);
+            harm(&machine, &target, offset, (enum harm)kind);
+            uint64_t repaired = mending(&machine).repaired;
+            report(&machine, &target, offset, 1 + (uint32_t)machine_random(&machine, 20000));
+            machine_settle(&machine);
+            assert_int_equal(mending(&machine).repaired, repaired + 1);
+            /* The first page names the place where it lies: another copy's names another one. */
+            if (offset != 0)
+                assert_mended(&machine, &target, offset, before);
+        }
+    assert_int_equal(mending(&machine).unrepairable, 0);
+    verify(&machine);
+    machine_shut_down(&machine);
+    machine_boot(&machine, true);
+    verify(&machine);
+    assert_int_equal(copies_of(&machine).least, 2);
+    machine_shut_down(&machine);
+    machine_free(&machine);
+}
+
+static void test_repair(void **state)
+{
+    (void)state;
+    harm_and_repair(3, 60);
+}
+
+/* With no other copy nothing is touched, and it is said. */
+static void test_no_good_copy(void **state)
+{
+    (void)state;
+    struct machine machine;
+    struct machine_options options = small(4, 3, 2);
+    machine_with_segments(&machine, &options, 500);
+    struct target target = pick_place(&machine);
+    for (target.place = 0; target.place < target.row.places; target.place++) {
+        target.disk = 0;
+        while (!identity_equal(&machine.identity[target.disk], &target.row.place[target.place].disk))
+            target.disk++;
+        harm(&machine, &target, PAGE_BYTES, HARM_TORN);
+    }
+    target.place--;
+    uint8_t before[PAGE_BYTES], after[PAGE_BYTES];
+    simulated_media_peek(machine.media[target.disk], offset_of(&machine, &target, PAGE_BYTES), before, sizeof before);
+    uint64_t events = machine.events;
+    report(&machine, &target, PAGE_BYTES, PAGE_BYTES);
+    machine_settle(&machine);
+    assert_int_equal(mending(&machine).repaired, 0);
+    assert_int_equal(mending(&machine).unrepairable, 1);
+    assert_true(machine.events > events);
+    simulated_media_peek(machine.media[target.disk], offset_of(&machine, &target, PAGE_BYTES), after, sizeof after);
+    assert_memory_equal(before, after, sizeof before);
+    machine_free(&machine);
+}
+
+static void scrub(struct machine *machine)
+{
+    mender_scrub_now(machine->keeper);
+    do {
+        machine_settle(machine);
+        simulation_advance(machine->simulation, 100000000);
+    } while (mending(machine).scrubbing);
+}
+
+/* The power goes at each event of a repair: the damage is found again, or is mended; no other frame has suffered. */
+static void test_crash_in_repair(void **state)
+{
+    (void)state;
+    bool met = true;
+    for (uint64_t n = 1; met; n++) {
+        struct machine machine;
+        struct machine_options options = small(500, 3, 2);
+        options.mender.scrub_rate = FAST;
+        machine_with_segments(&machine, &options, 300);
+        struct target target = pick_place(&machine);
+        uint32_t offset = pick_frame(&machine, &target);
+        harm(&machine, &target, offset, (enum harm)(n % HARMS));
+        simulation_cut_after(machine.simulation, n, SIMULATION_CUT_POWER);
+        report(&machine, &target, offset, PAGE_BYTES);
+        machine_settle(&machine);
+        met = simulation_cut_happened(machine.simulation);
+        simulation_cut_after(machine.simulation, 0, SIMULATION_CUT_POWER);
+        machine_power_cut(&machine, UINT32_MAX);
+        machine_boot(&machine, n % 2 == 0);
+        mend(&machine);
+        scrub(&machine);
+        mend(&machine);
+        verify(&machine);
+        assert_int_equal(copies_of(&machine).least, 2);
+        machine_shut_down(&machine);
+        machine_free(&machine);
+    }
+}
+
+/* ---- the scrub ------------------------------------------------------------------------------------- */
+
+static void test_scrub(void **state)
+{
+    (void)state;
+    struct machine machine;
+    struct machine_options options = small(6, 4, 3);
+    options.slots = 32;
+    options.mender.scrub_rate = FAST;
+    machine_with_segments(&machine, &options, 1500);
+    uint32_t harmed = 0;
+    for (int i = 0; i < 30; i++) {
+        struct target target = pick_place(&machine);
+        uint32_t offset = pick_frame(&machine, &target);
+        target.place = (uint8_t)(i % 2); /* never the third copy */
+        target.disk = 0;
+        while (!identity_equal(&machine.identity[target.disk], &target.row.place[target.place].disk))
+            target.disk++;
+        harm(&machine, &target, offset, (enum harm)(i % HARMS));
+        harmed++;
+    }
+    scrub(&machine);
+    struct mender_state after = mending(&machine);
+    assert_true(after.last_scrub.ended_ns > after.last_scrub.started_ns);
+    assert_true(after.last_scrub.found > harmed / 2); /* some struck the same frame */
+    assert_int_equal(after.last_scrub.found, after.last_scrub.mended);
+    assert_int_equal(after.unrepairable, 0);
+    assert_true(after.last_scrub.bytes > 1500 * 760 * 2);
+    scrub(&machine);
+    assert_int_equal(mending(&machine).last_scrub.found, 0);
+    verify(&machine);
+    machine_shut_down(&machine);
+    machine_free(&machine);
+}
+
+/* By itself, when the interval is over, at its rate; and after a restart from where it was. */
+static void test_scrub_schedule(void **state)
+{
+    (void)state;
+    struct machine machine;
+    struct machine_options options = small(8, 3, 2);
+    options.mender.scrub_rate = 1 << 20;
+    options.mender.scrub_interval_ns = 3600000000000;
+    machine_with_segments(&machine, &options, 900);
+    machine_settle(&machine);
+    assert_false(mending(&machine).scrubbing);
+    assert_int_equal(mending(&machine).scrub_next_ns, 3600000000000);
+    simulation_advance(machine.simulation, 3600000000000);
+    uint64_t began_ns = simulation_now_ns(machine.simulation);
+    machine_settle(&machine);
+    assert_true(mending(&machine).scrubbing);
+    while (mending(&machine).scrub_position < 6) {
+        machine_settle(&machine);
+        simulation_advance(machine.simulation, 10000000);
+    }
+    machine.options.mender.scrub_position = mending(&machine).scrub_position;
+    machine.options.mender.scrub_started_ns = mending(&machine).scrub.started_ns;
+    machine_power_cut(&machine, UINT32_MAX);
+    machine_boot(&machine, false);
+    assert_true(mending(&machine).scrubbing);
+    assert_true(mending(&machine).scrub_position >= 6);
+    assert_int_equal(mending(&machine).scrub.started_ns, machine.options.mender.scrub_started_ns);
+    while (mending(&machine).scrubbing) {
+        machine_settle(&machine);
+        simulation_advance(machine.simulation, 10000000);
+    }
+    uint64_t took_ns = simulation_now_ns(machine.simulation) - began_ns;
+    assert_true(took_ns > copies_of(&machine).places * 50000ull * 1000); /* about 50 KB a place, 1 MiB/s */
+    assert_int_equal(mending(&machine).scrub_next_ns,
+                     machine.options.mender.scrub_started_ns + (int64_t)options.mender.scrub_interval_ns);
+    machine_shut_down(&machine);
+    machine_free(&machine);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -316,6 +621,11 @@ int main(void)
         cmocka_unit_test(test_healing_while_recording),
         cmocka_unit_test(test_crash_at_every_event),
         cmocka_unit_test(test_fault_at_every_request),
+        cmocka_unit_test(test_repair),
+        cmocka_unit_test(test_no_good_copy),
+        cmocka_unit_test(test_crash_in_repair),
+        cmocka_unit_test(test_scrub),
+        cmocka_unit_test(test_scrub_schedule),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
