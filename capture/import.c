@@ -17,6 +17,7 @@
 #include "event_log.h"
 #include "methods.h"
 #include "pipeline.h"
+#include "rule_store.h"
 #include "source.h"
 
 #define PATIENCE_MS 100 /* between two looks at whether somebody still wants a pipe's first byte \
@@ -193,7 +194,10 @@ int method_import(struct request *request, json_t **result)
     if (code != 0)
         goto out;
     struct pipeline_options options = {.ring = import->entry->ring};
-    code = pipeline_open(&options, &import->pipeline, &request->failure);
+    struct duplicate_options duplicates;
+    code = rule_store_apply(import->entry, &options, &duplicates, &request->failure);
+    if (code == 0)
+        code = pipeline_open(&options, &import->pipeline, &request->failure);
     if (code == 0) {
         code = request_background(request, import_work, import_progress, import_cancel, import);
         if (code != 0 && import->failure.code != 0)

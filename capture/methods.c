@@ -63,6 +63,12 @@ static const struct method {
     {"history", "ring interface from_s to_s", method_history},
     {"events", "after limit", method_events},
     {"interfaces", "", method_interfaces},
+    {"rule.list", "ring", method_rule_list},
+    {"rule.add", "ring rule at revision", method_rule_add},
+    {"rule.set", "ring number rule revision", method_rule_set},
+    {"rule.move", "ring number direction revision", method_rule_move},
+    {"rule.delete", "ring number revision", method_rule_delete},
+    {"rule.replace", "ring rules revision", method_rule_replace},
     {"shutdown", "", method_shutdown},
 };
 

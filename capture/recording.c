@@ -22,6 +22,7 @@
 #include "event_log.h"
 #include "network_interface.h"
 #include "pipeline.h"
+#include "rule_store.h"
 #include "source.h"
 
 struct recording_list {
@@ -273,7 +274,10 @@ int recording_start(struct recorder *recorder, const char *ring,
         .packets_per_s =
             options->backend == BACKEND_GENERATOR ? options->generator_packets_per_s : 0,
     };
-    code = pipeline_open(&pipeline, &recording->pipeline, failure);
+    struct duplicate_options duplicates;
+    code = rule_store_apply(entry, &pipeline, &duplicates, failure);
+    if (code == 0)
+        code = pipeline_open(&pipeline, &recording->pipeline, failure);
     if (code != 0)
         goto close_source;
     code = go(recording, failure);

@@ -26,6 +26,7 @@ static void entry_free(struct ring_entry *entry)
     pthread_mutex_destroy(&entry->account_lock);
     free(entry->ended);
     free(entry->folded);
+    ring_rules_close(&entry->rules);
     free(entry);
 }
 

@@ -72,6 +72,8 @@ struct ring_entry {
     uint32_t folded_count, folded_room;
 
     _Atomic uint64_t bytes_per_s; /* stored, in the last second */
+
+    struct ring_rules *rules; /* rule_store_open(); null: not read yet */
 };
 
 struct ring_registry {

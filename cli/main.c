@@ -15,7 +15,9 @@
 static const struct command *const commands[] = {
     &ring_create_command, &ring_list_command,   &ring_show_command,
     &ring_set_command,    &ring_delete_command, &ring_adopt_command,
-    &disk_list_command,   &record_command,      &import_command,
+    &disk_list_command,   &rule_list_command,   &rule_add_command,
+    &rule_set_command,    &rule_move_command,   &rule_delete_command,
+    &rule_replace_command, &record_command,      &import_command,
     &extract_command,     &verify_command,      &rebuild_command,
     &status_command,      &history_command,     &events_command,
     &flush_command,       &interfaces_command,  &shutdown_command,
@@ -27,9 +29,6 @@ static const struct later_row later[] = {
      "this version has no web interface that run could start: tapeloop record RING -i INTERFACE "
      "records "
      "in the foreground"},
-    {"rule", NULL,
-     "this version has no rules: it records every packet whole, or to record's "
-     "--snapshot-length"},
     {"analyze", NULL,
      "this version does not analyze: tapeloop extract hands the packets to a tool that does"},
     {"keep", NULL, "this version cannot pin a range: tapeloop extract keeps it as a file"},

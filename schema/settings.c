@@ -6,7 +6,7 @@
 
 #include "text.h"
 
-enum setting_unit { UNIT_bytes, UNIT_ns };
+enum setting_unit { UNIT_bytes, UNIT_ns, UNIT_switch };
 
 struct setting_row {
     const char *name;
@@ -31,7 +31,7 @@ void settings_default(struct settings *settings)
 
 int setting_find(const char *name, struct failure *failure)
 {
-    char names[256] = "";
+    char names[320] = "";
     for (int i = 0; i < SETTINGS; i++) {
         if (strcmp(setting_table[i].name, name) == 0)
             return i;
@@ -56,11 +56,16 @@ int setting_parse(struct settings *settings, enum setting setting, const char *t
         if (result == 0 && duration_ns < 0)
             result = fail(failure, ERR_INVALID, "a duration is not negative");
         value = result == 0 ? (uint64_t)duration_ns : 0;
+    } else if (row->unit == UNIT_switch) {
+        value = strcmp(text, "on") == 0;
+        result = value || strcmp(text, "off") == 0
+                     ? 0
+                     : fail(failure, ERR_INVALID, "expected on or off");
     } else {
         result = text_parse_size(text, &value, failure);
     }
     if (result != 0)
-        return fail_context(failure, result, "%s: ", row->name);
+        return fail_context(failure, result, "%s", row->name);
     if (value < row->min || value > row->max) {
         char low[SETTING_TEXT_SIZE], high[SETTING_TEXT_SIZE];
         return fail(failure, ERR_INVALID, "%s is %s to %s", row->name,
@@ -71,7 +76,7 @@ int setting_parse(struct settings *settings, enum setting setting, const char *t
     return 0;
 }
 
-/* The largest unit that needs no fraction. */
+/* The largest unit that needs no fraction; the smallest there is where all do. */
 const char *setting_text(enum setting setting, uint64_t value, char text[SETTING_TEXT_SIZE])
 {
     static const struct {
@@ -83,6 +88,10 @@ const char *setting_text(enum setting setting, uint64_t value, char text[SETTING
         {UNIT_bytes, 1u << 10, "K"},          {UNIT_bytes, 1, ""},
         {UNIT_ns, 1000000000, "s"},           {UNIT_ns, 1000000, "ms"},
     };
+    if (setting_table[setting].unit == UNIT_switch) {
+        snprintf(text, SETTING_TEXT_SIZE, "%s", value ? "on" : "off");
+        return text;
+    }
     size_t best = sizeof unit / sizeof unit[0];
     for (size_t i = 0; i < sizeof unit / sizeof unit[0]; i++) {
         if (unit[i].unit != setting_table[setting].unit)
@@ -91,7 +100,14 @@ const char *setting_text(enum setting setting, uint64_t value, char text[SETTING
         if (value % unit[i].size == 0 && value != 0)
             break;
     }
-    snprintf(text, SETTING_TEXT_SIZE, "%" PRIu64 "%s", value / unit[best].size, unit[best].name);
+    int length = snprintf(text, SETTING_TEXT_SIZE, "%" PRIu64, value / unit[best].size);
+    uint64_t rest = value % unit[best].size;
+    if (rest != 0) { /* of a millisecond */
+        length += snprintf(text + length, SETTING_TEXT_SIZE - (size_t)length, ".%06" PRIu64, rest);
+        while (text[length - 1] == '0')
+            length--;
+    }
+    snprintf(text + length, SETTING_TEXT_SIZE - (size_t)length, "%s", unit[best].name);
     return text;
 }
 

@@ -19,7 +19,7 @@ enum setting {
 };
 
 struct settings {
-    uint64_t value[SETTINGS]; /* bytes or nanoseconds */
+    uint64_t value[SETTINGS]; /* bytes, nanoseconds, or 1 for on */
     bool set[SETTINGS];       /* by a person; else it is the default */
 };
 

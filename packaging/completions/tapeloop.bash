@@ -22,7 +22,7 @@ _tapeloop_interfaces() {
 _tapeloop() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local global="--state --json --quiet --verbose --help --version"
-    local commands="ring disk record import extract verify rebuild status history events flush
+    local commands="ring disk rule record import extract verify rebuild status history events flush
         interfaces shutdown version help"
     local command='' options='' word skip='' i operands=0
     COMPREPLY=()
@@ -37,13 +37,13 @@ _tapeloop() {
         case $word in
         --state | --disk | --copies | --segment-size | --name | --interface | -i | --backend | \
             --snapshot-length | -s | --buffer | -B | --for | --from | --to | --write | -w | \
-            --format | --packets-max | -c | --bytes-max | --after | --limit)
+            --format | --packets-max | -c | --bytes-max | --after | --limit | --at | --revision)
             skip=1
             ;;
         -*) ;;
         *)
             case $command in
-            '' | ring | disk) command="${command:+$command }$word" ;;
+            '' | ring | disk | rule) command="${command:+$command }$word" ;;
             help) command="help" ;;
             *) operands=$((operands + 1)) ;;
             esac
@@ -55,6 +55,9 @@ _tapeloop() {
     'ring create') options="--disk --copies --segment-size --force" ;;
     'ring delete') options="--wipe" ;;
     'ring adopt') options="--disk --name" ;;
+    'rule list') options="--text" ;;
+    'rule add') options="--at --revision" ;;
+    'rule set' | 'rule move' | 'rule delete' | 'rule replace') options="--revision" ;;
     record)
         options="--interface --backend --snapshot-length --buffer --no-promiscuous --outgoing --no-outgoing --for
             --detach --stop"
@@ -84,7 +87,7 @@ _tapeloop() {
     --copies) words="1 2 3 4" ;;
     --from | --to) words="now -15m -1h -1d" ;;
     --segment-size | --name | --snapshot-length | -s | --buffer | -B | --for | --packets-max | \
-        -c | --bytes-max | --after | --limit)
+        -c | --bytes-max | --after | --limit | --at | --revision)
         return
         ;;
     *)
@@ -95,6 +98,7 @@ _tapeloop() {
             '') words=$commands ;;
             ring) words="create list show set delete adopt" ;;
             disk) words="list" ;;
+            rule) words="list add set move delete replace" ;;
             help) words="$commands" ;;
             'ring adopt' | import)
                 if [ "$command" = import ] && [ "$operands" -eq 0 ]; then
@@ -109,11 +113,27 @@ _tapeloop() {
                 if [ "$operands" -eq 0 ]; then
                     words=$(_tapeloop_rings)
                 else
-                    words="buffer_bytes= flush_window= disk_wait="
+                    words="buffer_bytes= flush_window= disk_wait= duplicates= duplicate_window=
+                        duplicate_ignore_ttl= duplicate_ignore_vlan="
                     compopt -o nospace
                 fi
                 ;;
-            'ring show' | 'ring delete' | 'disk list' | record | extract | verify | rebuild | \
+            'rule move')
+                case $operands in
+                0) words=$(_tapeloop_rings) ;;
+                2) words="up down" ;;
+                esac
+                ;;
+            'rule replace')
+                if [ "$operands" -eq 0 ]; then
+                    words=$(_tapeloop_rings)
+                else
+                    mapfile -t COMPREPLY < <(compgen -f -- "$current")
+                    compopt -o filenames
+                    return
+                fi
+                ;;
+            'rule list' | 'rule add' | 'rule set' | 'rule delete' | 'ring show' | 'ring delete' | 'disk list' | record | extract | verify | rebuild | \
                 status | history | flush)
                 [ "$operands" -eq 0 ] && words=$(_tapeloop_rings)
                 ;;

@@ -120,12 +120,12 @@ class Client:
     def receive(self):
         return json.loads(self.read(struct.unpack("<I", self.read(4))[0]))
 
-    def ask(self, method, descriptors=(), number=None, **params):
+    def ask(self, method, descriptors=(), request_id=None, **params):
         """Sends a request, waits for nothing."""
-        if number is None:
+        if request_id is None:
             self.number += 1
-            number = self.number
-        self.send({"version": 1, "id": number, "method": method, "params": params}, descriptors)
+            request_id = self.number
+        self.send({"version": 1, "id": request_id, "method": method, "params": params}, descriptors)
 
     def answer(self):
         """The result of what was asked; progress is collected in self.progress."""

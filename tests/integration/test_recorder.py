@@ -445,7 +445,7 @@ class Extractions(World):
             self.recorder.call("record.start", ring="dmz", backend="generator",
                                generator={"packets": 2000, "packets_per_s": 2000})
             wait_for(lambda: not self.recorder.call("status")["rings"][0]["recordings"])
-            client.ask("extract.finish", number=client.number)
+            client.ask("extract.finish", request_id=client.number)
             result = client.answer()
         collector.join()
         os.close(reader)
@@ -708,7 +708,7 @@ class Recordings(World):
             for _ in range(3):
                 progress = client.receive()["progress"]
                 self.check_account(progress["account"])
-            client.ask("record.stop", number=client.number, ring="dmz")
+            client.ask("record.stop", request_id=client.number, ring="dmz")
             result = client.answer()
         self.check_account(result["account"])
         self.assertEqual(result["account"]["in_flight"], 0)
@@ -906,7 +906,7 @@ class Live(World):
             collector = thread(read)
             self.send(enter, "v0", 2000, 1000)
             wait_for(lambda: len(data) >= 24 + 3000 * 116)
-            client.ask("extract.finish", number=client.number)
+            client.ask("extract.finish", request_id=client.number)
             self.assertEqual(client.answer()["packets"], 3000)
             collector.join()
             os.close(reader)

@@ -24,7 +24,8 @@ static void printed_values_parse_back(void **state)
 {
     (void)state;
     for (int i = 0; i < SETTINGS; i++) {
-        const uint64_t values[] = {setting_default(i), setting_min(i), setting_max(i)};
+        const uint64_t values[] = {setting_default(i), setting_min(i), setting_max(i),
+                                   setting_max(i) - setting_max(i) / 3};
         for (size_t v = 0; v < COUNT(values); v++) {
             struct settings settings;
             struct failure failure = {0};
@@ -48,6 +49,7 @@ static void nonsense_is_refused(void **state)
         {SETTING_buffer_bytes, ""},   {SETTING_buffer_bytes, "lots"}, {SETTING_buffer_bytes, "1K"},
         {SETTING_buffer_bytes, "1P"}, {SETTING_buffer_bytes, "-8M"},  {SETTING_flush_window, "1"},
         {SETTING_flush_window, "1h"}, {SETTING_flush_window, "1ms"},  {SETTING_flush_window, "-1s"},
+        {SETTING_duplicates, ""},     {SETTING_duplicates, "1"},      {SETTING_duplicates, "On"},
     };
     for (size_t i = 0; i < COUNT(table); i++) {
         struct settings settings;
