@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "mending.h"
 #include "ring_opening.h"
 #include "text.h"
 
@@ -337,6 +338,7 @@ int json_ring_status(const struct ring_look *look, json_t **result, struct failu
         (int)state.keeper.durable_copies, "degraded", (int)degraded, "reach_back_s",
         look->live ? reach_back_s(&state.catalog) : 0, "bytes_per_s",
         (json_int_t)atomic_load(&entry->bytes_per_s), "errors", errors_of(&state));
+    json_object_set_new(status, "mending", look->live ? json_mending(&state.mender) : json_null());
     json_set_time(status, "oldest", state.catalog.first_ns, any);
     json_set_time(status, "newest", state.catalog.last_ns, any);
     *result = status;

@@ -19,6 +19,7 @@
 
 #include "catalog_care.h"
 #include "event_log.h"
+#include "mending.h"
 #include "recording.h"
 #include "standing.h"
 
@@ -290,6 +291,7 @@ static void now_and_then(struct history *history, int64_t second)
         (void)state_history_trim(recorder->state, second, KEEP_SECONDS);
     }
     catalog_care_watch(recorder);
+    mending_watch(recorder, second);
 }
 
 static void *history_thread(void *context)

@@ -39,6 +39,7 @@
 #define FOLLOW_LATE_NS \
     2000000000 /* after its end a range is followed for a flush window and this */
 #define RELAY_MS 200
+#define MENDER_WAIT_MS 5
 #define NO_DISK UINT32_MAX
 #define FILTER_BYTES_MAX (32u * 1024)
 #define SEGMENTS_A_MESSAGE \
@@ -338,6 +339,18 @@ static void keep_bad(struct reading *reading, const struct worker_bad *bad, cons
                   one->slot, bad->offset, reading_bad_word(bad->reason));
 }
 
+/* Gives the mender time to work off what it has been told. */
+static void wait_for_mender(struct reading *reading)
+{
+    struct mender_state state;
+    for (;;) {
+        ring_mender_state(reading->ring, &state);
+        if (state.repairs_waiting < MENDER_REPAIRS_MAX / 2 ||
+            request_watch(reading->request, -1, MENDER_WAIT_MS, NULL) != REQUEST_QUIET)
+            return;
+    }
+}
+
 static int judge(struct reading *reading, const struct worker_bad *bad)
 {
     struct worker_verdict verdict = {.judgement = WORKER_OVERTAKEN};
@@ -354,6 +367,8 @@ static int judge(struct reading *reading, const struct worker_bad *bad)
             segment.place[i].disk = sent->place[i].disk;
             segment.place[i].slot = sent->place[i].slot;
         }
+        if (reading->options->repair)
+            wait_for_mender(reading);
         verdict.judgement = ring_judge(reading->ring, &segment, bad);
         if (verdict.judgement == WORKER_DAMAGED)
             keep_bad(reading, bad, sent);

@@ -17,6 +17,7 @@
 
 #include "catalog_care.h"
 #include "event_log.h"
+#include "mending.h"
 #include "recorder.h"
 #include "superblock.h"
 
@@ -223,6 +224,7 @@ int ring_entry_open_disks(struct ring_entry *entry, struct disk **disk, uint32_t
         .copies = entry->row.copies,
         .buffer_bytes = buffer_bytes(&entry->settings),
         .flush_window_ns = entry->settings.value[SETTING_flush_window],
+        .mender = mending_options(entry),
         .catalog = recorder->catalog,
         .event = on_event,
         .progress = on_progress,

@@ -1,5 +1,6 @@
 /*
- * verification.c - the method "verify": every frame by way of a worker, every superblock here.
+ * verification.c - the method "verify": every frame by way of a worker, every superblock here; with
+ * "repair" what is found is mended by the ring's mender, which is waited for.
  */
 #include <stdlib.h>
 #include <unistd.h>
@@ -9,6 +10,8 @@
 #include "methods.h"
 #include "reading.h"
 #include "superblock.h"
+
+#define MENDED_MS 50
 
 struct superblocks {
     uint64_t bad; /* places that are not as they should be */
@@ -22,6 +25,8 @@ static int check_superblocks(struct ring *ring, uint32_t number, bool repair,
 {
     struct identity identity;
     struct disk *held = ring_disk(ring, number, &identity), *disk;
+    if (!held)
+        return 0; /* a member that has left */
     struct superblock *superblock = malloc(sizeof *superblock);
     if (!superblock)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
@@ -58,7 +63,7 @@ static json_t *json_bad(const struct reading_result *result, struct ring *ring)
         for (uint32_t d = 0; d < ring_disks(ring); d++) {
             struct identity identity;
             const struct disk *disk = ring_disk(ring, d, &identity);
-            if (identity_equal(&identity, &one->disk))
+            if (disk && identity_equal(&identity, &one->disk))
                 path = disk->name;
         }
         json_array_append_new(list, json_pack("{s:s, s:o, s:I, s:I, s:I, s:s}", "segment",
@@ -71,32 +76,96 @@ static json_t *json_bad(const struct reading_result *result, struct ring *ring)
     return list;
 }
 
+/* What the ring's mender did while we looked on. */
+struct mended {
+    struct mender_state before, after;
+    bool waited; /* until nothing was left that could be mended */
+};
+
+/* Waits until all that was found is mended, as far as it can be, and copies that were missing are made. */
+static int wait_until_mended(struct request *request, struct ring *ring, struct mended *mended)
+{
+    int code = 0;
+    while (!ring_mended(ring) && code == 0) {
+        ring_mender_state(ring, &mended->after);
+        request_progress(request,
+                         json_pack("{s:I, s:I}", "repairs_waiting", (json_int_t)mended->after.repairs_waiting,
+                                   "segments_healed",
+                                   (json_int_t)(mended->after.healed_segments - mended->before.healed_segments)),
+                         false);
+        switch (request_watch(request, -1, MENDED_MS, NULL)) {
+        case REQUEST_GONE:
+            code = fail(&request->failure, ERR_INTERRUPTED, "interrupted");
+            break;
+        case REQUEST_STOPPING:
+            code = fail(&request->failure, ERR_CLOSED, "the recorder is ending");
+            break;
+        case REQUEST_SECOND:
+        case REQUEST_QUIET:
+            break;
+        }
+    }
+    mended->waited = code == 0;
+    ring_mender_state(ring, &mended->after);
+    return code;
+}
+
+/* What is damaged, or lacks a copy, after all. */
+static uint64_t left_over(const struct mended *mended, const struct superblocks *superblocks)
+{
+    return mended->after.unrepairable - mended->before.unrepairable + mended->after.repairs_dropped -
+           mended->before.repairs_dropped + mended->after.degraded_segments + superblocks->bad - superblocks->repaired;
+}
+
+static json_t *verify_answer(const struct reading_result *checked, struct superblocks *superblocks, struct ring *ring,
+                             const struct mended *mended)
+{
+    const struct worker_done *done = &checked->done;
+    const struct mender_state *before = &mended->before, *after = &mended->after;
+    uint64_t left = left_over(mended, superblocks);
+    /* A gap without a bad frame is of packets that are known to be missing: no finding of today. */
+    bool clean = !checked->not_flushed &&
+                 (mended->waited ? left == 0 : checked->damaged == 0 && superblocks->bad == superblocks->repaired);
+    json_t *answer = json_pack(
+        "{s:I, s:I, s:I, s:o, s:I, s:I, s:O, s:I, s:I, s:b}", "frames_checked", (json_int_t)done->frames_checked,
+        "frames_bad", (json_int_t)checked->damaged, "segments", (json_int_t)done->total.segments_done, "bad",
+        json_bad(checked, ring), "superblocks_bad", (json_int_t)superblocks->bad, "superblocks_repaired",
+        (json_int_t)superblocks->repaired, "superblocks", superblocks->list, "gaps_total", (json_int_t)done->gaps,
+        "bytes_read", (json_int_t)done->total.bytes_read, "clean", (int)clean);
+    if (mended->waited)
+        json_object_set_new(
+            answer, "mended",
+            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "frames", (json_int_t)(after->repaired - before->repaired),
+                      "frames_left",
+                      (json_int_t)(after->unrepairable - before->unrepairable + after->repairs_dropped -
+                                   before->repairs_dropped),
+                      "copies", (json_int_t)(after->healed_segments - before->healed_segments), "segments_left",
+                      (json_int_t)after->degraded_segments, "superblocks", (json_int_t)superblocks->repaired,
+                      "superblocks_left", (json_int_t)(superblocks->bad - superblocks->repaired)));
+    return answer;
+}
+
 static int verify(struct request *request, struct ring_entry *entry, bool repair, json_t **result)
 {
     struct reading_options options = {
-        .kind = WORKER_VERIFY, .from_ns = INT64_MIN, .to_ns = INT64_MAX, .output = -1};
+        .kind = WORKER_VERIFY, .from_ns = INT64_MIN, .to_ns = INT64_MAX, .output = -1, .repair = repair};
     struct reading_result checked = {0};
     struct superblocks superblocks = {.list = json_array()};
+    struct mended mended = {.waited = false};
+    ring_mender_state(entry->ring, &mended.before);
+    mended.after = mended.before;
+    if (repair)
+        ring_mend_hurry(entry->ring, true);
     int code = reading_run(request, entry, &options, &checked);
     for (uint32_t i = 0; i < ring_disks(entry->ring) && code == 0; i++)
         code = check_superblocks(entry->ring, i, repair, &superblocks, &request->failure);
-    if (code == 0) {
-        const struct worker_done *done = &checked.done;
-        /* A gap without a bad frame is of packets that are known to be missing: no finding of
-         * today. */
-        bool clean =
-            checked.damaged == 0 && superblocks.bad == superblocks.repaired && !checked.not_flushed;
-        *result = json_pack(
-            "{s:I, s:I, s:I, s:o, s:I, s:I, s:o, s:I, s:I, s:b}", "frames_checked",
-            (json_int_t)done->frames_checked, "frames_bad", (json_int_t)checked.damaged, "segments",
-            (json_int_t)done->total.segments_done, "bad", json_bad(&checked, entry->ring),
-            "superblocks_bad", (json_int_t)superblocks.bad, "superblocks_repaired",
-            (json_int_t)superblocks.repaired, "superblocks", superblocks.list, "gaps_total",
-            (json_int_t)done->gaps, "bytes_read", (json_int_t)done->total.bytes_read, "clean",
-            (int)clean);
-    } else {
-        json_decref(superblocks.list);
-    }
+    if (code == 0 && repair)
+        code = wait_until_mended(request, entry->ring, &mended);
+    if (repair)
+        ring_mend_hurry(entry->ring, false);
+    if (code == 0)
+        *result = verify_answer(&checked, &superblocks, entry->ring, &mended);
+    json_decref(superblocks.list);
     reading_result_free(&checked);
     return code;
 }

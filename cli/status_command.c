@@ -50,6 +50,29 @@ static void writing_print(const json_t *row)
                                                                                     : "");
 }
 
+static void mending_print(const json_t *mending)
+{
+    char size[TEXT_SIZE_SIZE];
+    if (answer_count(mending, "degraded_segments") > 0)
+        printf("  %-14s %" PRIu64 " segments lack copies (%s)%s, %" PRIu64 " copies made\n", "healing",
+               answer_count(mending, "degraded_segments"), text_size(answer_count(mending, "degraded_bytes"), size),
+               answer_is_true(mending, "healing") ? ", at work" : "", answer_count(mending, "healed_segments"));
+    if (answer_count(mending, "repaired") + answer_count(mending, "unrepairable") > 0)
+        printf("  %-14s %" PRIu64 " damaged frames mended, %" PRIu64 " not to be mended\n", "repairs",
+               answer_count(mending, "repaired"), answer_count(mending, "unrepairable"));
+    const json_t *scrub = answer_object(mending, "scrub"), *last = answer_object(scrub, "last");
+    if (answer_is_true(scrub, "running"))
+        printf("  %-14s at %.0f %%, %s read, %" PRIu64 " damaged, %" PRIu64 " mended\n", "scrub",
+               100 * answer_number(scrub, "progress"), text_size(answer_count(scrub, "bytes"), size),
+               answer_count(scrub, "found"), answer_count(scrub, "mended"));
+    if (last)
+        printf("  %-14s %s, %s read, %" PRIu64 " damaged, %" PRIu64 " mended\n", "last scrub",
+               output_printable(answer_text(last, "ended_text")), text_size(answer_count(last, "bytes"), size),
+               answer_count(last, "found"), answer_count(last, "mended"));
+    if (answer_text(scrub, "next_text")[0])
+        printf("  %-14s %s\n", "next scrub", output_printable(answer_text(scrub, "next_text")));
+}
+
 static void errors_print(const json_t *row)
 {
     const json_t *errors = json_object_get(row, "errors");
@@ -77,6 +100,8 @@ static void status_ring_print(const json_t *row, const json_t *disks)
     if (answer_number(row, "reach_back_s") > 0)
         printf("  %-14s %s\n", "reaches back", output_duration(answer_number(row, "reach_back_s")));
     writing_print(row);
+    if (answer_object(row, "mending"))
+        mending_print(answer_object(row, "mending"));
     errors_print(row);
     const json_t *interfaces = answer_array(row, "interfaces");
     if (json_array_size(interfaces) > 0) {

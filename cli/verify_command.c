@@ -23,6 +23,11 @@ static void verify_progress(const json_t *answer, void *context)
         return;
     uint64_t done = answer_count(answer, "segments_done");
     uint64_t total = answer_count(answer, "segments_total");
+    if (json_object_get(answer, "segments_healed")) {
+        progress_show(progress, "mending: %" PRIu64 " repairs wait, %" PRIu64 " copies made",
+                      answer_count(answer, "repairs_waiting"), answer_count(answer, "segments_healed"));
+        return;
+    }
     progress_show(progress, "segment %" PRIu64 " of %" PRIu64 ", %s", done, total,
                   progress_text(progress, done, total, "segments"));
 }
@@ -54,6 +59,21 @@ static void bad_print(const json_t *bad)
     table_close(&table);
     if (count > BAD_SHOWN)
         printf("  and %zu more (--json shows them)\n", count - BAD_SHOWN);
+}
+
+/* After --repair: what was mended, and what could not be. */
+static void mended_print(const json_t *mended)
+{
+    if (!mended)
+        return;
+    printf("  mended: %" PRIu64 " frames, %" PRIu64 " superblocks, %" PRIu64 " missing copies made\n",
+           answer_count(mended, "frames"), answer_count(mended, "superblocks"), answer_count(mended, "copies"));
+    uint64_t frames = answer_count(mended, "frames_left"), blocks = answer_count(mended, "superblocks_left");
+    uint64_t segments = answer_count(mended, "segments_left");
+    if (frames + blocks + segments > 0)
+        printf("  not to be mended: %" PRIu64 " frames, %" PRIu64 " superblocks; %" PRIu64
+               " segments have too few copies\n",
+               frames, blocks, segments);
 }
 
 static int verify_run(const struct invocation *invocation, struct failure *failure)
@@ -91,15 +111,16 @@ static int verify_run(const struct invocation *invocation, struct failure *failu
                    answer_count(result, "frames_checked"), answer_count(result, "frames_bad"),
                    answer_count(result, "superblocks_bad"));
             bad_print(answer_array(result, "bad"));
+            mended_print(answer_object(result, "mended"));
         }
-        code = clean ? EXIT_DONE : EXIT_FAILED;
+        code = clean ? EXIT_DONE : options_given(invocation, "repair") ? EXIT_INCOMPLETE : EXIT_FAILED;
     }
     json_decref(result);
     return session_close(&session, code, failure);
 }
 
 static const struct option_row verify_options[] = {
-    {"repair", 0, false, NULL, "mend what can be mended from another copy"},
+    {"repair", 0, false, NULL, "mend what can be mended from another copy, and wait for it"},
     {0},
 };
 
@@ -109,7 +130,8 @@ const struct command verify_command = {
     .operands_min = 1,
     .operands_max = 1,
     .summary = "read everything in a ring and check everything",
-    .details = "Exit status 1 if something is damaged; each place is listed.",
+    .details = "Exit status 1 if something is damaged; each place is listed. With --repair, damage is mended from\n"
+               "another copy and missing copies are made; exit status 3 if something is left.",
     .examples = "  tapeloop verify dmz\n  tapeloop verify dmz --repair",
     .options = verify_options,
     .run = verify_run,

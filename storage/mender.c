@@ -310,8 +310,10 @@ bool mender_repair(struct keeper *keeper, const struct identity *identity, uint3
     struct mender *mender = keeper->mender;
     struct keeper_disk *disk = disk_of(keeper, identity);
     if (!disk || slot >= disk->slots || offset % PAGE_BYTES != 0 || offset >= keeper->options.slot_bytes ||
-        disk->position[slot] == POSITION_IN_USE || !identity_equal(&disk->belief[slot].segment, segment))
+        disk->position[slot] == POSITION_IN_USE || !identity_equal(&disk->belief[slot].segment, segment)) {
+        mender->state.repairs_dropped++;
         return false;
+    }
     if (bytes > keeper->options.slot_bytes - offset)
         bytes = (uint32_t)keeper->options.slot_bytes - offset;
     const struct mend_wish wish = {
@@ -376,12 +378,12 @@ static uint64_t rate_of(const struct mender *mender, const struct mend_job *job)
 bool mender_may_go(struct mender *mender, const struct mend_job *job, uint32_t bytes)
 {
     uint64_t rate = rate_of(mender, job);
-    if (rate == 0)
-        return true;
-    if (keeper_is_pressed(mender->keeper)) {
+    if (job->kind != MEND_REPAIR && keeper_is_pressed(mender->keeper)) {
         mender->pace_ns = mender->now_ns + MENDER_PAUSE_NS;
         return false;
     }
+    if (rate == 0)
+        return true;
     if (mender->now_ns < mender->pace_ns)
         return false;
     mender->pace_ns = mender->now_ns + bytes * (1000000000ull / 16) / (rate / 16 + 1);
@@ -442,7 +444,8 @@ bool mender_is_done(struct keeper *keeper)
     const struct mender *mender = keeper->mender;
     bool repairing = mender->job && mender->job->kind != MEND_SCRUB;
     return mender->stopping || keeper->dead ||
-           (mender->wishes == 0 && !repairing && !mender->survey.running && mender->state.counted);
+           (mender->wishes == 0 && !repairing && !mender->survey.running && mender->state.counted &&
+            mender->now_ns < heal_due_ns(mender));
 }
 
 void mender_scrub_now(struct keeper *keeper)

@@ -64,7 +64,7 @@ struct mender_state {
     uint64_t repaired;          /* frames written anew, and read back */
     uint64_t unrepairable;      /* frames without a good copy, or whose place could not be written */
     uint64_t repairs_waiting;
-    uint64_t repairs_dropped;
+    uint64_t repairs_dropped;   /* reported, and not taken up: too many waited, or the segment was still being filled */
     bool scrubbing;
     uint64_t scrub_position;    /* 0: not under way */
     uint64_t scrub_position_end;

@@ -575,7 +575,7 @@ static void judge(struct keeper *keeper, void *context)
         judge->judgement = WORKER_OVERTAKEN;
     else if (open && judge->bad->offset >= open->row.data_end)
         judge->judgement = WORKER_TORN;
-    else if (!open)
+    else
         (void)mender_repair(keeper, &judge->ring->member[segment->place[judge->bad->place].disk].identity,
                             segment->place[judge->bad->place].slot, &segment->segment, judge->bad->offset,
                             judge->bad->bytes);

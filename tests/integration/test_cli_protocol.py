@@ -335,13 +335,22 @@ class Questions(World):
         bad = [{"segment": "ab", "disk": 1, "slot": i, "offset": 4096, "bytes": 16384, "reason": "checksum"}
                for i in range(30)]
         clean = {"frames_checked": 9, "frames_bad": 0, "segments": 3, "bad": [], "superblocks_bad": 0, "clean": True}
-        answers = [clean, dict(clean, clean=False, frames_bad=30, bad=bad)]
+        mended = {"frames": 4, "frames_left": 26, "copies": 7, "segments_left": 1, "superblocks": 2, "superblocks_left": 0}
+        answers = [clean, dict(clean, clean=False, frames_bad=30, bad=bad),
+                   dict(clean, clean=False, frames_bad=30, bad=bad, mended=mended),
+                   dict(clean, frames_bad=30, mended=dict(mended, frames_left=0, segments_left=0))]
         fake = self.fake(verify=lambda connection, request: connection.result(request, answers.pop(0)))
         self.assertIn("ring dmz: clean; 3 segments, 9 frames checked", self.run_command("verify", "dmz", status=0).out)
-        damaged = self.run_command("verify", "dmz", "--repair", status=1).out
+        damaged = self.run_command("verify", "dmz", status=1).out
         self.assertIn("DAMAGED", damaged)
         self.assertIn("and 10 more", damaged)
-        self.assertEqual([request["params"]["repair"] for request in fake.asked("verify")], [False, True])
+        left = self.run_command("verify", "dmz", "--repair", status=3).out
+        self.assertIn("mended: 4 frames, 2 superblocks, 7 missing copies made", left)
+        self.assertIn("not to be mended: 26 frames, 0 superblocks; 1 segments have too few copies", left)
+        mended = self.run_command("verify", "dmz", "--repair", status=0).out
+        self.assertIn("mended: 4 frames", mended)
+        self.assertNotIn("not to be mended", mended)
+        self.assertEqual([request["params"]["repair"] for request in fake.asked("verify")], [False, False, True, True])
 
     def test_remote_errors(self):
         errors = [("not_found", "ring dmz: there is no such ring", 1), ("invalid", "copies: too many", 2),
