@@ -6,6 +6,7 @@
  * them.
  */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -89,10 +90,12 @@ int method_rule_list(struct request *request, json_t **result)
             json_object_set_new(rule, "counters", json_counters(&counters[i + 1]));
             json_array_append_new(rules, rule);
         }
-        *result = json_pack("{s:s, s:I, s:o, s:o, s:o}", "ring", at.entry->row.name, "revision",
-                            (json_int_t)at.draft.revision, "rules", rules, "unmatched",
+        char seed[24];
+        snprintf(seed, sizeof seed, "%" PRIu64, rule_store_seed(at.entry));
+        *result = json_pack("{s:s, s:I, s:o, s:o, s:o, s:s}", "ring", at.entry->row.name,
+                            "revision", (json_int_t)at.draft.revision, "rules", rules, "unmatched",
                             json_counters(&counters[0]), "error",
-                            why.code != 0 ? json_text(why.text) : json_null());
+                            why.code != 0 ? json_text(why.text) : json_null(), "seed", seed);
         if (!*result)
             code = fail(&request->failure, ERR_NO_MEMORY, "out of memory");
     }

@@ -86,8 +86,7 @@ static int find_stored(const char *name, const char *value, void *context)
     return *text ? 0 : ERR_NO_MEMORY;
 }
 
-/* Sampling hashes with the ring's name for itself, so that it chooses alike for ever. */
-static uint64_t seed_of(const struct ring_entry *entry)
+uint64_t rule_store_seed(const struct ring_entry *entry)
 {
     uint64_t seed;
     memcpy(&seed, entry->row.ring.byte, sizeof seed);
@@ -124,7 +123,7 @@ int rule_store_open(struct ring_entry *entry, struct ring_rules **rules, struct 
     pthread_mutex_lock(&open_lock);
     if (!entry->rules) {
         struct ring_rules *opened;
-        code = ring_rules_open(seed_of(entry), &opened, failure);
+        code = ring_rules_open(rule_store_seed(entry), &opened, failure);
         if (code == 0)
             code = restore(entry, opened, failure);
         if (code == 0)

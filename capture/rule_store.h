@@ -21,6 +21,9 @@ int rule_store_open(struct ring_entry *entry, struct ring_rules **rules, struct 
 int rule_store_change(struct ring_entry *entry, struct ring_rules *rules,
                       struct ring_rules_draft *draft, bool *in_force, struct failure *failure);
 
+/* Of sampling: the ring's name for itself, so that it chooses alike for ever. */
+uint64_t rule_store_seed(const struct ring_entry *entry);
+
 /* Says to a pipeline what the ring keeps of packets: rules, duplicates. The ring is used. */
 int rule_store_apply(struct ring_entry *entry, struct pipeline_options *options,
                      struct duplicate_options *duplicates, struct failure *failure);

@@ -17,7 +17,7 @@ static const struct command *const commands[] = {
     &ring_set_command,    &ring_delete_command, &ring_adopt_command,
     &disk_list_command,   &rule_list_command,   &rule_add_command,
     &rule_set_command,    &rule_move_command,   &rule_delete_command,
-    &rule_replace_command, &record_command,      &import_command,
+    &rule_replace_command, &rule_test_command,  &record_command,      &import_command,
     &extract_command,     &verify_command,      &rebuild_command,
     &status_command,      &history_command,     &events_command,
     &flush_command,       &interfaces_command,  &shutdown_command,

@@ -23,6 +23,7 @@
 #include "interrupt.h"
 #include "output.h"
 #include "paths.h"
+#include "program_path.h"
 
 #define RECORDER "tapeloopd"
 #define OPEN_PATIENCE_NS INT64_C(15000000000) /* for a recorder that is just starting or ending */
@@ -43,27 +44,6 @@ static int pause_ms(int ms)
 }
 
 /* ---- a recorder of our own ------------------------------------------------------------------- */
-
-/* Beside this program, where a distribution puts it, or, with *path empty, somewhere in PATH. */
-static void recorder_find(char path[PATH_MAX])
-{
-    static const char *const places[] = {"", "../sbin/", "../libexec/tapeloop/",
-                                         "../lib/tapeloop/"};
-    char own[PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", own, sizeof own - 1);
-    if (length > 0) {
-        own[length] = '\0';
-        char *slash = strrchr(own, '/');
-        if (slash)
-            slash[1] = '\0';
-        for (size_t i = 0; slash && i < sizeof places / sizeof places[0]; i++) {
-            int wanted = snprintf(path, PATH_MAX, "%s%s" RECORDER, own, places[i]);
-            if (wanted > 0 && wanted < PATH_MAX && access(path, X_OK) == 0)
-                return;
-        }
-    }
-    path[0] = '\0';
-}
 
 /* In the child. Does not return. */
 static void recorder_become(const char *path, const char *state, int fd, int words_fd)
@@ -243,7 +223,7 @@ static void session_forget(struct session *session)
 static int recorder_start(struct session *session, struct failure *failure)
 {
     char path[PATH_MAX];
-    recorder_find(path);
+    program_path(RECORDER, path);
     int pair[2];
     int words[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)

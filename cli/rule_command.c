@@ -17,6 +17,7 @@
 #include "recorder_session.h"
 #include "rule_source.h"
 #include "rule_text.h"
+#include "rule_view.h"
 #include "text.h"
 
 /* ---- words --------------------------------------------------------------------------------- */
@@ -190,40 +191,6 @@ static int replace_run(const struct invocation *invocation, struct failure *fail
 
 /* ---- list ---------------------------------------------------------------------------------- */
 
-static void list_row(struct table *table, const char *number, const json_t *counters,
-                     const char *text)
-{
-    table_text(table, number);
-    table_number(table, answer_count(counters, "packets"));
-    table_size(table, answer_count(counters, "bytes"));
-    table_size(table, answer_count(counters, "stored_bytes"));
-    table_size(table, answer_count(counters, "cut_bytes"));
-    table_size(table, answer_count(counters, "discarded_bytes"));
-    table_text(table, text);
-}
-
-static void list_view(const json_t *result)
-{
-    static const char *const heading[] = {"RULE", "PACKETS",   "BYTES", "STORED",
-                                          "CUT",  "DISCARDED", ""};
-    const json_t *rules = answer_array(result, "rules");
-    struct table table;
-    table_open(&table, sizeof heading / sizeof heading[0]);
-    for (size_t i = 0; i < sizeof heading / sizeof heading[0]; i++)
-        table_text(&table, heading[i]);
-    size_t i;
-    json_t *rule;
-    json_array_foreach(rules, i, rule)
-    {
-        char number[24];
-        snprintf(number, sizeof number, "%" PRIu64, answer_count(rule, "number"));
-        list_row(&table, number, answer_object(rule, "counters"), answer_text(rule, "text"));
-    }
-    list_row(&table, "-", answer_object(result, "unmatched"), "(no rule matched: kept whole)");
-    table_print(&table, stdout, "");
-    table_close(&table);
-}
-
 /* For a file as it is; for a terminal harmless. */
 static void text_line(const char *text)
 {
@@ -251,7 +218,7 @@ static int list_run(const struct invocation *invocation, struct failure *failure
     else if (json_array_size(rules) == 0)
         output_note("Ring %s has no rules: every packet is kept whole.", invocation->operand[0]);
     else
-        list_view(result);
+        rule_view(answer_array(result, "rules"), answer_object(result, "unmatched"), NULL);
     if (answer_text(result, "error")[0])
         output_error("these rules are not in force, every packet is kept whole: %s",
                      answer_text(result, "error"));

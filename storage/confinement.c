@@ -224,6 +224,7 @@ static const int descriptors[] = {
     SCMP_SYS(preadv),     SCMP_SYS(lseek),          SCMP_SYS(close),   SCMP_SYS(fstat),
     SCMP_SYS(newfstatat), SCMP_SYS(fadvise64),      SCMP_SYS(fcntl),   SCMP_SYS(poll),
     SCMP_SYS(ppoll),      SCMP_SYS(io_uring_enter), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg),
+    SCMP_SYS(eventfd2),
 };
 
 static int add_list(scmp_filter_ctx filter, uint32_t action, const int *calls, size_t count)

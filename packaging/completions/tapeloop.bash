@@ -37,7 +37,7 @@ _tapeloop() {
         case $word in
         --state | --disk | --copies | --segment-size | --name | --interface | -i | --backend | \
             --snapshot-length | -s | --buffer | -B | --for | --from | --to | --write | -w | \
-            --format | --packets-max | -c | --bytes-max | --after | --limit | --at | --revision)
+            --format | --packets-max | -c | --bytes-max | --after | --limit | --at | --revision | --rules)
             skip=1
             ;;
         -*) ;;
@@ -57,6 +57,7 @@ _tapeloop() {
     'ring adopt') options="--disk --name" ;;
     'rule list') options="--text" ;;
     'rule add') options="--at --revision" ;;
+    'rule test') options="--rules --from --to" ;;
     'rule set' | 'rule move' | 'rule delete' | 'rule replace') options="--revision" ;;
     record)
         options="--interface --backend --snapshot-length --buffer --no-promiscuous --outgoing --no-outgoing --for
@@ -76,7 +77,7 @@ _tapeloop() {
         compopt -o filenames
         return
         ;;
-    --disk | --write | -w)
+    --disk | --write | -w | --rules)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         compopt -o filenames
         return
@@ -98,7 +99,7 @@ _tapeloop() {
             '') words=$commands ;;
             ring) words="create list show set delete adopt" ;;
             disk) words="list" ;;
-            rule) words="list add set move delete replace" ;;
+            rule) words="list add set move delete replace test" ;;
             help) words="$commands" ;;
             'ring adopt' | import)
                 if [ "$command" = import ] && [ "$operands" -eq 0 ]; then
@@ -124,7 +125,7 @@ _tapeloop() {
                 2) words="up down" ;;
                 esac
                 ;;
-            'rule replace')
+            'rule replace' | 'rule test')
                 if [ "$operands" -eq 0 ]; then
                     words=$(_tapeloop_rings)
                 else

@@ -38,7 +38,7 @@ def account(**packets):
 
 
 COMMANDS = ["ring create", "ring list", "ring show", "ring set", "ring delete", "ring adopt", "disk list", "rule list",
-            "rule add", "rule set", "rule move", "rule delete", "rule replace", "record",
+            "rule add", "rule set", "rule move", "rule delete", "rule replace", "rule test", "record",
             "import", "extract", "verify", "rebuild", "status", "history", "events", "flush", "interfaces",
             "shutdown", "version", "help"]
 

@@ -287,5 +287,49 @@ class Command(World):
         self.assertEqual(self.command("rule", "list", "dmz"), "")
 
 
+    def test_trial(self):
+        """rule test: what rules would keep of a file and of the past; the same figures as recording with them."""
+        recorder = self.start()
+        create_ring(recorder, "lab", self.path("lab"))
+        create_ring(recorder, "dmz", self.path("disk"))
+        rules = ("tcp port 443 : headers l3+l4\nudp port 9 : full\nvlan 7 : discard\n"
+                 "tcp port 1000-1100 : sample 1/3\ntcp port 22 : flow 500\n")
+        frames = [tcp(5000 + i, port, bytes(i * 7 % 300), vlan=vlan) for i in range(200)
+                  for port in (443, 22, 80, 1000 + i % 100) for vlan in (None, 7)]
+        with open(self.path("x.pcap"), "wb") as file:
+            file.write(capture(frames))
+        with open(self.path("rules"), "w", encoding="ascii") as file:
+            file.write(rules)
+        self.command("import", "lab", self.path("x.pcap"))
+        empty = json.loads(self.command("rule", "test", "dmz", self.path("x.pcap"), "--json"))
+        self.assertEqual((empty["packets"], empty["stored_packets"], empty["bytes_saved"]), (1600, 1600, 0))
+        for words in (["dmz", self.path("x.pcap")], ["lab", "--from", "2023-11-14T00:00:00Z"]):
+            tried = json.loads(self.command("rule", "test", *words, "--rules", self.path("rules"), "--json"))
+            self.assertTrue(tried["complete"])
+            self.command("rule", "replace", words[0], self.path("rules"))
+            again = json.loads(self.command("rule", "test", *words, "--json"))
+            self.assertEqual(again, tried)
+            if words[0] == "dmz":
+                self.command("import", "dmz", self.path("x.pcap"))
+                listed = json.loads(self.command("rule", "list", "dmz", "--json"))
+                self.assertEqual([rule["counters"] for rule in tried["rules"]],
+                                 [rule["counters"] for rule in listed["rules"]])
+                self.assertEqual(tried["unmatched"], listed["unmatched"])
+                kept = extracted(recorder, "dmz")
+                self.assertEqual(tried["stored_packets"], len(kept))
+                self.assertEqual(tried["stored_bytes"], sum(len(body) for _, body in kept))
+                self.assertEqual(tried["bytes_saved"], tried["bytes"] - tried["stored_bytes"])
+        whole = self.command("rule", "test", "dmz", self.path("x.pcap"))
+        self.assertRegex(whole, r"(?m)^all +1600 ")
+        self.assertRegex(whole, r"of 1600 packets kept")
+        cut = capture(frames)[:-10]
+        self.assertIn("damage", self.command("rule", "test", "dmz", "-", stdin=cut, status=3))
+        self.assertIn("neither", self.command("rule", "test", "dmz", "-", stdin=b"x" * 100, status=2))
+        self.assertIn("test on what", self.command("rule", "test", "dmz", status=2))
+        self.assertIn("exclude", self.command("rule", "test", "dmz", "x", "--from", "-1h", status=2))
+        self.assertIn("column 7", self.command("rule", "test", "dmz", "x", "--rules", "-", stdin=b"all : fool", status=2))
+        self.assertIn("no ring", self.command("rule", "test", "nix", self.path("x.pcap"), status=1))
+
+
 if __name__ == "__main__":
     main()
