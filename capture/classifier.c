@@ -44,7 +44,8 @@
 #define WELL_MS 60000 /* a process that lived for so long is started again at once */
 #define HANG_MS_USUAL 2000
 #define HANG_MS_MIN 100
-#define LOOKS 8 /* without a sign of life, until it hangs: clocks that jump are no reason */
+#define LOOKS_MIN 8 /* without a sign of life, until it hangs: clocks that jump are no reason */
+#define LOOK_MS_MAX 100
 #define START_MS 20000
 #define NAMES_MS (START_MS + 1000)
 
@@ -69,6 +70,7 @@ struct classifier {
     struct failure failure; /* of the last process that did not come up */
     struct classifier_port *port[CLASSIFIER_PORTS_MAX];
     bool reserved[CLASSIFIER_PORTS_MAX]; /* by a port that is being made */
+    bool present[CLASSIFIER_PORTS_MAX];  /* the queues have memory */
     struct port_counters closed;         /* of ports that are no more */
     char name[CLASSIFIER_NAMES_MAX][CLASSIFIER_NAME_BYTES];
     const char *names[CLASSIFIER_NAMES_MAX];
@@ -237,9 +239,21 @@ static int spawn(struct classifier *classifier)
     return error;
 }
 
+/* The process before may have left anything anywhere: the next one is wanted nowhere until a
+ * capture thread says so. */
+static void queues_unwanted(struct classifier *classifier)
+{
+    pthread_mutex_lock(&classifier->lock);
+    for (uint32_t i = 0; i < CLASSIFIER_PORTS_MAX; i++)
+        if (classifier->present[i])
+            atomic_store(&classifier->link.shared->port[i].wanted, 0);
+    pthread_mutex_unlock(&classifier->lock);
+}
+
 static int process_start(struct classifier *classifier, struct failure *failure)
 {
     struct classifier_shared *shared = classifier->link.shared;
+    queues_unwanted(classifier);
     memset(shared->failure, 0, sizeof shared->failure);
     shared->names = 0;
     shared->number = ++classifier->number;
@@ -332,9 +346,10 @@ static int names_take(struct classifier *classifier, struct failure *failure)
 /* ---- watching ---------------------------------------------------------------------------------
  */
 
-static int64_t look_ms(const struct classifier *classifier)
+static uint32_t look_ms(const struct classifier *classifier)
 {
-    return classifier->options.hang_ms / LOOKS;
+    uint32_t ms = classifier->options.hang_ms / LOOKS_MIN;
+    return ms < LOOK_MS_MAX ? ms : LOOK_MS_MAX;
 }
 
 /* Until it is ready. 0; ERR_CLOSED: it is dead or to be closed; ERR_TIMEOUT, or what names are. */
@@ -374,7 +389,7 @@ static int watch(struct classifier *classifier)
         uint32_t now = atomic_load(&shared->signs);
         silent = now == signs ? silent + 1 : 0;
         signs = now;
-        if (silent >= LOOKS)
+        if (silent * look_ms(classifier) >= classifier->options.hang_ms)
             return ERR_TIMEOUT;
     }
 }
@@ -507,7 +522,7 @@ static int place_find(struct classifier *classifier, uint32_t *place, struct fai
                        *place * sizeof(struct classifier_queues));
     if (fallocate(classifier->memory, 0, at, sizeof(struct classifier_queues)) != 0)
         return fail_errno(failure, errno, "no memory to share with tapeloop-classify");
-    classifier->reserved[*place] = true;
+    classifier->reserved[*place] = classifier->present[*place] = true;
     return 0;
 }
 

@@ -23,7 +23,7 @@ static const unsigned kept[] = {
     CAP_DAC_OVERRIDE,           /* disks and their directories, whoever owns them */
     CAP_CHOWN,                  /* the control socket's group */
     CAP_IPC_LOCK,               /* buffers registered with io_uring */
-    CAP_SETUID,                 /* tapeloop-extract becomes nobody */
+    CAP_SETUID,                 /* tapeloop-extract and -classify become nobody */
     CAP_SETGID,       CAP_KILL, /* and is ended as such */
 };
 

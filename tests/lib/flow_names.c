@@ -75,13 +75,28 @@ static void remember(const struct packet *packet, const struct decoded_packet *d
     seen_count++;
 }
 
-static void feed(struct classifier_port *port, struct source *source)
+static const struct timespec pause_time = {.tv_nsec = 1000000};
+
+/* A file can wait for a process that is being started again. */
+static void await_running(struct classifier *classifier, struct classifier_port *port)
+{
+    struct classifier_counters counters = {.running = false};
+    for (;;) {
+        classifier_counters(classifier, &counters);
+        if (counters.running)
+            break;
+        nanosleep(&pause_time, NULL);
+    }
+    classifier_port_turn(port);
+}
+
+static void feed(struct classifier *classifier, struct classifier_port *port, struct source *source)
 {
     static struct source_batch batch;
-    const struct timespec pause = {.tv_nsec = 1000000};
     uint64_t number = 0;
     int result;
     while ((result = source_next(source, &batch, -1)) >= 0) {
+        await_running(classifier, port);
         for (uint32_t i = 0; i < batch.count && result > 0; i++) {
             const struct packet *packet = &batch.packet[i];
             struct decoded_packet decoded;
@@ -94,7 +109,7 @@ static void feed(struct classifier_port *port, struct source *source)
             source_release(source, &batch);
         classifier_port_turn(port);
         while (classifier_port_pending(port) > 0) {
-            nanosleep(&pause, NULL);
+            nanosleep(&pause_time, NULL);
             classifier_port_turn(port);
         }
     }
@@ -149,8 +164,7 @@ int main(int count, char **values)
         die(values[2], strerror(errno));
     if (source_file_open(file, "file", &source, &failure) != 0)
         die(values[2], failure.text);
-    classifier_port_turn(port); /* from here on the process is fed */
-    feed(port, source);
+    feed(classifier, port, source);
     int code = classifier_port_settle(port, SETTLE_MS);
     if (code != 0)
         die("waiting for verdicts", error_text(code));
