@@ -99,7 +99,7 @@ static int append_disk(const struct state_disk *row, void *context)
     const struct keeper_disk_state *keeper = keeper_disk_of(answers->state, &row->disk);
     const char *state = "offline"; /* the ring is not up */
     if (answers->state)
-        state = !keeper ? "missing" : keeper->failed ? "failed" : "active";
+        state = !keeper ? "missing" : keeper->state == DISK_FAILED ? "failed" : "active";
     struct keeper_disk_state none = {0};
     if (!keeper)
         keeper = &none;
@@ -302,7 +302,7 @@ static json_t *errors_of(const struct ring_state *state)
     for (uint32_t i = 0; i < state->keeper.disks; i++) {
         read += state->keeper.disk[i].read_errors;
         written += state->keeper.disk[i].write_errors;
-        failed += state->keeper.disk[i].failed;
+        failed += state->keeper.disk[i].state == DISK_FAILED;
     }
     return json_pack("{s:I, s:I, s:I, s:I, s:I}", "read", (json_int_t)read, "write",
                      (json_int_t)written, "damaged_reads", (json_int_t)state->damaged_reads,

@@ -168,9 +168,12 @@ static int sleep_ms(const struct keeper *keeper, int timeout_ms)
     timeout_ms = sooner_ms(timeout_ms, now, mender_due_ns(keeper->mender));
     for (uint32_t i = 0; i < keeper->disks; i++) {
         const struct keeper_disk *disk = keeper->disk[i];
-        if (!disk->unflushed_head || disk->flush_running)
+        uint64_t due = keeper_disk_due_ns(disk);
+        if (disk->unflushed_head && !disk->flush_running && disk->flush_due_ns < due)
+            due = disk->flush_due_ns;
+        if (due == UINT64_MAX)
             continue;
-        timeout_ms = sooner_ms(timeout_ms, now, disk->flush_due_ns);
+        timeout_ms = sooner_ms(timeout_ms, now, due);
     }
     return timeout_ms;
 }
@@ -242,6 +245,7 @@ bool keeper_run(struct keeper *keeper, int timeout_ms)
             did = true;
         }
     did |= mender_run(keeper->mender, now);
+    keeper_watch_level(keeper);
     /* Calls come last: what they see includes everything posted before them. */
     while (calls) {
         struct call *call = calls;
@@ -320,13 +324,8 @@ void keeper_free(struct keeper **slot)
     mender_free(&keeper->mender);
     while (keeper->segments)
         keeper_segment_free(keeper->segments);
-    for (uint32_t i = 0; i < keeper->disks; i++) {
-        struct keeper_disk *disk = keeper->disk[i];
-        free(disk->position);
-        free(disk->belief);
-        free(disk->open);
-        free(disk);
-    }
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        keeper_disk_free(keeper->disk[i]);
     pthread_cond_destroy(&keeper->called);
     pthread_cond_destroy(&keeper->posted);
     pthread_mutex_destroy(&keeper->lock);
@@ -358,12 +357,66 @@ const struct slot_belief *keeper_belief(struct keeper *keeper, const struct iden
 {
     for (uint32_t i = 0; i < keeper->disks; i++) {
         const struct keeper_disk *disk = keeper->disk[i];
-        if (!identity_equal(&disk->identity, identity) || slot >= disk->slots)
+        if (!disk->io || !identity_equal(&disk->identity, identity) || slot >= disk->slots)
             continue;
         *open = disk->open[slot];
         return &disk->belief[slot];
     }
     return NULL;
+}
+
+void keeper_segments_in_work(struct keeper *keeper, void (*each)(const struct identity *segment, void *context), void *context)
+{
+    for (const struct segment *segment = keeper->segments; segment; segment = segment->next)
+        if (segment->phase >= SEGMENT_OPENING)
+            each(&segment->identity.segment, context);
+}
+
+void keeper_set_copies(struct keeper *keeper, uint8_t copies)
+{
+    keeper->options.copies = copies;
+}
+
+/* Fewest good copies of what is being filled, and of what would be opened now. */
+static uint8_t copies_in_force(const struct keeper *keeper)
+{
+    uint32_t fewest = 0;
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        fewest += keeper_disk_usable(keeper->disk[i]);
+    if (fewest > keeper->options.copies)
+        fewest = keeper->options.copies;
+    for (const struct segment *segment = keeper->segments; segment; segment = segment->next) {
+        uint32_t good = 0;
+        for (uint8_t i = 0; i < segment->copies; i++)
+            good += !segment->copy[i].bad;
+        if (segment->phase == SEGMENT_FILLING && good > 0 && good < fewest)
+            fewest = good;
+    }
+    return (uint8_t)fewest;
+}
+
+static void disk_state(const struct keeper_disk *disk, uint64_t slot_bytes, struct keeper_disk_state *one, uint64_t *oldest)
+{
+    *one = (struct keeper_disk_state){
+        .identity = disk->identity,
+        .disk = disk->io,
+        .state = keeper_disk_condition(disk),
+        .failure_domain = disk->failure_domain,
+        .slots = disk->slots,
+        .in_flight_bytes = disk->in_flight_bytes,
+        .read_errors = disk->read_errors,
+        .write_errors = disk->write_errors,
+        .written_bytes = disk->written_bytes,
+        .flushes = disk->flushes,
+    };
+    for (uint32_t slot = 0; slot < disk->slots && disk->io; slot++) {
+        if (disk->position[slot] == 0)
+            one->free_slots++;
+        else if (disk->position[slot] < *oldest)
+            *oldest = disk->position[slot];
+        one->segments += disk->position[slot] == POSITION_IN_USE || disk->belief[slot].position != 0;
+    }
+    one->segment_bytes = one->segments * slot_bytes;
 }
 
 void keeper_state(struct keeper *keeper, struct keeper_state *state)
@@ -374,34 +427,14 @@ void keeper_state(struct keeper *keeper, struct keeper_state *state)
         .segments_opened = keeper->segments_opened,
         .segments_sealed = keeper->segments_sealed,
         .stale_beliefs = keeper->stale_beliefs,
+        .copies = keeper->options.copies,
+        .durable_copies = copies_in_force(keeper),
         .dead = keeper->dead,
     };
     uint64_t oldest = POSITION_IN_USE;
-    uint32_t working = 0;
     for (uint32_t i = 0; i < keeper->disks; i++) {
-        const struct keeper_disk *disk = keeper->disk[i];
-        struct keeper_disk_state *one = &state->disk[i];
-        *one = (struct keeper_disk_state){
-            .identity = disk->identity,
-            .disk = disk->io,
-            .failed = disk->failed,
-            .suspect = disk->suspect,
-            .slots = disk->slots,
-            .in_flight_bytes = disk->in_flight_bytes,
-            .read_errors = disk->read_errors,
-            .write_errors = disk->write_errors,
-            .written_bytes = disk->written_bytes,
-            .flushes = disk->flushes,
-        };
-        working += !disk->failed;
-        state->in_flight_bytes += disk->in_flight_bytes;
-        for (uint32_t slot = 0; slot < disk->slots; slot++) {
-            if (disk->position[slot] == 0)
-                one->free_slots++;
-            else if (disk->position[slot] < oldest)
-                oldest = disk->position[slot];
-        }
+        disk_state(keeper->disk[i], keeper->options.slot_bytes, &state->disk[i], &oldest);
+        state->in_flight_bytes += keeper->disk[i]->in_flight_bytes;
     }
     state->oldest_position = oldest == POSITION_IN_USE ? 0 : oldest;
-    state->durable_copies = (uint8_t)(working < keeper->options.copies ? working : keeper->options.copies);
 }

@@ -88,6 +88,8 @@ struct segment_copy {
     bool released;               /* the slot is free for others, or will be when no write is open */
     uint32_t writes_open;        /* no slot with a write still open is reused, ever */
     struct slot_belief left;     /* what the slot holds once it is released */
+    uint64_t turn;               /* and, where that is nothing, when its turn comes to be reused: 0 at once */
+    bool gone;                   /* its disk has left the ring: the slot is none of ours any more */
     uint32_t generation;
     uint8_t opening;             /* of the two writes that open it: not yet flushed */
     struct disk_request request; /* header read, OPEN write */
@@ -125,8 +127,10 @@ int keeper_new(const struct keeper_options *options, struct keeper **keeper);
 void keeper_free(struct keeper **keeper);
 
 /*
- * Adds a disk before the first stream is opened. `belief` (slot_count entries, copied) says what its slots hold.
- * Positions handed out from now on are above every one seen. Returns the disk's number in the ring.
+ * Adds a disk, before the keeper runs or inside keeper_call(). `belief` (slot_count entries, copied) says what its slots hold.
+ * Positions handed out from now on are above every one seen. Returns the disk's number in the ring: a disk that was
+ * there before gets its old one back. ERR_TOO_LARGE, ERR_NO_MEMORY; ERR_BUSY: it is there, or what was under way before it left has not been
+ * answered.
  */
 int keeper_add_disk(struct keeper *keeper, struct disk *disk, const struct identity *identity,
                     const struct slot_belief *belief, uint32_t *number);
@@ -154,6 +158,23 @@ const struct keeper_options *keeper_options(const struct keeper *keeper);
 
 /* ---- inside keeper_call() only ------------------------------------------------------------------- */
 
+/*
+ * Leaves a disk: nothing is submitted to it any more, what was being filled there goes on elsewhere. `state` is DISK_REMOVED, DISK_MISSING or
+ * DISK_FAILED. It stays the caller's to close, once keeper_disk_is_quiet(). ERR_BUSY: it is the last that works, and a stream is attached.
+ * ERR_NOT_FOUND.
+ */
+int keeper_leave_disk(struct keeper *keeper, uint32_t number, enum disk_state state);
+/* Whether everything that was under way on a disk that has been left is answered. */
+bool keeper_disk_is_quiet(const struct keeper *keeper, uint32_t number);
+
+/* Copies of the segments that are prepared from now on. */
+void keeper_set_copies(struct keeper *keeper, uint8_t copies);
+/* Enclosure or underlying device, 0: not known. */
+void keeper_set_failure_domain(struct keeper *keeper, uint32_t number, uint64_t domain);
+
+/* Calls `each` with every segment that is being prepared or filled, or that was and whose last writes have not been answered. */
+void keeper_segments_in_work(struct keeper *keeper, void (*each)(const struct identity *segment, void *context), void *context);
+
 void keeper_attach_stream(struct keeper *keeper, struct stream *stream);
 /* Whether nothing of the stream is under way: its frames, indexes and seals are durable or lost. Then it may be detached. */
 bool keeper_stream_done(struct keeper *keeper, struct stream *stream);
@@ -179,11 +200,13 @@ void keeper_flush(struct keeper *keeper);
 
 struct keeper_disk_state {
     struct identity identity;
-    struct disk *disk;
-    bool failed;
-    bool suspect;
+    struct disk *disk;           /* null: it has left */
+    enum disk_state state;
+    uint64_t failure_domain;
     uint32_t slots;
     uint32_t free_slots;
+    uint64_t segments;           /* copies there that count */
+    uint64_t segment_bytes;      /* the same in bytes, raw: whole slots */
     uint64_t in_flight_bytes;
     uint64_t read_errors;
     uint64_t write_errors;
@@ -200,7 +223,8 @@ struct keeper_state {
     uint64_t segments_sealed;
     uint64_t stale_beliefs;      /* slots that held something else than the catalog said */
     uint64_t in_flight_bytes;
-    uint8_t durable_copies;      /* smallest k in force */
+    uint8_t copies;              /* that there should be */
+    uint8_t durable_copies;      /* smallest k in force: of what is being filled, and of what would be opened now */
     bool dead;                   /* no disk is left */
 };
 

@@ -2,13 +2,17 @@
  * keeper_disk.c - one disk as the keeper sees it: requests and the watchdog over them, errors, what is written and not flushed.
  *
  * A failed request is counted and said; DISK_ERRORS_MAX of them in a row make a disk failed. One that does not answer
- * is suspect until it has answered everything.
+ * is suspect until it has answered everything. After an error at flush it is doubtful until it has been read back.
+ *
+ * Whenever a disk becomes one of these, or leaves, it is left behind: the copies that are being prepared or filled there are bad from then on,
+ * and what only lay there goes on elsewhere.
  */
 #include "keeper_inside.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "stream.h"
 
@@ -26,12 +30,19 @@ static void flush_answered(struct disk_request *request)
     keeper_post_request(((struct keeper_disk *)request->owner)->keeper, request);
 }
 
-void keeper_submit(struct keeper *keeper, struct keeper_disk *disk, struct disk_request *request, uint32_t *generation)
+static void count_submitted(struct keeper *keeper, struct keeper_disk *disk, const struct disk_request *request,
+                            uint32_t *generation)
 {
     keeper->requests_under_way++;
     disk->in_flight_bytes += request->bytes;
     *generation = disk->generation;
     disk->current++;
+}
+
+void keeper_submit(struct keeper *keeper, struct keeper_disk *disk, struct disk_request *request, uint32_t *generation)
+{
+    assert(disk->io);
+    count_submitted(keeper, disk, request, generation);
     disk_submit(disk->io, request);
 }
 
@@ -56,59 +67,18 @@ void keeper_answered(struct keeper *keeper, struct keeper_disk *disk, const stru
     if (--disk->marked > 0)
         return;
     watch_next(keeper, disk);
-    if (disk->suspect) {
+    if (disk->suspect && disk->io) {
         char text[400];
         disk->suspect = false;
-        snprintf(text, sizeof text, "disk %.255s answers again", disk->io->name);
+        snprintf(text, sizeof text, "disk %.255s answers again", disk->name);
         keeper_say(keeper, "info", "disk-back", text);
         keeper->prepare_again = true;
     }
 }
 
-void keeper_disk_error(struct keeper *keeper, struct keeper_disk *disk, const char *what, int result)
+/* What is being prepared or filled there goes on without it. */
+static void leave_behind(struct keeper *keeper, struct keeper_disk *disk)
 {
-    char text[512];
-    snprintf(text, sizeof text, "disk %.255s: %s failed: %s", disk->io->name, what, error_text(result));
-    keeper_say(keeper, "warning", "disk-error", text);
-    if (++disk->errors_in_a_row < DISK_ERRORS_MAX || disk->failed)
-        return;
-    disk->failed = true;
-    bool left = false;
-    for (uint32_t i = 0; i < keeper->disks; i++)
-        left |= !keeper->disk[i]->failed;
-    snprintf(text, sizeof text, "disk %.255s has failed and is written no more%s", disk->io->name,
-             left ? "" : "; no disk is left: nothing can be recorded");
-    keeper_say(keeper, "error", "disk-failed", text);
-    if (left || keeper->dead)
-        return;
-    keeper->dead = true;
-    for (struct stream *stream = keeper->streams; stream; stream = stream_queue(stream)->next)
-        stream_set_dead(stream, true);
-}
-
-/*
- * A disk that has not answered for too long is suspect, if there is another one: what is being filled there goes on
- * without it. Alone, it is waited for.
- */
-void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now)
-{
-    if (disk->marked == 0) {
-        if (disk->current > 0)
-            watch_next(keeper, disk);
-        return;
-    }
-    if (disk->suspect || disk->failed || now - disk->marked_ns < keeper->options.suspect_after_ns)
-        return;
-    bool others = false;
-    for (uint32_t i = 0; i < keeper->disks; i++)
-        others |= keeper->disk[i] != disk && !keeper->disk[i]->failed && !keeper->disk[i]->suspect;
-    if (!others)
-        return;
-    char text[400];
-    disk->suspect = true;
-    snprintf(text, sizeof text, "disk %.255s has not answered for %.1f s: it is left out until it does", disk->io->name,
-             (double)(now - disk->marked_ns) / 1e9);
-    keeper_say(keeper, "warning", "disk-suspect", text);
     for (struct segment *segment = keeper->segments; segment; segment = segment->next)
         for (uint8_t i = 0; i < segment->copies; i++)
             if (segment->copy[i].disk != disk)
@@ -117,13 +87,236 @@ void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t
                 keeper_segment_orphan(segment);
             else if (segment->phase != SEGMENT_DONE)
                 keeper_copy_is_bad(segment, &segment->copy[i]);
+}
+
+static void set_dead(struct keeper *keeper, bool dead)
+{
+    keeper->dead = dead;
+    for (struct stream *stream = keeper->streams; stream; stream = stream_queue(stream)->next)
+        stream_set_dead(stream, dead);
+}
+
+static bool any_left(const struct keeper *keeper)
+{
+    bool left = false;
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        left |= keeper_disk_left(keeper->disk[i]);
+    return left;
+}
+
+static void fail_disk(struct keeper *keeper, struct keeper_disk *disk)
+{
+    char text[512];
+    disk->failed = true;
+    bool left = any_left(keeper);
+    snprintf(text, sizeof text, "disk %.255s has failed and is written no more%s", disk->name,
+             left ? "" : "; no disk is left: nothing can be recorded");
+    keeper_say(keeper, "error", "disk-failed", text);
+    leave_behind(keeper, disk);
+    if (!left && !keeper->dead)
+        set_dead(keeper, true);
+}
+
+void keeper_disk_error(struct keeper *keeper, struct keeper_disk *disk, const char *what, int result)
+{
+    char text[512];
+    if (!disk->io)
+        return; /* it has left: what it says now is no news */
+    snprintf(text, sizeof text, "disk %.255s: %s failed: %s", disk->name, what, error_text(result));
+    keeper_say(keeper, "warning", "disk-error", text);
+    if (++disk->errors_in_a_row >= DISK_ERRORS_MAX && !disk->failed)
+        fail_disk(keeper, disk);
+}
+
+enum disk_state keeper_disk_condition(const struct keeper_disk *disk)
+{
+    if (!disk->io)
+        return disk->away;
+    return disk->failed ? DISK_FAILED : disk->suspect || disk->doubtful ? DISK_SUSPECT : DISK_ACTIVE;
+}
+
+void keeper_watch_level(struct keeper *keeper)
+{
+    char text[200];
+    uint32_t usable = 0;
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        usable += keeper_disk_usable(keeper->disk[i]);
+    bool degraded = usable < keeper->options.copies;
+    if (degraded == keeper->degraded)
+        return;
+    keeper->degraded = degraded;
+    if (degraded)
+        snprintf(text, sizeof text, "%u of the disks can take new segments, which should have %u copies: they get fewer",
+                 usable, keeper->options.copies);
+    else
+        snprintf(text, sizeof text, "new segments get all of their %u copies again", keeper->options.copies);
+    keeper_say(keeper, degraded ? "warning" : "info", degraded ? "ring-degraded" : "ring-whole", text);
+}
+
+/* ---- the read-back after an error at flush -------------------------------------------------------- */
+
+/*
+ * What a failed flush should have covered counts as unwritten: the frames are rescued from their buffers. Whether the disk can be trusted with
+ * more is another question: it is, when what was written there since the last good flush can be read, whatever it
+ * holds now, and one more flush succeeds. At most PROBE_PLACES_MAX places are read, the last ones. A probe that fails counts
+ * like the flush, and is made again a little later.
+ */
+#define PROBE_PLACES_MAX 32u
+#define PROBE_BYTES (64u * 1024)
+#define PROBE_AGAIN_NS 250000000ull
+
+struct keeper_probe {
+    struct keeper_request request;
+    struct { uint32_t slot; uint32_t bytes; uint64_t offset; } place[PROBE_PLACES_MAX];
+    uint32_t places, at;
+    bool running;
+    uint64_t due_ns; /* when it is not running */
+    uint8_t *buffer;
+};
+
+static void probe_go_on(struct keeper *keeper, struct keeper_request *request);
+
+static void probe_next(struct keeper_disk *disk)
+{
+    struct keeper_probe *probe = disk->probe;
+    struct disk_request flush = {.op = DISK_FLUSH, .slot = DISK_SLOT_META, .buffer_index = -1};
+    probe->request = (struct keeper_request){.request = flush, .finished = probe_go_on};
+    if (probe->at < probe->places) {
+        probe->request.request = (struct disk_request){
+            .op = DISK_READ,
+            .slot = probe->place[probe->at].slot,
+            .offset = probe->place[probe->at].offset,
+            .buffer = probe->buffer,
+            .bytes = probe->place[probe->at].bytes,
+            .buffer_index = -1,
+        };
+    }
+    probe->running = true;
+    keeper_request_submit(disk, &probe->request);
+}
+
+static void probe_go_on(struct keeper *keeper, struct keeper_request *request)
+{
+    struct keeper_disk *disk = request->disk;
+    struct keeper_probe *probe = disk->probe;
+    char text[400];
+    probe->running = false;
+    if (!disk->io || disk->failed)
+        return;
+    if (request->request.result != 0) {
+        probe->due_ns = keeper->options.monotonic_ns(keeper->options.context) + PROBE_AGAIN_NS;
+        if (++disk->flush_errors >= DISK_ERRORS_MAX) {
+            fail_disk(keeper, disk);
+            keeper_settle_all(keeper);
+        }
+        return;
+    }
+    if (probe->at < probe->places) {
+        probe->at++;
+        probe_next(disk);
+        return;
+    }
+    disk->doubtful = false;
+    disk->errors_in_a_row = 0;
+    snprintf(text, sizeof text, "disk %.255s has been read back and is used again", disk->name);
+    keeper_say(keeper, "info", "disk-back", text);
+    keeper->prepare_again = true;
+}
+
+/* Notes what is not flushed, the last of it where that is much: the places to be read. */
+static void probe_note(struct keeper_disk *disk)
+{
+    struct keeper_probe *probe = disk->probe;
+    if (!probe) {
+        probe = calloc(1, sizeof *probe);
+        if (probe)
+            probe->buffer = aligned_alloc(PAGE_BYTES, PROBE_BYTES);
+        if (!probe || !probe->buffer) {
+            free(probe);
+            return;
+        }
+        disk->probe = probe;
+    }
+    if (probe->running)
+        return;
+    probe->places = probe->at = 0;
+    for (const struct disk_request *one = disk->unflushed_head; one; one = one->next, probe->places++) {
+        uint32_t i = probe->places % PROBE_PLACES_MAX;
+        probe->place[i].slot = one->slot;
+        probe->place[i].offset = one->offset;
+        probe->place[i].bytes = one->bytes < PROBE_BYTES ? one->bytes : PROBE_BYTES;
+    }
+    if (probe->places > PROBE_PLACES_MAX)
+        probe->places = PROBE_PLACES_MAX;
+    probe->due_ns = 0;
+}
+
+/* A flush has failed: the disk is left behind until it has been read back; when that happens again and again it has failed. */
+static void doubt(struct keeper *keeper, struct keeper_disk *disk)
+{
+    char text[512];
+    if (disk->failed || !disk->io)
+        return;
+    if (++disk->flush_errors >= DISK_ERRORS_MAX || !disk->probe) {
+        fail_disk(keeper, disk);
+        return;
+    }
+    snprintf(text, sizeof text,
+             "disk %.255s: what was written there since the last flush counts as lost, and nothing new is written there "
+             "until it has been read back",
+             disk->name);
+    keeper_say(keeper, "warning", "disk-doubtful", text);
+    leave_behind(keeper, disk);
+}
+
+/*
+ * A disk that has not answered for too long is suspect, if there is another one: what is being filled there goes on
+ * without it. Alone, it is waited for.
+ */
+static void watch_answers(struct keeper *keeper, struct keeper_disk *disk, uint64_t now)
+{
+    if (disk->marked == 0) {
+        if (disk->current > 0)
+            watch_next(keeper, disk);
+        return;
+    }
+    if (disk->suspect || disk->failed || !disk->io || now - disk->marked_ns < keeper->options.suspect_after_ns)
+        return;
+    bool others = false;
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        others |= keeper->disk[i] != disk && keeper_disk_usable(keeper->disk[i]);
+    if (!others)
+        return;
+    char text[400];
+    disk->suspect = true;
+    snprintf(text, sizeof text, "disk %.255s has not answered for %.1f s: it is left out until it does", disk->name,
+             (double)(now - disk->marked_ns) / 1e9);
+    keeper_say(keeper, "warning", "disk-suspect", text);
+    leave_behind(keeper, disk);
     keeper_settle_all(keeper);
+}
+
+void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now)
+{
+    watch_answers(keeper, disk, now);
+    if (keeper_disk_due_ns(disk) <= now)
+        probe_next(disk);
+}
+
+uint64_t keeper_disk_due_ns(const struct keeper_disk *disk)
+{
+    if (!disk->io || disk->failed || !disk->doubtful || disk->probe->running)
+        return UINT64_MAX;
+    return disk->probe->due_ns;
 }
 
 /* A disk may have this much submitted before it is taken for slower than the others. */
 uint64_t keeper_disk_share(const struct keeper *keeper)
 {
-    return keeper->disks > 1 ? keeper->pool_bytes / 2 : UINT64_MAX;
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        left += keeper_disk_left(keeper->disk[i]);
+    return left > 1 ? keeper->pool_bytes / 2 : UINT64_MAX;
 }
 
 
@@ -167,7 +360,7 @@ void keeper_unflushed_forget(struct keeper_disk *disk, const struct segment *seg
 
 bool keeper_flush_due(const struct keeper *keeper, const struct keeper_disk *disk, uint64_t now)
 {
-    if (!disk->unflushed_head || disk->flush_running)
+    if (!disk->unflushed_head || disk->flush_running || !disk->io)
         return false;
     return disk->flush_wanted || disk->unflushed_bytes >= keeper->options.unflushed_bytes_max ||
            now >= disk->flush_due_ns;
@@ -218,21 +411,31 @@ static void request_flushed(struct keeper *keeper, struct disk_request *request,
     }
 }
 
-static void flush_finished(struct keeper *keeper, struct keeper_disk *disk)
+static void flush_failed(struct keeper *keeper, struct keeper_disk *disk)
 {
-    bool good = disk->flush.result == 0;
+    /* Since the last good flush nothing is certain, what completed during this one neither. */
+    struct disk_request *request = disk->unflushed_head;
+    disk->write_errors++;
+    probe_note(disk);
+    disk->doubtful |= disk->io && !disk->failed; /* before anything looks for a disk */
+    disk->unflushed_head = disk->unflushed_tail = NULL;
+    disk->unflushed_bytes = 0;
+    while (request) {
+        struct disk_request *next = request->next;
+        request_flushed(keeper, request, false);
+        request = next;
+    }
+    keeper_disk_error(keeper, disk, "a flush", disk->flush.result);
+    doubt(keeper, disk);
+}
+
+static void flush_succeeded(struct keeper *keeper, struct keeper_disk *disk)
+{
     /* What was left behind in the meantime is no more in the list: then the flush covers less, or nothing. */
     struct disk_request *request = disk->unflushed_head;
     struct disk_request *rest = disk->flush_last ? disk->flush_last->next : request;
-    disk->flush_running = false;
-    if (good) {
-        disk->flushes++;
-    } else {
-        /* Since the last good flush nothing is certain, what completed during this one neither. */
-        disk->write_errors++;
-        keeper_disk_error(keeper, disk, "a flush", disk->flush.result);
-        rest = NULL;
-    }
+    disk->flushes++;
+    disk->flush_errors = 0;
     disk->unflushed_head = rest;
     if (!rest)
         disk->unflushed_tail = NULL;
@@ -243,60 +446,168 @@ static void flush_finished(struct keeper *keeper, struct keeper_disk *disk)
     while (request != rest) {
         struct disk_request *next = request->next;
         disk->unflushed_bytes -= request->bytes;
-        request_flushed(keeper, request, good);
+        request_flushed(keeper, request, true);
         request = next;
     }
+}
+
+static void flush_finished(struct keeper *keeper, struct keeper_disk *disk)
+{
+    disk->flush_running = false;
+    if (disk->flush.result == 0)
+        flush_succeeded(keeper, disk);
+    else
+        flush_failed(keeper, disk);
     keeper_settle_all(keeper);
 }
 
 void keeper_flush(struct keeper *keeper)
 {
     for (uint32_t i = 0; i < keeper->disks; i++)
-        keeper->disk[i]->flush_wanted = true;
+        keeper->disk[i]->flush_wanted = keeper->disk[i]->io != NULL;
+}
+
+/* ---- joining and leaving ------------------------------------------------------------------------- */
+
+static void put_beliefs(struct keeper_disk *disk, const struct slot_belief *belief)
+{
+    for (uint32_t slot = 0; slot < disk->slots; slot++) {
+        disk->belief[slot] = belief[slot];
+        disk->position[slot] = belief[slot].position;
+        keeper_raise_position(disk->keeper, belief[slot].position);
+    }
+}
+
+static struct keeper_disk *disk_of(struct keeper *keeper, const struct identity *identity)
+{
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        if (identity_equal(&keeper->disk[i]->identity, identity))
+            return keeper->disk[i];
+    return NULL;
+}
+
+void keeper_disk_free(struct keeper_disk *disk)
+{
+    if (disk->probe)
+        free(disk->probe->buffer);
+    free(disk->probe);
+    free(disk->position);
+    free(disk->belief);
+    free(disk->open);
+    free(disk);
 }
 
 int keeper_add_disk(struct keeper *keeper, struct disk *io, const struct identity *identity,
                     const struct slot_belief *belief, uint32_t *number)
 {
-    if (keeper->disks == RING_DISKS_MAX)
+    struct keeper_disk *before = disk_of(keeper, identity);
+    if (before && (before->io || before->current + before->marked > 0))
+        return ERR_BUSY;
+    if (!before && keeper->disks == RING_DISKS_MAX)
         return ERR_TOO_LARGE;
-    struct keeper_disk *disk = calloc(1, sizeof *disk);
-    if (!disk)
+    uint32_t slots = io->geometry.slot_count;
+    struct keeper_disk *disk = before ? before : calloc(1, sizeof *disk);
+    uint64_t *position = calloc(slots, sizeof *position);
+    struct slot_belief *beliefs = calloc(slots, sizeof *beliefs);
+    const struct segment **open = calloc(slots, sizeof(struct segment *));
+    if (!disk || !position || !beliefs || !open) {
+        if (!before)
+            free(disk);
+        free(position);
+        free(beliefs);
+        free(open);
         return ERR_NO_MEMORY;
-    disk->keeper = keeper;
-    disk->io = io;
-    disk->identity = *identity;
-    disk->number = keeper->disks;
-    disk->held = UINT32_MAX;
-    disk->slots = io->geometry.slot_count;
-    disk->position = calloc(disk->slots, sizeof *disk->position);
-    disk->belief = calloc(disk->slots, sizeof *disk->belief);
-    disk->open = calloc(disk->slots, sizeof *disk->open);
-    if (!disk->position || !disk->belief || !disk->open) {
+    }
+    if (before) {
         free(disk->position);
         free(disk->belief);
         free(disk->open);
-        free(disk);
-        return ERR_NO_MEMORY;
+    } else {
+        disk->keeper = keeper;
+        disk->identity = *identity;
+        disk->number = keeper->disks;
+        keeper->disk[keeper->disks++] = disk;
     }
+    disk->io = io;
+    disk->held = UINT32_MAX;
+    snprintf(disk->name, sizeof disk->name, "%s", io->name);
+    disk->slots = slots;
+    disk->position = position;
+    disk->belief = beliefs;
+    disk->open = open;
+    disk->failed = disk->suspect = disk->doubtful = false;
+    disk->errors_in_a_row = disk->flush_errors = 0;
+    disk->joins++;
     if (number)
-        *number = keeper->disks;
-    keeper->disk[keeper->disks++] = disk;
-    keeper_set_beliefs(keeper, disk->number, belief);
+        *number = disk->number;
+    put_beliefs(disk, belief);
+    if (keeper->dead)
+        set_dead(keeper, false);
+    keeper->prepare_again = true;
     return 0;
+}
+
+/* A disk has left. What is durable there stays in the row where it may come back by itself, else another row says where it is. */
+static void segment_forget_disk(struct segment *segment, const struct keeper_disk *disk)
+{
+    struct segment_row *row = &segment->row;
+    uint8_t kept = 0;
+    for (uint8_t i = 0; i < segment->copies; i++)
+        segment->copy[i].gone |= segment->copy[i].disk == disk;
+    for (uint8_t p = 0; p < row->places; p++)
+        if (disk->away != DISK_REMOVED || !identity_equal(&row->place[p].disk, &disk->identity))
+            row->place[kept++] = row->place[p];
+    row->places = kept;
+}
+
+int keeper_leave_disk(struct keeper *keeper, uint32_t number, enum disk_state state)
+{
+    struct keeper_disk *disk = number < keeper->disks ? keeper->disk[number] : NULL;
+    if (!disk || !disk->io)
+        return ERR_NOT_FOUND;
+    bool others = false;
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        others |= i != number && keeper_disk_left(keeper->disk[i]);
+    if (!others && !disk->failed && keeper->streams)
+        return ERR_BUSY;
+    disk->io = NULL;
+    disk->away = state;
+    leave_behind(keeper, disk);
+    /* What waits for a flush there waits in vain. Frames have been taken out of the list; the rest is told. */
+    struct disk_request *request = disk->unflushed_head;
+    disk->unflushed_head = disk->unflushed_tail = disk->flush_last = NULL;
+    disk->unflushed_bytes = 0;
+    while (request) {
+        struct disk_request *next = request->next;
+        request_flushed(keeper, request, false);
+        request = next;
+    }
+    for (struct segment *segment = keeper->segments; segment; segment = segment->next)
+        segment_forget_disk(segment, disk);
+    memset(disk->position, 0, disk->slots * sizeof *disk->position);
+    memset(disk->belief, 0, disk->slots * sizeof *disk->belief);
+    memset(disk->open, 0, disk->slots * sizeof *disk->open);
+    keeper_settle_all(keeper);
+    return 0;
+}
+
+bool keeper_disk_is_quiet(const struct keeper *keeper, uint32_t number)
+{
+    const struct keeper_disk *disk = keeper->disk[number];
+    return !disk->io && disk->current + disk->marked == 0;
+}
+
+void keeper_set_failure_domain(struct keeper *keeper, uint32_t number, uint64_t domain)
+{
+    if (number < keeper->disks)
+        keeper->disk[number]->failure_domain = domain;
 }
 
 void keeper_set_beliefs(struct keeper *keeper, uint32_t number, const struct slot_belief *belief)
 {
-    struct keeper_disk *disk = keeper->disk[number];
     assert(!keeper->streams && !keeper->segments);
-    for (uint32_t slot = 0; slot < disk->slots; slot++) {
-        disk->belief[slot] = belief[slot];
-        disk->position[slot] = belief[slot].position;
-        keeper_raise_position(keeper, belief[slot].position);
-    }
+    put_beliefs(keeper->disk[number], belief);
 }
-
 
 /* ---- answers ------------------------------------------------------------------------------------- */
 
@@ -305,11 +616,21 @@ void keeper_request_submit(struct keeper_disk *disk, struct keeper_request *requ
     request->disk = disk;
     request->request.done = request_answered;
     request->request.owner = request;
+    if (!disk->io) {
+        count_submitted(disk->keeper, disk, &request->request, &request->generation);
+        request->request.result = ERR_CLOSED;
+        request_answered(&request->request);
+        return;
+    }
     keeper_submit(disk->keeper, disk, &request->request, &request->generation);
 }
 
 void keeper_request_flush(struct keeper_request *request, uint64_t due_ns)
 {
+    if (!request->disk->io) {
+        request->flushed(request->disk->keeper, request, false);
+        return;
+    }
     request->due_ns = due_ns;
     keeper_unflushed_add(request->disk, &request->request, due_ns);
 }
@@ -325,8 +646,10 @@ static void request_finished(struct keeper *keeper, struct keeper_request *reque
     } else if (asked->result != 0 && asked->op == DISK_WRITE) {
         disk->write_errors++;
         keeper_disk_error(keeper, disk, "a write", asked->result);
-    } else if (asked->result != 0) {
+    } else if (asked->result != 0 && asked->op == DISK_READ) {
         disk->read_errors++;
+    } else if (asked->result != 0) {
+        disk->write_errors++;
     }
     request->finished(keeper, request);
 }

@@ -70,7 +70,7 @@ static void leave_laggards(struct keeper *keeper, struct segment *segment)
             continue;
         char text[400];
         snprintf(text, sizeof text, "disk %.255s is slower than the others: a segment goes on without a copy there",
-                 copy->disk->io->name);
+                 copy->disk->name);
         keeper_say(keeper, "warning", "disk-slow", text);
         keeper_copy_is_bad(segment, copy);
     }
@@ -194,6 +194,7 @@ void keeper_frame_written(struct keeper *keeper, struct disk_request *request)
 
 /* ---- what is durable ---------------------------------------------------------------------------- */
 
+/* The places without the bad copies, and the counts, in the catalog's form. */
 static void row_update(struct segment *segment, const struct frame_buffer *buffer)
 {
     struct segment_row *row = &segment->row;

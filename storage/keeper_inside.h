@@ -19,17 +19,28 @@
 
 struct keeper_disk {
     struct keeper *keeper;
-    struct disk *io;
+    struct disk *io;    /* null: it has left the ring, or the ring has left it; whatever was under way there is still answered */
+    char name[256];
     struct identity identity;
-    uint32_t number;
+    uint32_t number;    /* stays while the ring is open, also when it leaves and returns */
+    uint64_t failure_domain;
     uint32_t slots;
-    uint64_t *position; /* of what may be overwritten; 0 free, POSITION_IN_USE */
+    /*
+     * The order of reuse: 0 free, POSITION_IN_USE. Where a copy went bad it is its segment's, so that the slot comes in its turn and not at
+     * once, while belief.position is 0: nothing that counts lies there.
+     */
+    uint64_t *position;
     struct slot_belief *belief;
     const struct segment **open;   /* the segment that uses the slot, or null */
     uint32_t held;                 /* the mender writes there: not to be reused now; UINT32_MAX: none */
     bool failed;
-    bool suspect;
+    bool suspect;       /* does not answer */
+    bool doubtful;      /* an error at flush: nothing new goes there until it has been read back */
+    uint32_t joins;     /* grows whenever it joins: whoever kept a slot's number over that has nothing */
+    enum disk_state away; /* when io is null: as what it left */
     uint32_t errors_in_a_row;
+    uint32_t flush_errors; /* since the last good flush of something */
+    struct keeper_probe *probe; /* the read-back, while it is doubtful */
 
     /*
      * The watchdog. Requests carry the generation in which they were submitted. `marked` counts those of earlier generations
@@ -54,6 +65,27 @@ struct keeper_disk {
     uint32_t flush_generation;
 };
 
+/* A new segment, or a healed copy, may be placed there. */
+static inline bool keeper_disk_usable(const struct keeper_disk *disk)
+{
+    return disk->io && !disk->failed && !disk->suspect && !disk->doubtful;
+}
+
+/* The position of the segment that has a good copy in the slot; 0: none; POSITION_IN_USE. */
+static inline uint64_t keeper_slot_counts(const struct keeper_disk *disk, uint32_t slot)
+{
+    uint64_t position = disk->position[slot];
+    return position == POSITION_IN_USE || disk->belief[slot].position != 0 ? position : 0;
+}
+
+/* It may become usable again by itself, or is. */
+static inline bool keeper_disk_left(const struct keeper_disk *disk)
+{
+    return disk->io && !disk->failed;
+}
+
+enum disk_state keeper_disk_condition(const struct keeper_disk *disk);
+
 struct call;
 
 struct keeper {
@@ -68,6 +100,7 @@ struct keeper {
     uint64_t requests_under_way;
     uint64_t pool_bytes;
     bool dead;
+    bool degraded;      /* fewer disks can take new segments than there should be copies */
     bool prepare_again; /* a preparation found no disk: look again when something has changed */
 
     /* the mailbox */
@@ -114,7 +147,7 @@ struct keeper_request {
     uint64_t due_ns;
 };
 
-/* Counts errors of the disk, too: a failed write or flush counts towards its failure. */
+/* Counts errors of the disk, too: a failed write counts towards its failure. On a disk that has left it is answered with ERR_CLOSED. */
 void keeper_request_submit(struct keeper_disk *disk, struct keeper_request *request);
 
 /*
@@ -134,8 +167,13 @@ void keeper_disk_error(struct keeper *keeper, struct keeper_disk *disk, const ch
 /* A disk may have this many bytes submitted before it is taken for slower than the others. */
 uint64_t keeper_disk_share(const struct keeper *keeper);
 
-/* The watchdog's look at the clock. */
+/* The watchdog's look at the clock; the read-back goes on. */
 void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now);
+/* When keeper_disk_watch() has something to do though nothing is answered; UINT64_MAX: never. */
+void keeper_disk_free(struct keeper_disk *disk);
+uint64_t keeper_disk_due_ns(const struct keeper_disk *disk);
+/* Says so when fewer disks can take new segments than there should be copies, and when that is over. */
+void keeper_watch_level(struct keeper *keeper);
 
 /* A good write waits for a flush; the list's order is that of completion. */
 void keeper_unflushed_add(struct keeper_disk *disk, struct disk_request *request, uint64_t due_ns);

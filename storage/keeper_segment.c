@@ -33,8 +33,10 @@ void keeper_segment_answered(struct disk_request *request)
 static void slot_release(struct segment_copy *copy)
 {
     struct keeper_disk *disk = copy->disk;
+    if (copy->gone)
+        return;
     disk->belief[copy->slot] = copy->left;
-    disk->position[copy->slot] = copy->left.position;
+    disk->position[copy->slot] = copy->left.position ? copy->left.position : copy->turn;
     disk->open[copy->slot] = NULL;
 }
 
@@ -76,28 +78,28 @@ static void segment_done(struct segment *segment)
 /* Nothing more will be written into it: its slots may be overwritten in their turn. */
 void keeper_segment_close(struct segment *segment)
 {
-    struct slot_belief belief = {
-        .segment = segment->identity.segment,
-        .position = segment->row.packets > 0 ? segment->identity.position : 0,
-        .revision = segment->identity.revision,
-    };
-    bool good = false;
-    for (uint8_t i = 0; i < segment->copies; i++)
-        good |= !segment->copy[i].bad;
+    const struct segment_row *row = &segment->row;
+    bool empty = row->packets == 0;
     for (uint8_t i = 0; i < segment->copies; i++) {
-        segment->copy[i].left = belief;
-        /* Half a copy is worth nothing beside a whole one: the mender makes another. */
-        if (good && segment->copy[i].bad)
-            segment->copy[i].left = (struct slot_belief){.segment = belief.segment};
+        struct segment_copy *copy = &segment->copy[i];
+        bool counts = false;
+        for (uint8_t p = 0; p < row->places; p++)
+            counts |= identity_equal(&row->place[p].disk, &copy->disk->identity);
+        copy->left = (struct slot_belief){
+            .segment = segment->identity.segment,
+            .position = counts && !empty ? segment->identity.position : 0,
+            .revision = segment->identity.revision,
+        };
+        /* A copy that went bad is nobody's, but its turn has not come: a place that cannot be written would be tried again at once. */
+        copy->turn = empty ? 0 : segment->identity.position;
     }
-    if (belief.position == 0)
+    if (empty || row->places == 0)
         catalog_drop_segment(segment->keeper->options.catalog, &segment->identity.segment);
     else
         catalog_put_segment(segment->keeper->options.catalog, &segment->row);
     segment_done(segment);
 }
 
-/* The places without the bad copies, and the counts, in the catalog's form. */
 uint32_t keeper_victim(const struct keeper_disk *disk, uint64_t *position, uint32_t *free_slots)
 {
     uint32_t best = UINT32_MAX;
@@ -148,15 +150,18 @@ void keeper_prepare(struct keeper *keeper, struct stream *stream, bool is_rescue
     uint32_t victim[RING_DISKS_MAX], chosen[COPIES_MAX];
     for (uint32_t i = 0; i < keeper->disks; i++) {
         struct keeper_disk *disk = keeper->disk[i];
-        candidate[i] = (struct placement_disk){.slots = disk->slots, .in_flight_bytes = disk->in_flight_bytes};
-        victim[i] = keeper_victim(disk, &candidate[i].oldest_position, &candidate[i].free_slots);
-        candidate[i].usable = !disk->failed && !disk->suspect && victim[i] != UINT32_MAX &&
+        candidate[i] = (struct placement_disk){.slots = disk->slots,
+                                               .in_flight_bytes = disk->in_flight_bytes,
+                                               .failure_domain = disk->failure_domain};
+        victim[i] = disk->io ? keeper_victim(disk, &candidate[i].oldest_position, &candidate[i].free_slots) : UINT32_MAX;
+        candidate[i].usable = keeper_disk_usable(disk) && victim[i] != UINT32_MAX &&
                               disk->in_flight_bytes < keeper_disk_share(keeper);
     }
     uint32_t copies = placement_choose(candidate, keeper->disks, keeper->options.copies, chosen);
     if (copies == 0) { /* rather a disk that is slow than none */
         for (uint32_t i = 0; i < keeper->disks; i++)
-            candidate[i].usable = !keeper->disk[i]->failed && victim[i] != UINT32_MAX;
+            candidate[i].usable =
+                keeper_disk_left(keeper->disk[i]) && !keeper->disk[i]->doubtful && victim[i] != UINT32_MAX;
         copies = placement_choose(candidate, keeper->disks, keeper->options.copies, chosen);
     }
     if (copies == 0) {
@@ -221,8 +226,10 @@ static void segment_give_up(struct segment *segment)
         struct segment_copy *copy = &segment->copy[i];
         /* Up to here nothing was overwritten; afterwards the slot holds nothing that anybody knows of. */
         copy->left = (struct slot_belief){0};
-        if (segment->phase == SEGMENT_CHECKING)
+        if (segment->phase == SEGMENT_CHECKING && !copy->gone)
             copy->left = copy->disk->belief[copy->slot];
+        else if (copy->bad)
+            copy->turn = segment->identity.position;
     }
     segment_done(segment);
 }
@@ -417,6 +424,10 @@ void keeper_segment_written(struct keeper *keeper, struct disk_request *request)
             segment_check_done(segment);
         return;
     }
+    if (copy->gone) {
+        keeper_segment_opened(segment, copy, false);
+        return;
+    }
     if (request->result == 0) {
         copy->disk->written_bytes += request->bytes;
         keeper_unflushed_add(copy->disk, request, open_due_ns(keeper, segment));
@@ -432,7 +443,7 @@ static uint32_t leases_ahead(const struct keeper *keeper)
 {
     uint64_t slots = 0;
     for (uint32_t i = 0; i < keeper->disks; i++)
-        slots += keeper->disk[i]->slots;
+        slots += keeper->disk[i]->io ? keeper->disk[i]->slots : 0;
     return slots < 32 ? 1 : KEEPER_LEASES_AHEAD;
 }
 

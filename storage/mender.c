@@ -131,7 +131,7 @@ static bool window_scan(struct mender *mender)
         for (; survey->slot < disk->slots; survey->slot++) {
             if (left-- == 0)
                 return false;
-            count_slot(survey, disk->position[survey->slot]);
+            count_slot(survey, keeper_slot_counts(disk, survey->slot));
         }
     }
     survey->scanned = true;
@@ -230,8 +230,8 @@ static uint64_t next_segment(const struct keeper *keeper, uint64_t from)
     for (uint32_t i = 0; i < keeper->disks; i++) {
         const struct keeper_disk *disk = keeper->disk[i];
         for (uint32_t slot = 0; mender_disk_good(disk) && slot < disk->slots; slot++)
-            if (disk->position[slot] >= from && disk->position[slot] < next)
-                next = disk->position[slot];
+            if (keeper_slot_counts(disk, slot) >= from && keeper_slot_counts(disk, slot) < next)
+                next = keeper_slot_counts(disk, slot);
     }
     return next == POSITION_IN_USE ? 0 : next;
 }

@@ -148,14 +148,13 @@ bool mender_may_go(struct mender *mender, const struct mend_job *job, uint32_t b
 /* Where it sits: copies in one domain fail together. 0: not known. */
 static inline uint64_t mender_failure_domain(const struct keeper_disk *disk)
 {
-    (void)disk;
-    return 0;
+    return disk->failure_domain;
 }
 
 /* Whether copies on this disk count. */
 static inline bool mender_disk_good(const struct keeper_disk *disk)
 {
-    return disk->io && !disk->failed && !disk->suspect;
+    return keeper_disk_usable(disk);
 }
 
 #endif

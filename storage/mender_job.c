@@ -171,7 +171,7 @@ static void target_write(struct mend_job *job, uint32_t offset, uint8_t *bytes, 
 static bool place_holds(const struct mend_job *job, const struct mend_place *place)
 {
     const struct keeper_disk *disk = place->disk;
-    return disk->io && disk->position[place->slot] == job->position &&
+    return disk->io && keeper_slot_counts(disk, place->slot) == job->position &&
            identity_equal(&disk->belief[place->slot].segment, &job->segment);
 }
 
@@ -187,6 +187,8 @@ static void target_release(struct mend_job *job, bool whole)
     struct keeper_disk *disk = job->target.disk;
     uint32_t slot = job->target.slot;
     job->has_target = false;
+    if (disk->open[slot] != &job->stand_in)
+        return; /* the disk has left, and may have returned since: the slot is no more ours */
     /* Otherwise it holds nothing that anybody wants; what its first page says is known. */
     disk->belief[slot] = (struct slot_belief){.segment = job->segment,
                                               .position = whole ? job->position : 0,
@@ -361,7 +363,7 @@ static void tell(struct mend_job *job, const char *severity, const char *kind, c
     char text[640], id[IDENTITY_TEXT_SIZE];
     const struct mend_place *place = &job->place[job->primary];
     snprintf(text, sizeof text, "disk %.255s, slot %" PRIu32 ", offset %" PRIu32 ", segment %s: %s; %s",
-             place->disk->io ? place->disk->io->name : "(gone)", place->slot, job->at,
+             place->disk->name, place->slot, job->at,
              identity_text(&job->segment, id), reason_text(job->reason), what);
     keeper_say(job->mender->keeper, severity, kind, text);
 }
@@ -384,7 +386,8 @@ static bool primary_lives(struct mend_job *job)
 static bool job_is_over(struct mend_job *job)
 {
     return job->mender->stopping || job->failed || !primary_lives(job) ||
-           (job->has_target && !mender_disk_good(job->target.disk));
+           (job->has_target && (!mender_disk_good(job->target.disk) ||
+                                job->target.disk->open[job->target.slot] != &job->stand_in));
 }
 
 static void heal_done(struct mend_job *job)
@@ -890,7 +893,7 @@ static void places_find(struct mend_job *job)
             if (!disk->io || mender_disk_good(disk) != (bool)good)
                 continue;
             for (uint32_t slot = 0; slot < disk->slots && job->places < MENDER_PLACES_MAX; slot++)
-                if (disk->position[slot] == job->position) {
+                if (keeper_slot_counts(disk, slot) == job->position) {
                     if (job->places == 0)
                         job->segment = disk->belief[slot].segment;
                     job->place[job->places] = (struct mend_place){.disk = disk, .slot = slot};
