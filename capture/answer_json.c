@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "mending.h"
+#include "classifier.h"
 #include "ring_opening.h"
 #include "text.h"
 
@@ -73,6 +74,17 @@ json_t *json_settings(const struct settings *settings)
         json_object_set_new(object, setting_name((enum setting)i),
                             json_string(setting_text((enum setting)i, settings->value[i], text)));
     return object;
+}
+
+json_t *json_layer7(struct recorder *recorder)
+{
+    struct classifier_counters counters;
+    classifier_counters(recorder->classifier, &counters);
+    return json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "running", (int)counters.running,
+                     "lent", (json_int_t)counters.lent, "skipped", (json_int_t)counters.skipped,
+                     "verdicts", (json_int_t)counters.verdicts, "unknown",
+                     (json_int_t)counters.unknown, "starts", (json_int_t)counters.starts, "hangs",
+                     (json_int_t)counters.hangs);
 }
 
 /* ---- disks

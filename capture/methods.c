@@ -187,6 +187,7 @@ int method_status(struct request *request, json_t **result)
     code = answer_array(for_rings(request, name, rings, append_status), rings, "rings", result);
     json_object_set_new(recorder, "catalog_stale",
                         json_boolean(catalog_stale(request->recorder->catalog)));
+    json_object_set_new(recorder, "layer7", json_layer7(request->recorder));
     if (code == 0)
         json_object_set(*result, "recorder", recorder);
     json_decref(recorder);

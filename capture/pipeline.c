@@ -25,6 +25,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "classifier.h"
 #include "decode.h"
 
 #define TICK_MS 20
@@ -74,6 +75,7 @@ struct pipeline {
     struct duplicate_table *duplicates; /* null: they stay */
     bool judges;                        /* there are rules, or duplicates are left out */
     bool decodes;                       /* and one of both looks at headers */
+    bool asks_app;                      /* and a rule asks for layer 7 */
     const struct rule *rule;            /* those of the state in use */
     struct left_out left_out;
 
@@ -132,8 +134,9 @@ static void set_way(struct pipeline *pipeline)
     bool rules = list && list->count > 0;
     pipeline->rule = rules ? list->rule : NULL;
     pipeline->judges = rules || pipeline->duplicates;
+    pipeline->asks_app = rules && rule_program_needs_app(program);
     pipeline->decodes =
-        (rules && rule_program_needs_decoding(program)) ||
+        pipeline->asks_app || (rules && rule_program_needs_decoding(program)) ||
         (pipeline->duplicates && duplicate_needs_decoding(pipeline->duplicates));
 }
 
@@ -358,7 +361,8 @@ static inline void packet_store(struct pipeline *pipeline, const struct packet *
 
 /*
  * The way of one packet where not all is kept. It has been counted as seen, with its batch. Each
- * step may leave it out, under its own line of the account: duplicates, then rules.
+ * step may leave it out, under its own line of the account: duplicates, then rules, which may ask
+ * what layer 7 says of its flow: an answer that is there or not, nothing waits for it.
  */
 static void packet_judge(struct pipeline *pipeline, const struct packet *packet)
 {
@@ -375,7 +379,12 @@ static void packet_judge(struct pipeline *pipeline, const struct packet *packet)
         packet_store(pipeline, packet, packet->captured_bytes, STORED_WHOLE, 0);
         return;
     }
-    rule_state_apply(pipeline->feed->state, packet, &decoded, RULE_VERDICT_NONE, &outcome);
+    struct rule_verdict verdict = RULE_VERDICT_NONE;
+    if (pipeline->asks_app)
+        verdict = pipeline->feed->port
+                      ? classifier_verdict(pipeline->feed->port, packet, &decoded)
+                      : RULE_VERDICT_UNKNOWN;
+    rule_state_apply(pipeline->feed->state, packet, &decoded, verdict, &outcome);
     if (outcome.decision == RULE_STORE)
         packet_store(pipeline, packet, outcome.keep_bytes, outcome.cut ? STORED_CUT : STORED_WHOLE,
                      outcome.rule > 0 ? pipeline->rule[outcome.rule - 1].id : 0);
@@ -472,6 +481,8 @@ static int run(struct pipeline *pipeline, struct failure *failure)
             if (pipeline->options.interface_ended)
                 pipeline->options.interface_ended(pipeline->options.context, source->failure.text);
         }
+        if (pipeline->asks_app && pipeline->feed->port)
+            classifier_port_turn(pipeline->feed->port);
         uint64_t now_ns = monotonic_ns();
         counters_read_if_due(pipeline, now_ns);
         stream_tick(pipeline->stream);

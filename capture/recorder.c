@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "catalog_care.h"
+#include "classifier.h"
 #include "control_server.h"
 #include "event_log.h"
 #include "history.h"
@@ -137,6 +138,25 @@ static int start_rings(struct recorder *recorder, bool fresh, struct failure *fa
 /* ---- opening and closing
  * --------------------------------------------------------------------------- */
 
+static void say_layer7(void *context, const char *severity, const char *sentence)
+{
+    const struct recorder *recorder = context;
+    event_log_say(recorder->events, severity, "layer-7", "", "%s", sentence);
+}
+
+/* Layer 7, which lies where tapeloop-extract does. Nothing is started before a rule asks for it. */
+static int open_classifier(struct recorder *recorder, struct failure *failure)
+{
+    static const char name[] = "tapeloop-classify";
+    char program[PATH_MAX + sizeof name];
+    const char *slash = strrchr(recorder->extract_path, '/');
+    int directory = slash ? (int)(slash - recorder->extract_path) + 1 : 0;
+    snprintf(program, sizeof program, "%.*s%s", directory, recorder->extract_path, name);
+    struct classifier_options options = {
+        .program = program, .say = say_layer7, .context = recorder};
+    return classifier_open(&options, &recorder->classifier, failure);
+}
+
 int recorder_open(const struct recorder_options *options, struct recorder **result,
                   struct failure *failure)
 {
@@ -164,6 +184,8 @@ int recorder_open(const struct recorder_options *options, struct recorder **resu
         code = catalog_open(recorder->directory, &recorder->catalog, &fresh, failure);
     if (code == 0)
         code = event_log_open(recorder->state, &recorder->events, failure);
+    if (code == 0)
+        code = open_classifier(recorder, failure);
     if (code == 0)
         code = recording_list_open(&recorder->recordings, failure);
     if (code == 0)
@@ -224,6 +246,7 @@ void recorder_close(struct recorder **slot)
     close_rings(recorder);
     recording_list_close(&recorder->recordings);
     standing_close(&recorder->standing);
+    classifier_close(&recorder->classifier);
     event_log_close(&recorder->events); /* after all who may say something */
     ring_registry_free(&recorder->registry);
     catalog_close(&recorder->catalog);

@@ -23,6 +23,7 @@
 
 #define RECORDER_LOCK_NAME "recorder.lock" /* in the state directory; holds the pid, for people */
 
+struct classifier;
 struct control_server;
 struct event_log;
 struct history;
@@ -48,6 +49,7 @@ struct recorder {
     pthread_mutex_t catalog_lock; /* catalog_care.h */
     bool catalog_lacks;           /* under it: told, and all rings marked */
     struct event_log *events;
+    struct classifier *classifier; /* layer 7, for rules with `app` */
     struct ring_registry registry;
     struct recording_list *recordings;
     struct standing_list *standing;

@@ -17,6 +17,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "classifier.h"
+
 #define IN_FORCE_NS 2000000000ull
 #define LOOK_NS 500000ull
 
@@ -34,6 +36,7 @@ struct rule_sum {
 
 struct ring_rules {
     uint64_t seed;
+    struct classifier *classifier; /* null: no layer 7 */
     pthread_mutex_t change_lock; /* held through a change; taken before the other one */
     pthread_mutex_t lock;        /* all below; list, program and revision change under both */
     struct rule_list list;
@@ -52,25 +55,40 @@ static uint64_t monotonic_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static int build(const struct rule_list *list, struct rule_program **program,
-                 struct failure *failure)
+static bool list_needs_app(const struct rule_list *list)
+{
+    for (uint32_t i = 0; i < list->count; i++)
+        if (rule_has(&list->rule[i], CONDITION_APP))
+            return true;
+    return false;
+}
+
+static int build(const struct ring_rules *rules, const struct rule_list *list,
+                 struct rule_program **program, struct failure *failure)
 {
     struct rule_program_options options = {
         .link_type = link_types,
         .link_types = sizeof link_types / sizeof link_types[0],
     };
+    if (rules->classifier && list_needs_app(list)) {
+        int code = classifier_names(rules->classifier, &options.app, &options.apps, failure);
+        if (code != 0)
+            return fail_context(failure, code, "app");
+    }
     return rule_program_build(list, &options, program, failure);
 }
 
-int ring_rules_open(uint64_t seed, struct ring_rules **result, struct failure *failure)
+int ring_rules_open(uint64_t seed, struct classifier *classifier, struct ring_rules **result,
+                    struct failure *failure)
 {
     struct ring_rules *rules = calloc(1, sizeof *rules);
     *result = NULL;
     if (!rules)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
     rules->seed = seed;
+    rules->classifier = classifier;
     rules->sum = calloc(1, sizeof *rules->sum);
-    int code = rules->sum ? build(&rules->list, &rules->program, failure)
+    int code = rules->sum ? build(rules, &rules->list, &rules->program, failure)
                           : fail(failure, ERR_NO_MEMORY, "out of memory");
     if (code != 0) {
         free(rules->sum);
@@ -272,14 +290,24 @@ static void ready_clear(struct ready *ready)
     ready->sum = NULL;
 }
 
-static int make_ready(const struct rule_list *list, struct ready *ready, struct failure *failure)
+static int make_ready(const struct ring_rules *rules, const struct rule_list *list,
+                      struct ready *ready, struct failure *failure)
 {
     *ready = (struct ready){.sum = calloc(list->count + 1u, sizeof *ready->sum)};
-    int code = ready->sum ? build(list, &ready->program, failure)
+    int code = ready->sum ? build(rules, list, &ready->program, failure)
                           : fail(failure, ERR_NO_MEMORY, "out of memory");
     if (code != 0)
         ready_clear(ready);
     return code;
+}
+
+/* Under the lock: what a feed needs for a program that is not yet offered to it. */
+static int port_open(struct ring_rules *rules, struct rule_feed *feed,
+                     const struct rule_program *program, struct failure *failure)
+{
+    if (!rules->classifier || feed->port || !rule_program_needs_app(program))
+        return 0;
+    return classifier_port_open(rules->classifier, 0, &feed->port, failure);
 }
 
 /* Under the lock: a state of the next program for each feed, or none. */
@@ -287,8 +315,11 @@ static int states_open(struct ring_rules *rules, struct rule_program *program,
                        struct failure *failure)
 {
     int code = 0;
-    for (struct rule_feed *feed = rules->feeds; feed && code == 0; feed = feed->next)
-        code = state_open(rules, program, &feed->next_state, failure);
+    for (struct rule_feed *feed = rules->feeds; feed && code == 0; feed = feed->next) {
+        code = port_open(rules, feed, program, failure);
+        if (code == 0)
+            code = state_open(rules, program, &feed->next_state, failure);
+    }
     return code;
 }
 
@@ -336,7 +367,7 @@ int ring_rules_change(struct ring_rules *rules, struct ring_rules_draft *draft,
     if (code == 0) {
         give_ids(&rules->list, draft);
         draft->revision++;
-        code = make_ready(&draft->list, &ready, failure);
+        code = make_ready(rules, &draft->list, &ready, failure);
     }
     if (code == 0) {
         pthread_mutex_lock(&rules->lock);
@@ -369,10 +400,10 @@ int ring_rules_restore(struct ring_rules *rules, const struct ring_rules_draft *
     if (rule_list_copy(&kept->list, &draft.list) != 0)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
     pthread_mutex_lock(&rules->change_lock);
-    int code = make_ready(&draft.list, &ready, &why);
+    int code = make_ready(rules, &draft.list, &ready, &why);
     if (code != 0) {
         struct rule_sum *sum = calloc(draft.list.count + 1u, sizeof *sum);
-        if (sum && make_ready(&none, &ready, failure) == 0) {
+        if (sum && make_ready(rules, &none, &ready, failure) == 0) {
             free(ready.sum);
             ready.sum = sum;
         } else {
@@ -444,6 +475,8 @@ int ring_rules_attach(struct ring_rules *rules, struct rule_feed **result, struc
     pthread_mutex_lock(&rules->lock);
     int code = state_open(rules, rules->program, &feed->state, failure);
     if (code == 0) {
+        /* Without it, every flow is one that has not been judged yet: recording does not fail. */
+        (void)port_open(rules, feed, rules->program, NULL);
         feed->in_use = feed->state;
         feed->next = rules->feeds;
         rules->feeds = feed;
@@ -470,6 +503,7 @@ void ring_rules_detach(struct ring_rules *rules, struct rule_feed **slot)
     *link = feed->next;
     pthread_mutex_unlock(&rules->lock);
     rule_state_close(&feed->state);
+    classifier_port_close(&feed->port);
     free(feed);
     *slot = NULL;
 }

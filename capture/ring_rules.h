@@ -26,12 +26,17 @@
 
 #include "program.h"
 
+struct classifier;
+struct classifier_port;
 struct ring_rules;
 
 /* What a capture thread is given: its own, but for what the header of rules/program.h says. */
 struct rule_feed {
     struct rule_handover handover;
     struct rule_state *state; /* never null */
+    /* For `app`; null: no list needed it when it was offered, or it could not be had. Set before the
+     * first list that needs it is offered, and there to stay. */
+    struct classifier_port *port;
 
     /* under the lock of the rules */
     struct rule_feed *next;
@@ -40,8 +45,10 @@ struct rule_feed {
     struct rule_state *next_state; /* during a change */
 };
 
-/* An empty list. `seed` is that of sampling: alike for all threads, and after a restart. */
-int ring_rules_open(uint64_t seed, struct ring_rules **rules, struct failure *failure);
+/* An empty list. `seed` is that of sampling: alike for all threads, and after a restart. Without a
+ * classifier (null) `app` is refused. */
+int ring_rules_open(uint64_t seed, struct classifier *classifier, struct ring_rules **rules,
+                    struct failure *failure);
 
 /* Frees, nulls. Nobody is attached any more. A null *rules is allowed. */
 void ring_rules_close(struct ring_rules **rules);

@@ -123,7 +123,8 @@ int rule_store_open(struct ring_entry *entry, struct ring_rules **rules, struct 
     pthread_mutex_lock(&open_lock);
     if (!entry->rules) {
         struct ring_rules *opened;
-        code = ring_rules_open(rule_store_seed(entry), &opened, failure);
+        code = ring_rules_open(rule_store_seed(entry), entry->recorder->classifier, &opened,
+                               failure);
         if (code == 0)
             code = restore(entry, opened, failure);
         if (code == 0)

@@ -251,6 +251,94 @@ class Keeping(World):
                          "duplicates: expected on or off")
 
 
+class Layer7(World):
+    """app: where tapeloop-classify was built, and where it is not there."""
+
+    def flows(self, count, first=20000):
+        """HTTP requests and what is no protocol, in turn, a flow each of a few packets."""
+        frames = []
+        for i in range(count):
+            request = b"GET /%d HTTP/1.1\r\nHost: example.org\r\nUser-Agent: x\r\n\r\n" % i
+            frames += [tcp(first + i, 80, b""), tcp(first + i, 80, request)]
+        return frames
+
+    def test_until_known_and_then(self):
+        if not os.access(os.path.join(BIN, "tapeloop-classify"), os.X_OK):
+            self.skipTest("tapeloop-classify was not built: there is no libndpi-dev")
+        recorder = self.start()
+        create_ring(recorder, "dmz", self.path("disk"))
+        self.assertRegex(self.refused("invalid", recorder, "rule.add", ring="dmz", rule="app nonsense : full"),
+                         "nonsense")
+        recorder.call("rule.add", ring="dmz", rule="app http until known: snap 60 : discard")
+        self.assertTrue(recorder.call("status")["recorder"]["layer7"]["running"])
+        # Imports are faster than verdicts: the same flows are sent until these have come.
+        flows = self.flows(50)
+        reader, writer = os.pipe()
+        with recorder.client() as client:
+            client.ask("import", [reader], ring="dmz", names=["x"])
+            os.close(reader)
+            data, rounds = capture(flows), 1
+            os.write(writer, data)
+            deadline = time.monotonic() + 60
+            while recorder.call("status")["recorder"]["layer7"]["verdicts"] < 50:
+                self.assertLess(time.monotonic(), deadline, recorder.call("status")["recorder"])
+                os.write(writer, data[24:])
+                rounds += 1
+                time.sleep(0.05)
+            while recorder.call("status")["rings"][0]["account"]["seen"] < 100 * rounds:
+                time.sleep(0.05)
+            before = recorder.call("status")["rings"][0]["account"]["discarded"]
+            os.write(writer, data[24:])
+            os.close(writer)
+            account = client.answer()["account"]
+        self.check_account(account)
+        self.assertEqual(account["seen"], 100 * rounds + 100)
+        self.assertEqual(account["discarded"], before + 100)
+        bodies = extracted(recorder, "dmz")
+        self.assertEqual(len(bodies), account["stored"])
+        self.assertTrue(all(len(body) <= 60 for _, body in bodies))
+
+    def test_it_comes_with_a_change(self):
+        """A list that asks for layer 7, taken while packets come; its process killed: nothing is dropped for it."""
+        if not os.access(os.path.join(BIN, "tapeloop-classify"), os.X_OK):
+            self.skipTest("tapeloop-classify was not built: there is no libndpi-dev")
+        recorder = self.start()
+        create_ring(recorder, "dmz", self.path("disk"))
+        with recorder.client() as client:
+            client.ask("record.start", ring="dmz", backend="generator", attach=True,
+                       generator={"packets_per_s": 50000})
+            with recorder.client() as other:
+                found = other.call("rule.add", ring="dmz", rule="app http : snap 60")
+                self.assertTrue(found["in_force"])
+                for _ in range(5):
+                    time.sleep(0.2)
+                    for task in os.listdir(f"/proc/{recorder.process.pid}/task"):
+                        with open(f"/proc/{recorder.process.pid}/task/{task}/children", encoding="ascii") as listed:
+                            for child in listed.read().split():
+                                os.kill(int(child), 9)
+                time.sleep(0.2)
+                self.assertGreater(other.call("status")["recorder"]["layer7"]["starts"], 1)
+                other.call("record.stop", ring="dmz")
+            account = client.answer()["account"]
+        self.check_account(account)
+        for line in ("dropped_queue", "dropped_kernel", "lost_disk", "refused"):
+            self.assertEqual(account[line], 0, line)
+
+    def test_without_it(self):
+        """No program, no app: refused with a sentence; a list that had it leaves every packet whole."""
+        place = self.path("bin")
+        os.mkdir(place)
+        for program in ("tapeloopd", "tapeloop-extract"):
+            os.symlink(os.path.join(BIN, program), os.path.join(place, program))
+        os.environ["TAPELOOP_LIBEXEC"] = place
+        self.addCleanup(os.environ.pop, "TAPELOOP_LIBEXEC")
+        recorder = self.start()
+        create_ring(recorder, "dmz", self.path("disk"))
+        self.assertRegex(self.refused("unsupported", recorder, "rule.add", ring="dmz", rule="app http : full"),
+                         "layer 7 is not there.*tapeloop-classify is missing")
+        self.assertEqual(recorder.call("rule.list", ring="dmz")["rules"], [])
+
+
 class Command(World):
     """tapeloop rule."""
 

@@ -493,7 +493,7 @@ static void set_rules(struct ring_rules *rules, const char *text)
 static struct ring_rules *make_rules(const char *text)
 {
     struct ring_rules *rules;
-    assert_int_equal(ring_rules_open(5, &rules, NULL), 0);
+    assert_int_equal(ring_rules_open(5, NULL, &rules, NULL), 0);
     set_rules(rules, text);
     return rules;
 }
