@@ -197,20 +197,27 @@ static struct flow *flow_take(struct classifier_port *port, uint64_t hash, int64
 
 /* ---- lending -------------------------------------------------------------------------------- */
 
+/* The process has written what it cannot have meant: nothing more from it, nothing more to it. */
+static void disown(struct classifier_port *port)
+{
+    atomic_store(&port->link->liar, port->number);
+    port->number = 0;
+}
+
 /* Learns how far the process is. */
 static void taken_learn(struct classifier_port *port)
 {
     uint64_t taken = atomic_load_explicit(&port->queues->taken, memory_order_acquire);
     if (taken - port->taken > port->lent - port->taken)
-        atomic_store(&port->link->liar, port->number); /* it has taken what was never lent */
+        disown(port); /* it has taken what was never lent */
     else
         port->taken = taken;
 }
 
-static bool fits(struct classifier_port *port)
+/* How far the process is was learnt between batches: asking for each packet would have two
+ * processors quarrel over the line that it writes to. */
+static bool fits(const struct classifier_port *port)
 {
-    if (port->lent - port->taken == CLASSIFIER_LENT_SLOTS)
-        taken_learn(port);
     return port->lent - port->taken < CLASSIFIER_LENT_SLOTS;
 }
 
@@ -343,10 +350,8 @@ static void hear(struct classifier_port *port)
             take_verdict(port, &verdict);
     }
     atomic_store_explicit(&port->queues->heard, port->heard, memory_order_release);
-    if (lie) {
-        atomic_store(&port->link->liar, port->number);
-        port->number = 0; /* nothing more from it, nothing more to it */
-    }
+    if (lie)
+        disown(port);
 }
 
 /* Empties the queues for another process, or none. The one that they were for is dead. */
@@ -378,6 +383,8 @@ void classifier_port_turn(struct classifier_port *port)
     uint32_t number = atomic_load_explicit(&port->link->number, memory_order_acquire);
     if (port->number != 0)
         hear(port); /* first: what a process said before it died counts */
+    if (port->number != 0)
+        taken_learn(port);
     if (number != port->number &&
         (number == 0 || number != atomic_load_explicit(&port->link->liar, memory_order_relaxed)))
         attach(port, number);
