@@ -6,7 +6,7 @@
 
 #include "unit_test.h"
 
-#include "civetweb.h"
+#include <civetweb.h>
 
 static void the_version_is_one_whose_https_works(void **state)
 {

@@ -1,0 +1,533 @@
+#!/usr/bin/env python3
+"""tapeloop-web: who gets in, what the API answers, what packets come out, and what hostile clients can do."""
+
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import unittest
+
+import recorder_world
+from recorder_world import MIB, create_ring, extract, import_packets, numbered, read_pcap
+from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, tls
+
+RIGHTS = {"viewer": {"READ"}, "analyst": {"READ", "PACKETS"}, "operator": {"READ", "PACKETS", "CONTROL"},
+          "admin": {"READ", "PACKETS", "CONTROL", "USERS"}}
+SCOPES = {"viewer": ["read"], "analyst": ["read", "packets"], "operator": ["read", "packets", "control"],
+          "admin": ["read", "packets", "control", "users"]}
+
+
+class Description(unittest.TestCase):
+    """schema/openapi.yaml and the program say the same."""
+
+    def test_every_route_is_described_with_its_right(self):
+        printed = subprocess.run([WEB, "--routes"], stdout=subprocess.PIPE, check=True, text=True).stdout
+        routes = {(line.split()[0], line.split()[1]): line.split()[2] for line in printed.splitlines()}
+        described = {key: operation["x-access"] for key, operation in DOCUMENT.operations.items()}
+        self.assertEqual(routes, described)
+
+    def test_references_lead_somewhere_and_parameters_are_declared(self):
+        def walk(thing):
+            if isinstance(thing, dict):
+                if "$ref" in thing:
+                    DOCUMENT.resolve(thing)
+                for value in thing.values():
+                    walk(value)
+            elif isinstance(thing, list):
+                for value in thing:
+                    walk(value)
+
+        walk(DOCUMENT.root)
+        self.assertTrue(DOCUMENT.root["openapi"].startswith("3.1"))
+        for (method, path), operation in DOCUMENT.operations.items():
+            declared = operation.get("parameters", []) + DOCUMENT.root["paths"][path].get("parameters", [])
+            names = {p["name"] for p in map(DOCUMENT.resolve, declared) if p["in"] == "path"}
+            self.assertEqual(names, set(re.findall(r"\{(\w+)\}", path)), (method, path))
+            self.assertIn("default", operation["responses"], (method, path))
+
+
+class Users(WebWorld):
+    def test_the_first_password_is_good_for_setting_another_one_only(self):
+        self.start()
+        web = self.web()
+        user = User(web)
+        one_time = web.one_time_password()
+        self.problem(user.log_in("admin", "wrong " + one_time), 401, "unauthorized")
+        answer = user.log_in("admin", one_time)
+        self.assertEqual(answer.status, 200)
+        self.assertTrue(answer.json["must_change_password"])
+        for flag in ("Secure", "HttpOnly", "SameSite=Strict", "Path=/", "__Host-"):
+            self.assertIn(flag, answer.headers["Set-Cookie"])
+        self.problem(user.ask("GET", "/api/v1/rings"), 403, "password-change")
+        self.problem(user.set_password(one_time, "short"), 400, "invalid")
+        self.problem(user.set_password("not " + one_time, PASSWORD), 403, "permission")
+        other = User(web)
+        self.assertEqual(other.log_in("admin", one_time).status, 200)
+        self.assertEqual(user.set_password(one_time, PASSWORD).status, 200)
+        self.assertEqual(user.ask("GET", "/api/v1/rings").status, 200)
+        self.problem(other.ask("GET", "/api/v1/session"), 401)  # sessions of the old password are over
+        self.problem(User(web).log_in("admin", one_time), 401)
+        # Users and sessions are still there after a restart; a password is not printed again.
+        self.assertEqual(web.stop(), 0)
+        again = self.web()
+        self.assertNotIn("one-time", again.said())
+        user.web = again
+        self.assertEqual(user.ask("GET", "/api/v1/session").json["user"], "admin")
+        self.assertEqual(user.ask("DELETE", "/api/v1/session").status, 204)
+        self.problem(user.ask("GET", "/api/v1/session"), 401)
+
+    def test_a_lost_password_is_replaced_on_the_machine(self):
+        self.start()
+        self.assertEqual(self.web().stop(), 0)
+        run = subprocess.run([WEB, "--state", self.path("state"), "--new-password", "admin"], stdout=subprocess.PIPE,
+                             check=True, text=True)
+        password, = re.findall(r"one-time password ([\w-]+):", run.stdout)
+        self.assertEqual(User(self.web()).log_in("admin", password).status, 200)
+        refused = subprocess.run([WEB, "--state", self.path("state"), "--new-password", "nobody"],
+                                 stderr=subprocess.PIPE, check=False, text=True)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("nobody", refused.stderr)
+
+    def test_every_route_with_every_role(self):
+        self.start()
+        web = self.web()
+        admin = self.admin(web)
+        values = {"ring": "none", "user": "nobody", "token": "999", "extraction": "999", "ticket": "0"}
+        for role, scopes in SCOPES.items():
+            token = self.token(admin, *scopes)
+            for (method, path), operation in DOCUMENT.operations.items():
+                access = operation["x-access"]
+                if access == "PUBLIC":
+                    continue
+                path = re.sub(r"\{(\w+)\}", lambda found: values[found[1]], path)
+                body = {} if method in ("POST", "PATCH") else None
+                answer = token.ask(method, path, body)
+                allowed = access == "NONE" or access in RIGHTS[role]
+                if path.endswith("/password"):
+                    self.assertEqual(answer.status, 403)  # not by token
+                elif allowed:
+                    self.assertNotIn(answer.status, (401, 403, 405, 500), (role, method, path, answer.body))
+                else:
+                    self.problem(answer, 403, "permission")
+                if role == "viewer":
+                    self.problem(User(web).ask(method, path, body), 401, "unauthorized")
+
+    def test_roles_of_users_bound_them_and_their_tokens(self):
+        self.start()
+        web = self.web()
+        admin = self.admin(web)
+        answer = admin.ask("POST", "/api/v1/users", {"user": "eve", "role": "analyst", "password": "first password"})
+        self.assertEqual(answer.status, 201, answer.body)
+        self.problem(admin.ask("POST", "/api/v1/users", {"user": "eve", "role": "viewer", "password": "x" * 12}), 409, "exists")
+        self.problem(admin.ask("POST", "/api/v1/users", {"user": "../eve", "role": "viewer", "password": "x" * 12}), 400)
+        self.problem(admin.ask("POST", "/api/v1/users", {"user": "bob", "role": "root", "password": "x" * 12}), 400)
+        eve = User(web)
+        eve.log_in("eve", "first password")
+        eve.set_password("first password", PASSWORD)
+        self.problem(eve.ask("GET", "/api/v1/users"), 403, "permission")
+        self.problem(eve.ask("POST", "/api/v1/tokens", {"name": "t", "scopes": ["control"]}), 403)
+        token = self.token(eve, "read", "packets")
+        self.assertEqual(token.ask("GET", "/api/v1/extractions").status, 200)
+        # With the role goes what the token may do.
+        self.assertEqual(admin.ask("PATCH", "/api/v1/users/eve", {"role": "viewer"}).status, 200)
+        self.problem(token.ask("GET", "/api/v1/extractions"), 403)
+        self.problem(eve.ask("GET", "/api/v1/extractions"), 403)
+        self.assertEqual(token.ask("GET", "/api/v1/rings").status, 200)
+        self.assertEqual(admin.ask("DELETE", "/api/v1/users/eve").status, 204)
+        self.problem(token.ask("GET", "/api/v1/rings"), 401)
+        self.problem(eve.ask("GET", "/api/v1/rings"), 401)
+        # Somebody must be left who can make users.
+        self.problem(admin.ask("DELETE", "/api/v1/users/admin"), 409, "busy")
+        self.problem(admin.ask("PATCH", "/api/v1/users/admin", {"role": "viewer"}), 409, "busy")
+
+    def test_tokens_end(self):
+        self.start()
+        admin = self.admin(self.web())
+        token = self.token(admin, "read", days=1)
+        kept, = admin.ask("GET", "/api/v1/tokens").json["tokens"]
+        self.assertEqual(kept["scopes"], ["read"])
+        self.assertEqual(kept["expires_s"] - kept["created_s"], 86400)
+        self.assertEqual(token.ask("GET", "/api/v1/rings").status, 200)
+        self.assertEqual(admin.ask("DELETE", f"/api/v1/tokens/{kept['token']}").status, 204)
+        self.problem(token.ask("GET", "/api/v1/rings"), 401)
+        self.problem(admin.ask("DELETE", f"/api/v1/tokens/{kept['token']}"), 404)
+
+    def test_guessing_is_slowed_down(self):
+        self.start()
+        web = self.web()
+        admin = self.admin(web)
+        answers = [User(web).log_in("admin", "guess").status for _ in range(6)]
+        self.assertEqual(answers, [401] * 5 + [429])
+        answer = User(web).log_in("admin", PASSWORD)
+        if answer.status == 429:  # the right one has to wait, too
+            self.assertGreater(int(answer.headers["Retry-After"]), 0)
+        self.assertEqual(admin.ask("GET", "/api/v1/session").status, 200)  # who is in stays in
+        while (answer := User(web).log_in("admin", PASSWORD)).status == 429:
+            time.sleep(0.2)
+        self.assertEqual(answer.status, 200)
+
+
+class Browsers(WebWorld):
+    """What other sites could make a browser do."""
+
+    def test_changes_need_the_token_of_the_session_and_our_own_origin(self):
+        self.start()
+        web = self.web()
+        admin = self.admin(web)
+        body = {"name": "t", "scopes": ["read"]}
+        self.problem(admin.ask("POST", "/api/v1/tokens", body, {"X-CSRF-Token": None}), 403, "csrf")
+        self.problem(admin.ask("POST", "/api/v1/tokens", body, {"X-CSRF-Token": "0" * 64}), 403, "csrf")
+        self.problem(admin.ask("POST", "/api/v1/tokens", body, {"Origin": "https://evil.example"}), 403, "origin")
+        self.problem(admin.ask("POST", "/api/v1/tokens", body, {"Origin": "null"}), 403, "origin")
+        self.problem(admin.ask("POST", "/api/v1/tokens", body, {"Sec-Fetch-Site": "cross-site"}), 403, "origin")
+        self.problem(admin.ask("POST", "/api/v1/tokens", json.dumps(body), {"Content-Type": "text/plain"}), 415)
+        good = admin.ask("POST", "/api/v1/tokens", body, {"Origin": f"https://127.0.0.1:{web.port}"})
+        self.assertEqual(good.status, 201, good.body)
+        self.assertEqual(len(admin.ask("GET", "/api/v1/tokens").json["tokens"]), 1)
+
+    def test_only_our_own_names_are_answered(self):
+        self.start()
+        web = self.web("--host", "recorder.example")
+        user = User(web)
+        for host in ("evil.example", "127.0.0.1.evil.example", "[::1", "", "recorder.example.evil"):
+            self.problem(user.ask("GET", "/api/v1/session", headers={"Host": host}), 421, "host")
+        for host in ("localhost", f"127.0.0.1:{web.port}", "[::1]:8443", "Recorder.Example", socket.gethostname()):
+            self.problem(user.ask("GET", "/api/v1/session", headers={"Host": host}), 401)
+
+    def test_old_tls_is_refused(self):
+        self.start()
+        web = self.web()
+        with self.assertRaises((ssl.SSLError, ConnectionError)):
+            old = tls(minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1)
+            old.set_ciphers("ALL:@SECLEVEL=0")
+            with socket.create_connection(("127.0.0.1", web.port)) as stream:
+                old.wrap_socket(stream)
+        with socket.create_connection(("127.0.0.1", web.port)) as stream:
+            with tls(maximum_version=ssl.TLSVersion.TLSv1_2).wrap_socket(stream) as secure:
+                self.assertEqual(secure.version(), "TLSv1.2")
+
+    def test_the_operators_certificate_is_used(self):
+        certificate, key = self.path("cert.pem"), self.path("key.pem")
+        made = subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out",
+                               certificate, "-subj", "/CN=recorder.example", "-days", "2"], stderr=subprocess.DEVNULL,
+                              check=False)
+        if made.returncode != 0:
+            self.skipTest("there is no openssl to make a certificate with")
+        os.chmod(key, 0o600)  # root's: read before the web process becomes somebody else
+        self.start()
+        web = self.web("--certificate", certificate, "--key", key)
+        with socket.create_connection(("127.0.0.1", web.port)) as stream:
+            with tls().wrap_socket(stream) as secure:
+                shown = ssl.DER_cert_to_PEM_cert(secure.getpeercert(binary_form=True))
+        with open(certificate, encoding="ascii") as file:
+            self.assertEqual(shown.strip(), file.read().strip())
+        wrong = subprocess.run([WEB, "--state", self.path("state"), "--certificate", certificate], stderr=subprocess.PIPE,
+                               check=False, text=True)
+        self.assertEqual(wrong.returncode, 1)
+        self.assertIn("key", wrong.stderr)
+
+
+class Rings(WebWorld):
+    def test_a_ring_from_its_making_to_its_end(self):
+        recorder = self.start()
+        admin = self.admin(self.web())
+        self.assertEqual(admin.ask("GET", "/api/v1/rings").json["rings"], [])
+        disk = {"path": self.path("disk"), "bytes": 64 * MIB}
+        answer = admin.ask("POST", "/api/v1/rings", {"name": "r", "disks": [disk]})
+        self.assertEqual(answer.status, 201, answer.body)
+        self.problem(admin.ask("POST", "/api/v1/rings", {"name": "r", "disks": [dict(disk, path=disk["path"] + "2")]}), 409)
+        self.problem(admin.ask("POST", "/api/v1/rings", {"name": "q", "disk": []}), 400, "invalid")
+        self.assertEqual([r["name"] for r in admin.ask("GET", "/api/v1/rings").json["rings"]], ["r"])
+        shown = admin.ask("GET", "/api/v1/rings/r").json
+        self.assertEqual(shown["disks"][0]["path"], disk["path"])
+        changed = admin.ask("PATCH", "/api/v1/rings/r", {"settings": {"flush_window": "100ms"}})
+        self.assertEqual(changed.status, 200, changed.body)
+        self.assertEqual(admin.ask("GET", "/api/v1/rings/r").json["settings"]["flush_window"], "100ms")
+        self.problem(admin.ask("PATCH", "/api/v1/rings/r", {"settings": {"flush_window": "soon"}}), 400)
+        self.assertEqual(len(admin.ask("GET", "/api/v1/disks?ring=r").json["disks"]), 1)
+        self.assertEqual(len(admin.ask("GET", "/api/v1/disks").json["disks"]), 1)
+        self.problem(admin.ask("GET", "/api/v1/disks?rong=r"), 400)
+        self.problem(admin.ask("GET", "/api/v1/rings/other"), 404)
+        self.assertEqual(admin.ask("GET", "/api/v1/interfaces").status, 200)
+        self.assertEqual(admin.ask("DELETE", "/api/v1/rings/r?wipe=true").status, 204)
+        self.assertEqual(recorder.call("ring.list")["rings"], [])
+
+    def test_a_capture_from_start_to_stop(self):
+        recorder = self.start()
+        admin = self.admin(self.web())
+        create_ring(recorder, "r", self.path("disk"))
+        began = int(time.time())
+        started = admin.ask("POST", "/api/v1/captures", {"ring": "r", "interfaces": [], "backend": "generator",
+                                                         "generator": {"packets_per_s": 2000, "seed": 1}})
+        self.assertEqual(started.status, 204, started.body)
+        captures = admin.ask("GET", "/api/v1/captures").json["captures"]
+        self.assertEqual([(c["ring"], c["backend"]) for c in captures], [("r", "generator")])
+        while True:  # until it shows in status and history
+            status = admin.ask("GET", "/api/v1/rings/r/status").json
+            self.check_account(status["account"])
+            columns = admin.ask("GET", f"/api/v1/rings/r/history?from={began - 5}&step=1").json
+            if status["account"]["stored"] > 2000 and sum(filter(None, columns["packets"]["stored"])) > 2000:
+                break
+            time.sleep(0.1)
+        overview = admin.ask("GET", "/api/v1/overview").json
+        self.assertEqual(overview["rings"][0]["ring"]["state"], "recording")
+        stopped = admin.ask("DELETE", "/api/v1/captures/r")
+        self.assertEqual(stopped.status, 200, stopped.body)
+        account = stopped.json["account"]
+        self.check_account(account)
+        self.assertEqual(admin.ask("GET", "/api/v1/captures").json["captures"], [])
+        self.problem(admin.ask("DELETE", "/api/v1/captures/r"), 404)
+        # The steps add up to what was counted, whatever their length; of what nobody knows nothing is said.
+        for step in (1, 7, 60):
+            while True:
+                columns = admin.ask("GET", f"/api/v1/rings/r/history?from={began - 100}&step={step}").json
+                total = {line: sum(filter(None, values)) for line, values in columns["packets"].items()}
+                if total["seen"] >= account["seen"]:
+                    break
+                time.sleep(0.1)
+            self.assertEqual(total, account, step)
+            self.assertEqual(columns["from_s"] % step, 0)
+            self.assertIsNone(columns["packets"]["seen"][0])
+        self.problem(admin.ask("GET", "/api/v1/rings/r/history?from=-1000d&step=1"), 400)
+        self.problem(admin.ask("GET", "/api/v1/rings/r/history?from=now&to=-1h"), 400)
+        events = admin.ask("GET", "/api/v1/events?limit=5").json["events"]
+        self.assertGreater(len(events), 0)
+        after = events[-1]["number"]
+        self.assertTrue(all(e["number"] > after for e in admin.ask("GET", f"/api/v1/events?after={after}").json["events"]))
+
+    def test_answers_have_tags(self):
+        self.start()
+        admin = self.admin(self.web())
+        tag = admin.ask("GET", "/api/v1/rings").headers["ETag"]
+        self.assertEqual(admin.ask("GET", "/api/v1/rings", headers={"If-None-Match": tag}, check=False).status, 304)
+        self.assertEqual(admin.ask("GET", "/api/v1/rings", headers={"If-None-Match": '"x"'}).status, 200)
+
+    def test_without_a_recorder_it_says_so_and_goes_on(self):
+        web = self.web()
+        admin = self.admin(web)
+        answer = admin.ask("GET", "/api/v1/overview")
+        self.problem(answer, 503, "closed")
+        self.assertIn("Retry-After", answer.headers)
+        recorder = self.start()
+        self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
+        recorder.kill()
+        self.problem(admin.ask("GET", "/api/v1/overview"), 503, "closed")
+        self.start()
+        self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
+
+
+class Packets(WebWorld):
+    def ring(self, count=20000):
+        recorder = self.start()
+        create_ring(recorder, "r", self.path("disk"))
+        import_packets(recorder, "r", numbered(count))
+        return recorder
+
+    def test_what_is_downloaded_is_what_is_stored(self):
+        recorder = self.ring()
+        web = self.web()
+        admin = self.admin(web)
+        for wanted, params in (({}, {}), ({"filter": "ether[14:4] = 0 and ether[20:2] < 100"},) * 2,
+                               ({"from": "1700000000.005", "to": "1700000000.006"},
+                                {"from_ns": str(1700000000005 * 10**6), "to_ns": str(1700000000006 * 10**6)})):
+            expected, result = extract(recorder, "r", **params)
+            answer = admin.ask("POST", "/api/v1/extractions", {"ring": "r", "format": "pcap", **wanted})
+            self.assertEqual(answer.status, 201, answer.body)
+            status, data, trailer = admin.download(answer.json["url"])
+            self.assertEqual(status, 200)
+            self.assertEqual(read_pcap(data), expected)
+            self.assertEqual(trailer, f"Tapeloop-Complete: {'true' if result['complete'] else 'false'}")
+            # A ticket is good once.
+            self.assertEqual(admin.download(answer.json["url"])[0], 404)
+            listed = admin.ask("GET", "/api/v1/extractions").json["extractions"][0]
+            self.assertEqual((listed["state"], listed["packets"], listed["output_bytes"], listed["complete"]),
+                             ("done", len(expected), len(data), True))
+
+    def test_a_script_needs_one_request_and_a_token(self):
+        recorder = self.ring()
+        web = self.web()
+        token = self.token(self.admin(web), "packets")
+        answer = token.ask("GET", "/api/v1/rings/r/packets?format=pcap&filter=ether%20proto%200x800")
+        self.assertEqual(answer.status, 307)
+        self.assertEqual(read_pcap(token.download(answer.headers["Location"])[1]), extract(recorder, "r")[0])
+        # On the Unix socket as well, where there are no sessions, and nobody without a token.
+        local = User(web, token=token.token, local=True)
+        answer = local.ask("GET", "/api/v1/rings/r/packets?format=pcap")
+        self.assertEqual(answer.status, 307)
+        answer = local.ask("GET", answer.headers["Location"], check=False)
+        self.assertEqual(read_pcap(answer.body), extract(recorder, "r")[0])
+        self.problem(User(web, local=True).log_in("admin", PASSWORD), 403)
+        self.problem(User(web, local=True).ask("GET", "/api/v1/rings"), 401)
+
+    def test_what_cannot_be_extracted_is_said_before_the_first_byte(self):
+        self.ring(10)
+        admin = self.admin(self.web())
+        for wrong in ({"ring": "no"}, {"ring": "r", "filter": "no such filter"}):
+            url = admin.ask("POST", "/api/v1/extractions", wrong).json["url"]
+            status, body, _ = admin.download(url)
+            self.assertIn(status, (400, 404), body)
+            self.assertEqual(json.loads(body)["status"], status)
+            self.assertEqual(admin.ask("GET", "/api/v1/extractions").json["extractions"][0]["state"], "failed")
+        for wrong in ({"ring": "../r"}, {"ring": "r", "format": "exe"}, {"ring": "r", "from": "noon"},
+                      {"ring": "r", "from": "now", "to": "-1h"}, {"ring": "r", "more": 1}, {}):
+            self.problem(admin.ask("POST", "/api/v1/extractions", wrong), 400, "invalid")
+        self.assertEqual(admin.download(f"https://127.0.0.1:{admin.web.port + 1}/api/v1/downloads/{'0' * 64}")[0], 404)
+        # Each server answers its own paths only.
+        self.problem(admin.ask("GET", "/api/v1/rings", port=admin.web.port + 1), 404)
+        self.problem(admin.ask("GET", "/api/v1/downloads/0"), 404)
+
+    def test_stalled_downloads_are_bounded_and_can_be_stopped(self):
+        self.ring(100000)
+        web = self.web("--downloads", "2")
+        admin = self.admin(web)
+        stalled = []
+        for _ in range(2):
+            answer = admin.ask("POST", "/api/v1/extractions", {"ring": "r"}).json
+            port, path = re.fullmatch(r"https://127\.0\.0\.1:(\d+)(/.*)", answer["url"]).groups()
+            stream = socket.socket()
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stream.connect(("127.0.0.1", int(port)))
+            stream = tls().wrap_socket(stream)
+            stream.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            stream.recv(1)
+            stalled.append((stream, answer["extraction"]))
+        third = admin.ask("POST", "/api/v1/extractions", {"ring": "r"}).json
+        status, body, _ = admin.download(third["url"])
+        self.assertEqual(status, 503, body)
+        self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)  # others are served
+        for stream, number in stalled:
+            self.assertEqual(admin.ask("DELETE", f"/api/v1/extractions/{number}").status, 204)
+            stream.close()
+        while (answer := admin.download(third["url"]))[0] == 503:  # the ticket was not used up
+            time.sleep(0.1)
+        self.assertEqual(answer[0], 200)
+
+
+class Process(WebWorld):
+    def test_a_crash_is_nobodys_loss(self):
+        recorder = self.start()
+        web = self.web()
+        admin = self.admin(web)
+        for _ in range(3):
+            before = web.worker()
+            os.kill(before, signal.SIGKILL)
+            while True:
+                try:
+                    answer = admin.ask("GET", "/api/v1/overview")
+                    break
+                except OSError:
+                    time.sleep(0.05)
+            self.assertEqual(answer.status, 200)  # with the session that there was
+            self.assertNotEqual(web.worker(), before)
+        self.assertIsNone(recorder.process.poll())
+
+    def test_the_web_process_goes_with_its_parent(self):
+        self.start()
+        web = self.web()
+        worker = web.worker()
+        web.process.kill()
+        web.process.wait()
+        while os.path.exists(f"/proc/{worker}"):
+            time.sleep(0.02)
+
+    def test_the_web_process_has_no_power(self):
+        if os.geteuid() != 0:
+            self.skipTest("not root: there is nothing to give up")
+        self.start()
+        web = self.web()
+        with open(f"/proc/{web.worker()}/status", encoding="ascii") as file:
+            status = dict(line.split(":", 1) for line in file if ":" in line)
+        self.assertNotIn("0", status["Uid"].split())
+        self.assertNotIn("0", status["Gid"].split())
+        for capabilities in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+            self.assertEqual(int(status[capabilities], 16), 0, capabilities)
+        self.assertEqual(status["NoNewPrivs"].strip(), "1")
+        self.assertEqual(status["Seccomp"].strip(), "2")
+        for name in ("web.db", "certificate.pem"):
+            self.assertEqual(os.stat(os.path.join(web.directory, name)).st_mode & 0o777, 0o600)
+
+    def test_wrong_usage(self):
+        for wrong in (["--port", "0"], ["--port", "x"], ["more"], ["--key", "k"], ["--downloads", "100"], ["--nothing"]):
+            run = subprocess.run([WEB, *wrong], stderr=subprocess.PIPE, check=False)
+            self.assertEqual(run.returncode, 2, wrong)
+            self.assertTrue(run.stderr)
+        taken = self.web()
+        run = subprocess.run([WEB, "--state", self.path("other"), "--listen", "127.0.0.1", "--port", str(taken.port)],
+                             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, check=False, text=True)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn(str(taken.port), run.stderr)
+
+
+class Hostile(WebWorld):
+    def raw(self, web, data):
+        """What comes back for bytes sent as they are."""
+        with socket.create_connection(("127.0.0.1", web.port)) as plain, tls().wrap_socket(plain) as stream:
+            answer = b""
+            try:
+                for at in range(0, len(data), 1 << 14):
+                    stream.sendall(data[at:at + (1 << 14)])
+                while part := stream.recv(1 << 16):
+                    answer += part
+            except OSError:
+                pass
+            return answer
+
+    def test_bytes_that_are_no_request(self):
+        self.start()
+        web = self.web()
+        admin = self.admin(web)
+        worker = web.worker()
+        host = b"Host: localhost\r\n"
+        post = b"POST /api/v1/session HTTP/1.1\r\n" + host
+        for data in (b"\0" * 100 + b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
+                     b"GET /" + b"a" * MIB + b" HTTP/1.1\r\n" + host + b"\r\n",
+                     b"GET /api/v1/rings/" + b"a" * 8000 + b" HTTP/1.1\r\n" + host + b"\r\n",
+                     b"GET / HTTP/1.1\r\n" + host + b"X: " + b"b" * MIB + b"\r\n\r\n",
+                     b"GET / HTTP/1.1\r\n" + host + b"X: y\r\n" * 5000 + b"\r\n",
+                     b"GET /../../../etc/passwd HTTP/1.1\r\n" + host + b"\r\n",
+                     b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\n" + host + b"\r\n",
+                     b"GET /%00 HTTP/1.1\r\n" + host + b"\r\n",
+                     b"GET http://evil/ HTTP/1.1\r\n" + host + b"\r\n",
+                     b"OPTIONS * HTTP/1.1\r\n" + host + b"\r\n", b"TRACE / HTTP/1.1\r\n" + host + b"\r\n",
+                     b"PROPFIND / HTTP/1.1\r\n" + host + b"\r\n", b"PUT /x HTTP/1.1\r\n" + host + b"Content-Length: 1\r\n\r\nx",
+                     post + b"Content-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n{}",
+                     post + b"Content-Type: application/json\r\nContent-Length: -1\r\n\r\n{}",
+                     post + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n{}",
+                     post + b"Content-Type: application/json\r\n\r\n",
+                     post + b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5\r\n\r\n--x--"):
+            answer = self.raw(web, data)
+            if answer:
+                self.assertRegex(answer[:14], rb"^HTTP/1.1 [45]\d\d", data[:60])
+            self.assertNotIn(b"root:", answer)
+        for body in ("[" * 30000 + "]" * 30000, '{"user":' * 5000 + "1" + "}" * 5000, "{", "null", '"x"', "{}x",
+                     '{"user": 1, "password": {}}', '{"user": "a", "user": "b"}', '{"user": "\\ud800"}', b"\xff{}"):
+            self.problem(User(web).ask("POST", "/api/v1/session", body), 400)
+        answer = self.raw(web, post + b"Content-Type: application/json\r\nContent-Length: 70000\r\n\r\n")
+        self.assertRegex(answer, rb"^HTTP/1.1 413 ")
+        self.problem(User(web, token="tl_" + "0" * 5000).ask("GET", "/api/v1/rings"), 401)
+        self.problem(User(web).ask("GET", "/api/v1/rings", headers={"Cookie": "__Host-tapeloop=" + "a" * 4000}), 401)
+        self.problem(User(web).ask("DELETE", "/api/v1/overview"), 405)
+        self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
+        self.assertEqual(web.worker(), worker, web.said())
+
+    def test_clients_that_say_nothing_keep_nobody_out(self):
+        self.start()
+        web = self.web()
+        admin = self.admin(web)
+        idle = [socket.create_connection(("127.0.0.1", web.port)) for _ in range(200)]
+        idle[0].sendall(b"\x16\x03\x01")  # a handshake that does not go on
+        broken = socket.create_connection(("127.0.0.1", web.port))
+        broken.sendall(b"GET / HTTP/1.1\r\n\r\n")  # no TLS
+        self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
+        for stream in idle + [broken]:
+            stream.close()
+
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    recorder_world.main()

@@ -1,0 +1,283 @@
+"""What tests of tapeloop-web share: starting it, speaking HTTP to it, and holding every answer against schema/openapi.yaml."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+
+import recorder_world
+
+BIN = recorder_world.BIN
+WEB = os.path.join(BIN, "tapeloop-web")
+SOURCE = os.environ.get("TAPELOOP_SOURCE", os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", ".."))
+METHODS = ("get", "post", "patch", "put", "delete")
+
+if not os.access(WEB, os.X_OK):
+    print("skipped: tapeloop-web is not part of this build (packaging/web)")
+    sys.exit(recorder_world.SKIPPED)
+try:
+    import jsonschema
+    import yaml
+except ImportError as missing:
+    print(f"skipped: {missing}")
+    sys.exit(recorder_world.SKIPPED)
+
+PASSWORD = "correct horse battery"
+# What every answer must say about itself.
+GUARDS = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+          "Cache-Control": "no-store"}
+
+
+class Document:
+    """schema/openapi.yaml"""
+
+    def __init__(self):
+        with open(os.path.join(SOURCE, "schema", "openapi.yaml"), encoding="utf-8") as file:
+            self.root = yaml.safe_load(file)
+        self.operations = {}
+        for path, item in self.root["paths"].items():
+            for method in METHODS:
+                if method in item:
+                    self.operations[method.upper(), path] = item[method]
+
+    def resolve(self, thing):
+        while "$ref" in thing:
+            found = self.root
+            for part in thing["$ref"].removeprefix("#/").split("/"):
+                found = found[part]
+            thing = found
+        return thing
+
+    def operation(self, method, path):
+        """The operation of a request, or none; and its path."""
+        for (known, pattern), operation in self.operations.items():
+            if known == method and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", pattern), path):
+                return operation
+        return None
+
+    def check(self, method, path, answer):
+        """Fails unless the document describes this answer."""
+        operation = self.operation(method, path)
+        responses = operation["responses"] if operation else {}
+        described = responses.get(str(answer.status), responses.get("default"))
+        if not operation or answer.status >= 400:
+            described = {"$ref": "#/components/responses/Problem"}
+        assert described, f"{method} {path}: {answer.status} is not described"
+        content = self.resolve(described).get("content", {})
+        if not content:
+            assert not answer.body, (method, path, answer.status, answer.body)
+            return
+        assert answer.type in content, f"{method} {path}: {answer.status} {answer.type} is not described"
+        if answer.type.endswith("json"):
+            schema = dict(content[answer.type]["schema"], components=self.root["components"])
+            jsonschema.Draft202012Validator(schema).validate(answer.json)
+
+
+DOCUMENT = Document()
+
+
+class Answer:
+    def __init__(self, response, body):
+        self.status = response.status
+        self.headers = response.headers
+        self.type = response.headers.get("Content-Type", "")
+        self.body = body
+        self.json = json.loads(body) if self.type.endswith("json") and body else None
+
+
+def free_ports():
+    """Two ports, one above the other, that nobody has at the moment."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            try:
+                two.bind(("127.0.0.1", port + 1))
+                return port
+            except (OSError, OverflowError):
+                continue
+
+
+def tls(**more):
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    for name, value in more.items():
+        setattr(context, name, value)
+    return context
+
+
+class Local(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path):
+        super().__init__("localhost")
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self.path)
+
+
+class Web:
+    """A tapeloop-web. Only ever killed by its own process numbers."""
+
+    def __init__(self, state, *options, wait=True, directory=None):
+        self.state = state
+        self.port = free_ports()
+        self.directory = directory or state + "-web"
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [WEB, "--state", state, "--web-state", self.directory, "--listen", "127.0.0.1", "--port", str(self.port),
+             *options], stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+        while wait and "https://" not in self.said():
+            if self.process.poll() is not None:
+                raise AssertionError("tapeloop-web has ended: " + self.said())
+            time.sleep(0.01)
+
+    def said(self):
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")
+
+    def one_time_password(self, user="admin"):
+        return re.findall(rf"user {re.escape(user)} has the one-time password ([\w-]+):", self.said())[-1]
+
+    def worker(self):
+        """The process number of the web process."""
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as file:
+            return int(file.read().split()[0])
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait()
+
+    def connection(self, port=None):
+        return http.client.HTTPSConnection("127.0.0.1", port or self.port, context=tls())
+
+
+class User:
+    """Somebody who talks to a tapeloop-web, by cookie or by token. Every answer is checked."""
+
+    def __init__(self, web, token=None, local=False):
+        self.web = web
+        self.token = token
+        self.local = local
+        self.cookie = None
+        self.csrf = None
+
+    def ask(self, method, path, body=None, headers=None, port=None, check=True):
+        connection = Local(self.web.directory + "/web.sock") if self.local else self.web.connection(port)
+        sent = {}
+        if self.token:
+            sent["Authorization"] = "Bearer " + self.token
+        if self.cookie:
+            sent["Cookie"] = self.cookie
+        if self.csrf and method != "GET":
+            sent["X-CSRF-Token"] = self.csrf
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+            body = body if isinstance(body, (bytes, str)) else json.dumps(body)
+        sent.update(headers or {})
+        connection.request(method, path, body, {name: value for name, value in sent.items() if value is not None})
+        response = connection.getresponse()
+        answer = Answer(response, response.read())
+        connection.close()
+        for name, value in GUARDS.items():
+            assert answer.headers.get(name) == value, (path, name, answer.headers.get(name))
+        if check:
+            DOCUMENT.check(method, path.split("?")[0], answer)
+        cookie = answer.headers.get("Set-Cookie")
+        if cookie:
+            self.cookie = cookie.split(";")[0]
+        if answer.json and answer.json.get("csrf_token"):
+            self.csrf = answer.json["csrf_token"]
+        return answer
+
+    def log_in(self, name, password):
+        return self.ask("POST", "/api/v1/session", {"user": name, "password": password})
+
+    def set_password(self, old, new):
+        return self.ask("POST", "/api/v1/session/password", {"old_password": old, "password": new})
+
+    def download(self, url):
+        """The answer at an extraction's url, and the trailer of its chunks."""
+        port, path = re.fullmatch(r"https://127\.0\.0\.1:(\d+)(/.*)", url).groups()
+        context = tls()
+        with context.wrap_socket(socket.create_connection(("127.0.0.1", int(port)))) as stream:
+            stream.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+            data = b""
+            while True:
+                try:
+                    part = stream.recv(1 << 16)
+                except ssl.SSLEOFError:
+                    part = b""
+                if not part:
+                    break
+                data += part
+        head, _, rest = data.partition(b"\r\n\r\n")
+        status = int(head.split()[1])
+        if b"chunked" not in head:
+            return status, rest, None
+        body = b""
+        while True:
+            size, _, rest = rest.partition(b"\r\n")
+            if not size:
+                return status, body, None  # broken off
+            count = int(size, 16)
+            if count == 0:
+                return status, body, rest.decode().strip()
+            body, rest = body + rest[:count], rest[count + 2:]
+
+
+class WebWorld(recorder_world.World):
+    """Each test has its own recorder and its own tapeloop-web."""
+
+    def setUp(self):
+        super().setUp()
+        os.chmod(self.directory, 0o755)  # the web process is another user
+        self.webs = []
+
+    def tearDown(self):
+        ends = []
+        for web in self.webs:
+            ends.append((web.stop(), web.said()))
+            web.log.close()
+        super().tearDown()
+        for status, outcome in ends:
+            self.assertIn(status, (0, -signal.SIGKILL), outcome)
+            for word in ("ERROR: AddressSanitizer", "WARNING: ThreadSanitizer", "runtime error:"):
+                self.assertNotIn(word, outcome)
+
+    def web(self, *options, **more):
+        web = Web(self.path("state"), *options, **more)
+        self.webs.append(web)
+        return web
+
+    def admin(self, web):
+        """The admin of a web that has just been made, with a password of his own."""
+        user = User(web)
+        one_time = web.one_time_password()
+        self.assertEqual(user.log_in("admin", one_time).status, 200)
+        self.assertEqual(user.set_password(one_time, PASSWORD).status, 200)
+        return user
+
+    def token(self, user, *scopes, **more):
+        answer = user.ask("POST", "/api/v1/tokens", {"name": "test", "scopes": list(scopes), **more})
+        self.assertEqual(answer.status, 201, answer.body)
+        return User(user.web, token=answer.json["secret"])
+
+    def problem(self, answer, status, code=None):
+        self.assertEqual(answer.status, status, answer.body)
+        if code:
+            self.assertEqual(answer.json["code"], code, answer.body)
+        return answer.json["detail"]
+
+

@@ -1,0 +1,103 @@
+/*
+ * exchange.h - one HTTP request and its answer, between CivetWeb and the handlers.
+ *
+ * An exchange belongs to the thread that serves its connection. A handler answers exactly once, with one of the
+ * answer_... functions, whose result it returns: the status of the answer. Failures are problem details (RFC 9457).
+ */
+#ifndef WEB_EXCHANGE_H
+#define WEB_EXCHANGE_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "errors.h"
+#include "password.h"
+#include "web_store.h"
+
+struct mg_connection;
+struct mg_request_info;
+struct web_server;
+
+#define BODY_BYTES_MAX (64u << 10)
+#define PARAMETERS_MAX 2u
+#define PARAMETER_SIZE 128u
+
+enum entrance {
+    ENTRANCE_MAIN,     /* the interface and the API, TLS */
+    ENTRANCE_DOWNLOAD, /* packets by ticket, TLS */
+    ENTRANCE_LOCAL,    /* the API on a Unix socket, no TLS, tokens only */
+};
+
+/* Who asks, once that is known. */
+struct caller {
+    char name[USER_NAME_MAX + 1];
+    enum role role;
+    unsigned rights;  /* of the token, no more than of the role */
+    bool must_change; /* may do nothing but set a password */
+    bool by_cookie;
+    uint8_t secret[SECRET_DIGEST_BYTES]; /* of the session, when by_cookie */
+    char csrf[SECRET_TEXT_SIZE];         /* likewise: what a change must bring along */
+};
+
+struct exchange {
+    struct web_server *server;
+    struct mg_connection *connection;
+    const struct mg_request_info *info;
+    enum entrance entrance;
+    struct caller caller;
+    char parameter[PARAMETERS_MAX][PARAMETER_SIZE]; /* the path's parts in braces, in order */
+    json_t *body;                                   /* of a request that has one; the exchange's */
+};
+
+/* ---- the request
+ * ----------------------------------------------------------------------------------- */
+
+/* The request's header, or null. The connection's memory. */
+const char *exchange_header(const struct exchange *exchange, const char *name);
+
+/* Copies a query parameter, decoded. False: absent, or not so long that it fits. */
+bool exchange_query(const struct exchange *exchange, const char *name, char *value, size_t size);
+
+/* ERR_INVALID: the query has a parameter that is not among `names` (separated by blanks), or one twice. */
+int exchange_check_query(const struct exchange *exchange, const char *names, struct failure *failure);
+
+/* A whole number from the query; absent: *value stays. ERR_INVALID. */
+int exchange_query_count(const struct exchange *exchange, const char *name, int64_t min, int64_t max,
+                         int64_t *value, struct failure *failure);
+
+/* ERR_INVALID: the body has a member that is not among `names`. */
+int exchange_check_body(const struct exchange *exchange, const char *names, struct failure *failure);
+
+/* A string member of the body. The body's memory. ERR_INVALID: absent and required, or no string. */
+int exchange_body_string(const struct exchange *exchange, const char *name, bool required,
+                         const char **value, struct failure *failure);
+
+/* ---- the answer
+ * ------------------------------------------------------------------------------------ */
+
+/* Begins every answer: status line and the headers that all answers have. `more`: whole header lines, or null. */
+void answer_head(struct exchange *exchange, int status, const char *type, int64_t length /* -1: none */,
+                 const char *more);
+
+/* `value` is consumed. A GET has an ETag and may be answered by 304. `more`: whole header lines ("Name: value\r\n"), or null. */
+int answer_json(struct exchange *exchange, int status, json_t *value, const char *more);
+
+/* 204 */
+int answer_nothing(struct exchange *exchange, const char *more);
+
+/* A problem: `code` is a word of errors.def or one of the few that openapi.yaml names besides. */
+int answer_problem(struct exchange *exchange, int status, const char *code, const char *sentence,
+                   const char *more);
+
+/* The problem that fits `failure`. */
+int answer_failure(struct exchange *exchange, const struct failure *failure);
+
+/* The HTTP status for an error code. */
+int answer_status(int code);
+
+/* One line about what somebody did, on standard error: for the journal. No foreign bytes get through unprintable. */
+void exchange_log(const struct exchange *exchange, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

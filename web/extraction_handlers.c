@@ -1,0 +1,378 @@
+/*
+ * extraction_handlers.c - packets: what is asked for, and the stream itself.
+ *
+ * The happy path: who wants packets asks for an extraction and gets a ticket; the ticket is used once, at
+ * the server for downloads; the recorder is asked to write into a pipe, and what comes out of it is handed
+ * on as it comes. The recorder's result says whether anything is missing; it follows the packets, as the
+ * trailer `Tapeloop-Complete`, for the first byte goes out long before it is known.
+ *
+ * Failures: before the first byte they are answers of their own. After it, the connection is closed without the
+ * last chunk, so that no client takes a part for the whole. A client that goes, or takes nothing for
+ * half a minute, ends the extraction; so does the end of the web process, and the recorder ends its work when
+ * the control connection closes.
+ */
+#include <civetweb.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "extraction_list.h"
+#include "handlers.h"
+#include "recorder_link.h"
+#include "text.h"
+#include "web_server.h"
+
+#define PIPE_BYTES (1 << 20)
+#define CHUNK_BYTES (256u << 10)
+#define TURN_MS 250        /* how often it is looked whether somebody wants it to stop */
+#define ANSWER_MS 10000    /* from an answer's first byte to its last */
+
+/* ---- asking for packets
+ * ---------------------------------------------------------------------------- */
+
+static int check_format(const char *format, struct failure *failure)
+{
+    static const char *const formats[] = {"pcapng", "pcap", "pcap-us"};
+    for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++)
+        if (strcmp(format, formats[i]) == 0)
+            return 0;
+    return fail(failure, ERR_INVALID, "format: expected pcapng, pcap or pcap-us");
+}
+
+static int take_time(const char *name, const char *text, int64_t *time_ns, struct failure *failure)
+{
+    struct timespec now;
+    if (!text || !*text)
+        return 0;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int code = text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, time_ns, failure);
+    return code == 0 ? 0 : fail_context(failure, code, "%s: ", name);
+}
+
+static int make_wish(const struct exchange *exchange, const char *ring, const char *from, const char *to,
+                     const char *filter, const char *format, struct extraction_wish *wish, struct failure *failure)
+{
+    *wish = (struct extraction_wish){.from_ns = INT64_MIN, .to_ns = INT64_MAX};
+    int code = text_check_ring_name(ring, failure);
+    if (code == 0)
+        code = check_format(format, failure);
+    if (code == 0)
+        code = take_time("from", from, &wish->from_ns, failure);
+    if (code == 0)
+        code = take_time("to", to, &wish->to_ns, failure);
+    if (code == 0 && wish->from_ns >= wish->to_ns)
+        code = fail(failure, ERR_INVALID, "from: expected a time before to");
+    if (code == 0 && strlen(filter) > FILTER_TEXT_MAX)
+        code = fail(failure, ERR_TOO_LARGE, "the filter is longer than %u bytes", FILTER_TEXT_MAX);
+    if (code == 0 && !(wish->filter = strdup(filter)))
+        code = fail(failure, ERR_NO_MEMORY, "out of memory");
+    snprintf(wish->user, sizeof wish->user, "%s", exchange->caller.name);
+    snprintf(wish->ring, sizeof wish->ring, "%.63s", ring);
+    snprintf(wish->format, sizeof wish->format, "%.15s", format);
+    return code;
+}
+
+/* Where a ticket is to be used: the same name that the client knows us by, and the other port. */
+static void download_url(const struct exchange *exchange, const char *ticket, char *url, size_t size)
+{
+    const char *host = exchange_header(exchange, "Host");
+    size_t length = host ? strlen(host) : 0;
+    if (exchange->entrance == ENTRANCE_LOCAL || length == 0) {
+        snprintf(url, size, "/api/v1/downloads/%s", ticket);
+        return;
+    }
+    const char *bracket = memchr(host, ']', length), *colon = strchr(bracket ? bracket : host, ':');
+    if (colon)
+        length = (size_t)(colon - host);
+    snprintf(url, size, "https://%.*s:%u/api/v1/downloads/%s", (int)(length < 256 ? length : 256), host,
+             exchange->server->options->download_port, ticket);
+}
+
+#define URL_SIZE 512
+
+static int add_wish(struct exchange *exchange, struct extraction_wish *wish, int64_t *number, char url[URL_SIZE],
+                    struct failure *failure)
+{
+    char ticket[SECRET_TEXT_SIZE];
+    char from[TEXT_TIME_SIZE] = "the beginning", to[TEXT_TIME_SIZE] = "the end";
+    if (wish->from_ns != INT64_MIN)
+        text_time(wish->from_ns, from);
+    if (wish->to_ns != INT64_MAX)
+        text_time(wish->to_ns, to);
+    exchange_log(exchange, "extracts from %s, %s to %s: %.200s", wish->ring, from, to, wish->filter);
+    int code = extraction_list_add(exchange->server->extractions, wish, number, ticket, failure);
+    if (code == 0)
+        download_url(exchange, ticket, url, URL_SIZE);
+    return code;
+}
+
+int handle_extraction_create(struct exchange *exchange)
+{
+    struct failure failure = {0};
+    struct extraction_wish wish = {0};
+    const char *ring, *from = NULL, *to = NULL, *filter = "", *format = "pcapng";
+    char url[URL_SIZE];
+    int64_t number = 0;
+    int code = exchange_check_body(exchange, "ring from to filter format", &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "ring", true, &ring, &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "from", false, &from, &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "to", false, &to, &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "filter", false, &filter, &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "format", false, &format, &failure);
+    if (code == 0)
+        code = make_wish(exchange, ring, from, to, filter, format, &wish, &failure);
+    if (code == 0)
+        code = add_wish(exchange, &wish, &number, url, &failure);
+    extraction_wish_free(&wish);
+    if (code != 0)
+        return answer_failure(exchange, &failure);
+    json_t *answer = extraction_list_one(exchange->server->extractions, number);
+    if (answer)
+        json_object_set_new(answer, "url", json_string(url));
+    return answer_json(exchange, 201, answer, NULL);
+}
+
+/* For a script: one request that ends in packets, by way of a redirection to the server for downloads. */
+int handle_packets(struct exchange *exchange)
+{
+    struct failure failure = {0};
+    struct extraction_wish wish = {0};
+    char from[64] = "", to[64] = "", format[16] = "pcapng", url[URL_SIZE], line[URL_SIZE + 16];
+    char *filter = calloc(1, FILTER_TEXT_MAX + 2);
+    int64_t number;
+    int code = filter ? exchange_check_query(exchange, "from to filter format", &failure)
+                      : fail(&failure, ERR_NO_MEMORY, "out of memory");
+    if (code == 0) {
+        (void)exchange_query(exchange, "from", from, sizeof from);
+        (void)exchange_query(exchange, "to", to, sizeof to);
+        (void)exchange_query(exchange, "format", format, sizeof format);
+        (void)exchange_query(exchange, "filter", filter, FILTER_TEXT_MAX + 2);
+        code = make_wish(exchange, exchange->parameter[0], from, to, filter, format, &wish, &failure);
+    }
+    free(filter);
+    if (code == 0)
+        code = add_wish(exchange, &wish, &number, url, &failure);
+    extraction_wish_free(&wish);
+    if (code != 0)
+        return answer_failure(exchange, &failure);
+    snprintf(line, sizeof line, "Location: %s\r\n", url);
+    answer_head(exchange, 307, NULL, 0, line);
+    return 307;
+}
+
+int handle_extractions(struct exchange *exchange)
+{
+    struct failure failure = {0};
+    if (exchange_check_query(exchange, "", &failure) != 0)
+        return answer_failure(exchange, &failure);
+    return answer_json(exchange, 200,
+                       json_pack("{s:o}", "extractions", extraction_list_json(exchange->server->extractions)), NULL);
+}
+
+/* One's own; an admin may stop everybody's. */
+int handle_extraction_stop(struct exchange *exchange)
+{
+    struct failure failure = {0};
+    char *end;
+    long long number = strtoll(exchange->parameter[0], &end, 10);
+    const char *user = exchange->caller.rights & RIGHT_USERS ? NULL : exchange->caller.name;
+    int code = *end ? ERR_NOT_FOUND : extraction_list_stop(exchange->server->extractions, number, user);
+    if (code == 0) {
+        exchange_log(exchange, "stopped extraction %lld", number);
+        return answer_nothing(exchange, NULL);
+    }
+    fail(&failure, code, "%s",
+         code == ERR_NOT_FOUND ? "there is no such extraction, or it has ended" : "only its user or an admin may stop it");
+    return answer_failure(exchange, &failure);
+}
+
+/* ---- the stream
+ * ------------------------------------------------------------------------------------ */
+
+struct stream {
+    struct exchange *exchange;
+    const struct extraction_wish *wish;
+    int64_t number;
+    struct control_connection recorder;
+    json_int_t id;
+    int pipe; /* the end that is read; -1: it has ended */
+    bool chunked;
+    bool begun;    /* the head has been sent */
+    bool answered; /* the recorder's result is there */
+    struct extraction_progress progress;
+    char *buffer;
+};
+
+static void take_progress(struct extraction_progress *progress, const json_t *value)
+{
+    static const char *const names[] = {"packets", "output_bytes", "segments_done", "segments_total", "gaps_total"};
+    int64_t *const fields[] = {&progress->packets, &progress->output_bytes, &progress->segments_done,
+                               &progress->segments_total, &progress->gaps_total};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const json_t *number = json_object_get(value, names[i]);
+        if (json_is_integer(number))
+            *fields[i] = json_integer_value(number);
+    }
+    progress->complete = json_is_true(json_object_get(value, "complete"));
+}
+
+static void send_head(struct stream *stream)
+{
+    char more[512], from[24] = "begin", to[24] = "end";
+    const struct extraction_wish *wish = stream->wish;
+    const char *version = stream->exchange->info->http_version;
+    stream->chunked = version && strcmp(version, "1.0") != 0;
+    if (wish->from_ns != INT64_MIN)
+        snprintf(from, sizeof from, "%" PRId64, wish->from_ns / 1000000000);
+    if (wish->to_ns != INT64_MAX)
+        snprintf(to, sizeof to, "%" PRId64, wish->to_ns / 1000000000);
+    snprintf(more, sizeof more,
+             "%sContent-Disposition: attachment; filename=\"%s_%s_%s.%s\"\r\n",
+             stream->chunked ? "Transfer-Encoding: chunked\r\nTrailer: Tapeloop-Complete\r\n" : "", wish->ring,
+             from, to, strcmp(wish->format, "pcapng") == 0 ? "pcapng" : "pcap");
+    answer_head(stream->exchange, 200,
+                strcmp(wish->format, "pcapng") == 0 ? "application/x-pcapng" : "application/vnd.tcpdump.pcap", -1, more);
+    stream->begun = true;
+}
+
+static bool send_bytes(struct stream *stream, const char *bytes, size_t count)
+{
+    struct mg_connection *connection = stream->exchange->connection;
+    if (!stream->begun)
+        send_head(stream);
+    if (count == 0)
+        return true;
+    if (stream->chunked)
+        return mg_send_chunk(connection, bytes, (unsigned)count) > 0;
+    return mg_write(connection, bytes, count) == (int)count;
+}
+
+/* Packets that have come. ERR_CLOSED: the client does not take them. */
+static int take_bytes(struct stream *stream, struct failure *failure)
+{
+    ssize_t got = read(stream->pipe, stream->buffer, CHUNK_BYTES);
+    if (got < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : fail_errno(failure, errno, "reading packets");
+    if (got == 0) {
+        close(stream->pipe);
+        stream->pipe = -1;
+        return 0;
+    }
+    return send_bytes(stream, stream->buffer, (size_t)got) ? 0 : fail(failure, ERR_CLOSED, "the client has gone");
+}
+
+static int take_answer(struct stream *stream, struct failure *failure)
+{
+    json_t *value;
+    int code = recorder_receive(&stream->recorder, stream->id, ANSWER_MS, &value, failure);
+    if (code < 0)
+        return code;
+    take_progress(&stream->progress, value);
+    json_decref(value);
+    stream->answered = code == 0;
+    return 0;
+}
+
+static int hand_over(struct stream *stream, struct failure *failure)
+{
+    struct extraction_list *list = stream->exchange->server->extractions;
+    int code = 0;
+    while (code == 0 && (stream->pipe >= 0 || !stream->answered)) {
+        struct pollfd watched[2] = {{.fd = stream->pipe, .events = POLLIN},
+                                    {.fd = stream->answered ? -1 : stream->recorder.fd, .events = POLLIN}};
+        if (poll(watched, 2, TURN_MS) < 0 && errno != EINTR)
+            return fail_errno(failure, errno, "waiting for packets");
+        if (watched[0].revents)
+            code = take_bytes(stream, failure);
+        if (code == 0 && watched[1].revents)
+            code = take_answer(stream, failure);
+        if (code == 0 && atomic_load(&stream->exchange->server->stopping))
+            code = fail(failure, ERR_INTERRUPTED, "tapeloop-web is ending");
+        if (code == 0 && !extraction_list_progress(list, stream->number, &stream->progress))
+            code = fail(failure, ERR_INTERRUPTED, "stopped");
+    }
+    return code;
+}
+
+/* The recorder has the pipe's other end, and we only this one: its end is the packets' end. */
+static int begin(struct stream *stream, struct failure *failure)
+{
+    const struct extraction_wish *wish = stream->wish;
+    char from[24], to[24];
+    int ends[2];
+    int code = recorder_connect(stream->exchange->server->recorder, &stream->recorder, failure);
+    if (code != 0)
+        return code;
+    stream->buffer = malloc(CHUNK_BYTES);
+    if (!stream->buffer)
+        return fail(failure, ERR_NO_MEMORY, "out of memory");
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return fail_errno(failure, errno, "no pipe for the packets");
+    (void)fcntl(ends[0], F_SETPIPE_SZ, PIPE_BYTES); /* a smaller one will do */
+    stream->pipe = ends[0];
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    json_t *params = json_pack("{s:s, s:s, s:s}", "ring", wish->ring, "filter", wish->filter, "format", wish->format);
+    snprintf(from, sizeof from, "%" PRId64, wish->from_ns);
+    snprintf(to, sizeof to, "%" PRId64, wish->to_ns);
+    if (wish->from_ns != INT64_MIN)
+        json_object_set_new(params, "from_ns", json_string(from));
+    if (wish->to_ns != INT64_MAX)
+        json_object_set_new(params, "to_ns", json_string(to));
+    code = recorder_send(&stream->recorder, "extract", params, &ends[1], 1, &stream->id, failure);
+    close(ends[1]);
+    return code;
+}
+
+/* The end of the answer; the status that it has had. */
+static int finish(struct stream *stream, int code, const struct failure *failure)
+{
+    struct mg_connection *connection = stream->exchange->connection;
+    if (code != 0 && !stream->begun)
+        return code == ERR_CLOSED ? answer_problem(stream->exchange, 503, "closed", failure->text, "Retry-After: 2\r\n")
+                                  : answer_failure(stream->exchange, failure);
+    if (code == 0 && !stream->begun)
+        send_head(stream);
+    if (code == 0 && stream->chunked)
+        mg_printf(connection, "0\r\nTapeloop-Complete: %s\r\n\r\n", stream->progress.complete ? "true" : "false");
+    return 200;
+}
+
+int handle_download(struct exchange *exchange)
+{
+    struct failure failure = {0};
+    struct extraction_wish wish;
+    struct stream stream = {.exchange = exchange, .wish = &wish, .pipe = -1, .recorder = {.fd = -1}};
+    struct extraction_list *list = exchange->server->extractions;
+    int code = extraction_list_begin(list, exchange->parameter[0], &stream.number, &wish, &failure);
+    if (code == ERR_AGAIN)
+        return answer_problem(exchange, 503, "again", failure.text, "Retry-After: 5\r\n");
+    if (code != 0)
+        return answer_failure(exchange, &failure);
+    code = begin(&stream, &failure);
+    if (code == 0)
+        code = hand_over(&stream, &failure);
+    int status = finish(&stream, code, &failure);
+    if (stream.pipe >= 0)
+        close(stream.pipe);
+    if (stream.recorder.fd >= 0)
+        control_close(&stream.recorder);
+    free(stream.buffer);
+    extraction_list_end(list, stream.number,
+                        code == 0                 ? EXTRACTION_DONE
+                        : code == ERR_INTERRUPTED ? EXTRACTION_STOPPED
+                                                  : EXTRACTION_FAILED,
+                        &stream.progress, code == 0 ? "" : failure.text);
+    extraction_wish_free(&wish);
+    return status;
+}
