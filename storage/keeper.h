@@ -67,7 +67,7 @@ struct keeper_options {
 struct slot_belief {
     struct identity segment;
     uint64_t position;
-    uint32_t revision;
+    uint32_t revision; /* 0: only its first page was seen, it counts for no copy */
 };
 
 #define FRAMES_NOT_ALL_SENT UINT32_MAX

@@ -75,7 +75,8 @@ static inline bool keeper_disk_usable(const struct keeper_disk *disk)
 static inline uint64_t keeper_slot_counts(const struct keeper_disk *disk, uint32_t slot)
 {
     uint64_t position = disk->position[slot];
-    return position == POSITION_IN_USE || disk->belief[slot].position != 0 ? position : 0;
+    const struct slot_belief *belief = &disk->belief[slot];
+    return position == POSITION_IN_USE || (belief->position != 0 && belief->revision != 0) ? position : 0;
 }
 
 /* It may become usable again by itself, or is. */

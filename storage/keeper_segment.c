@@ -316,7 +316,8 @@ bool keeper_slot_is_stale(struct keeper_disk *disk, uint32_t slot, const uint8_t
         return false;
     keeper->stale_beliefs++;
     keeper_raise_position(keeper, info.position);
-    *belief = (struct slot_belief){.segment = info.segment, .position = info.position, .revision = info.revision};
+    /* Without a revision: nobody has seen more of it than this page. */
+    *belief = (struct slot_belief){.segment = info.segment, .position = info.position};
     disk->position[slot] = info.position;
     disk->open[slot] = NULL;
     return true;

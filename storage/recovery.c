@@ -298,8 +298,14 @@ static void belief_expires(struct recovery *recovery, const struct slot_belief *
 static int believe(struct recovery *recovery, const struct slot_view *view)
 {
     struct slot_belief *belief = &recovery->disk[view->disk].belief[view->slot], now = belief_of(view);
-    if (!identity_equal(&now.segment, &belief->segment))
-        belief_expires(recovery, belief);
+    if (!identity_equal(&now.segment, &belief->segment)) {
+        /* Only what has overwritten it says that it is gone everywhere; where nothing is to be seen, this place is lost. */
+        if (now.position > belief->position || view->content == SLOT_HALF)
+            belief_expires(recovery, belief);
+        else if (belief->position > 0)
+            catalog_drop_place(recovery->options->catalog, &belief->segment,
+                               &(struct segment_place){.disk = recovery->disk[view->disk].identity, .slot = view->slot});
+    }
     *belief = now;
     return view->content == SLOT_HALF ? 0 : found_add(recovery, view);
 }
