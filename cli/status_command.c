@@ -91,6 +91,36 @@ static void errors_print(const json_t *row)
     }
 }
 
+/* Every cause of promise P6, also those that never occurred, and their sum. */
+static void account_print(const json_t *row)
+{
+    struct account account;
+    struct table table;
+    answer_account(answer_object(row, "account"), &account);
+    if (account.packets[ACCOUNT_seen] == 0)
+        return;
+    table_open(&table, 3);
+    table_text(&table, "ACCOUNT");
+    table_text(&table, "PACKETS");
+    table_text(&table, "");
+    for (int line = 0; line < ACCOUNT_LINES; line++) {
+        table_text(&table, view_line_name(line));
+        table_number(&table, account.packets[line]);
+        table_text(&table, account_help((enum account_line)line));
+    }
+    table_text(&table, "sum");
+    table_number(&table, account_sum(&account));
+    table_text(&table, account_sum(&account) == account.packets[ACCOUNT_seen]
+                           ? "of all but the first line: every packet is accounted for"
+                           : "of all but the first line: DIFFERS from what was seen");
+    table_text(&table, "cut");
+    table_number(&table, answer_count(row, "cut_packets"));
+    table_text(&table, "of those stored: packets of which a rule has kept a part");
+    putchar('\n');
+    table_print(&table, stdout, "  ");
+    table_close(&table);
+}
+
 static void status_ring_print(const json_t *row, const json_t *disks)
 {
     const json_t *ring = answer_object(row, "ring");
@@ -107,14 +137,8 @@ static void status_ring_print(const json_t *row, const json_t *disks)
     if (json_array_size(interfaces) > 0) {
         putchar('\n');
         view_interfaces(interfaces, "  ");
-    } else if (answer_object(row, "account")) {
-        struct account account;
-        answer_account(answer_object(row, "account"), &account);
-        if (account.packets[ACCOUNT_seen] > 0) {
-            putchar('\n');
-            view_account(&account, stdout);
-        }
     }
+    account_print(row);
     putchar('\n');
     view_disks(disks, answer_text(ring, "name"), "  ");
 }
@@ -221,7 +245,8 @@ const struct command status_command = {
     .operands = "[RING]",
     .operands_max = 1,
     .summary = "how recorder, rings, interfaces and disks are",
-    .details = "In each line of the interfaces, what was seen is the sum of the columns behind it.",
+    .details = "In each line of the interfaces, what was seen is the sum of the columns behind it; and so it\n"
+               "is in the account of all, which names every cause. Both are since the recorder started.",
     .examples = "  tapeloop status\n  tapeloop status dmz --watch",
     .options = status_options,
     .run = status_run,

@@ -16,6 +16,7 @@ import unittest
 
 BIN = os.environ.get("TAPELOOP_BIN", "")
 RECORDER = os.path.join(BIN, "tapeloopd")
+ROOT = os.geteuid() == 0
 SKIPPED = 77
 LINES = ["seen", "stored", "in_flight", "discarded", "duplicates", "sampled_out", "dropped_queue",
          "dropped_kernel", "lost_disk", "refused"]
@@ -273,3 +274,31 @@ def thread(function, *arguments):
     started = threading.Thread(target=function, args=arguments, daemon=True)
     started.start()
     return started
+
+
+# ---- interfaces ---------------------------------------------------------------------------------
+
+
+WIRE = ("ip link add v0 type veth peer name v1", "ip link set v0 up", "ip link set v1 up",
+        "ip link set lo up")
+
+
+def make_namespace(test):
+    """A network namespace with a veth pair in it: (prefix of commands in it); or the test is skipped."""
+    if not ROOT or not shutil.which("ip") or not shutil.which("unshare") or not shutil.which("nsenter"):
+        test.skipTest("a network namespace takes root, ip, unshare and nsenter")
+    probe = subprocess.run(["unshare", "-n", "true"], stderr=subprocess.PIPE)
+    if probe.returncode != 0:
+        test.skipTest("no network namespace here: " + probe.stderr.decode())
+    holder = subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    test.addCleanup(lambda: (holder.stdin.close(), holder.wait(), holder.stdout.close()))
+    holder.stdin.write(b"x")
+    holder.stdin.flush()
+    holder.stdout.read(1)  # it is where it is to be
+    enter = ["nsenter", "-t", str(holder.pid), "-n"]
+    subprocess.run(enter + "sysctl -qw net.ipv6.conf.all.disable_ipv6=1".split(), stderr=subprocess.DEVNULL)
+    for command in WIRE:
+        made = subprocess.run(enter + command.split(), stderr=subprocess.PIPE)
+        if made.returncode != 0:
+            test.skipTest(f"{command}: {made.stderr.decode()}")
+    return enter

@@ -13,10 +13,9 @@ import subprocess
 import time
 import unittest
 
-from recorder_world import (BIN, LINES, MIB, RECORDER, Client, RemoteError, World, create_ring, extract,
-                            import_files, import_packets, main, numbered, packet, pcap, read_pcap, thread)
-
-ROOT = os.geteuid() == 0
+from recorder_world import (BIN, LINES, MIB, RECORDER, ROOT, WIRE, Client, RemoteError, World, create_ring, extract,
+                            import_files, import_packets, main, make_namespace, numbered, packet, pcap, read_pcap,
+                            thread)
 
 
 def digest(path):
@@ -290,8 +289,15 @@ class Imports(World):
         self.assertEqual(answer["account"]["refused"], 1)
         self.assertEqual(answer["account"]["stored"], 3)
         self.check_account(answer["account"])
-        # A loss is an event, too.
-        wait_for(lambda: "drops-begin" in [one["kind"] for one in self.recorder.call("events")["events"]])
+        # A loss is an event, too: when it begins, and when it has ended; with the cause, and how much it was.
+        def events(kind):
+            return [one for one in self.recorder.call("events")["events"] if one["kind"] == kind]
+        wait_for(lambda: events("drops-end"))
+        begun, ended = events("drops-begin"), events("drops-end")
+        self.assertEqual((len(begun), len(ended)), (1, 1))
+        self.assertRegex(begun[0]["text"], "longer than a segment")
+        self.assertRegex(ended[0]["text"], r"; 1 were: .*longer than a segment")
+        self.assertLess(int(begun[0]["time_ns"]), int(ended[0]["time_ns"]))
 
     def test_from_a_pipe(self):
         reader, writer = os.pipe()
@@ -821,31 +827,6 @@ class Recordings(World):
         recorder = self.start()
         self.check_clean(recorder, "dmz")
         self.assertNotIn("recovered", [event["kind"] for event in recorder.call("events")["events"]])
-
-
-WIRE = ("ip link add v0 type veth peer name v1", "ip link set v0 up", "ip link set v1 up",
-        "ip link set lo up")
-
-
-def make_namespace(test):
-    """A network namespace with a veth pair in it: (prefix of commands in it); or the test is skipped."""
-    if not ROOT or not shutil.which("ip") or not shutil.which("unshare") or not shutil.which("nsenter"):
-        test.skipTest("a network namespace takes root, ip, unshare and nsenter")
-    probe = subprocess.run(["unshare", "-n", "true"], stderr=subprocess.PIPE)
-    if probe.returncode != 0:
-        test.skipTest("no network namespace here: " + probe.stderr.decode())
-    holder = subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    test.addCleanup(lambda: (holder.stdin.close(), holder.wait(), holder.stdout.close()))
-    holder.stdin.write(b"x")
-    holder.stdin.flush()
-    holder.stdout.read(1)  # it is where it is to be
-    enter = ["nsenter", "-t", str(holder.pid), "-n"]
-    subprocess.run(enter + "sysctl -qw net.ipv6.conf.all.disable_ipv6=1".split(), stderr=subprocess.DEVNULL)
-    for command in WIRE:
-        made = subprocess.run(enter + command.split(), stderr=subprocess.PIPE)
-        if made.returncode != 0:
-            test.skipTest(f"{command}: {made.stderr.decode()}")
-    return enter
 
 
 SENDER = """

@@ -4,12 +4,14 @@
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 import tempfile
 import time
 
-from recorder_world import (BIN, LINES, MIB, RemoteError, World, create_ring, import_files, main, pcap, thread)
+from recorder_world import (BIN, LINES, MIB, RemoteError, World, create_ring, import_files, main, make_namespace, pcap,
+                            thread)
 
 TAPELOOP = os.path.join(BIN, "tapeloop")
 ETHERNET = bytes.fromhex("020000000002020000000001")
@@ -337,6 +339,89 @@ class Layer7(World):
         self.assertRegex(self.refused("unsupported", recorder, "rule.add", ring="dmz", rule="app http : full"),
                          "layer 7 is not there.*tapeloop-classify is missing")
         self.assertEqual(recorder.call("rule.list", ring="dmz")["rules"], [])
+
+
+TWICE = """
+import socket, sys, time
+sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+sender.bind(("v0", 0))
+for number in range(int(sys.argv[1])):
+    frame = bytes.fromhex("02000000000202000000000188b5") + number.to_bytes(8, "big") + bytes(50)
+    sender.send(frame)
+    sender.send(frame)
+    time.sleep(0.002)
+"""
+
+
+class LiveAccount(World):
+    """Promise P6 on a live interface."""
+
+    def received(self, enter):
+        """What the kernel itself says that the interface has received."""
+        shown = subprocess.run(enter + ["ip", "-s", "-j", "link", "show", "v1"], stdout=subprocess.PIPE, check=True)
+        return json.loads(shown.stdout)[0]["stats64"]["rx"]["packets"]
+
+    def check(self, recorder):
+        ring = recorder.call("status", ring="dmz")["rings"][0]
+        self.check_account(ring["account"])
+        for interface in ring["interfaces"]:
+            self.check_account(interface["account"])
+        total = {line: sum(one["account"][line] for one in ring["interfaces"]) for line in LINES}
+        self.assertEqual(total, ring["account"])
+        return ring
+
+    def test_adds_up_at_every_instant(self):
+        enter = make_namespace(self)
+        recorder = self.start(prefix=enter)
+        create_ring(recorder, "dmz", self.path("disk"))
+        recorder.call("ring.set", ring="dmz", settings={"duplicates": "on", "duplicate_window": "10ms"})
+        recorder.call("rule.replace", ring="dmz", rules="tcp port 80 : snap 64\ntcp port 443 : sample 1/2\n"
+                                                        "port 1024-20000 : discard\n")
+        before = self.received(enter)
+        try:
+            recorder.call("record.start", ring="dmz", interfaces=["v1"])
+        except RemoteError as error:
+            if error.code in ("permission", "unsupported"):
+                self.skipTest(error.message)
+            raise
+        traffic = os.path.join(os.environ["TAPELOOP_TEST_BIN"], "tapeloop-traffic")
+        senders = [subprocess.Popen(enter + [traffic, "v0", "20000", "4"], stdout=subprocess.DEVNULL),
+                   subprocess.Popen(enter + ["python3", "-c", TWICE, "300"])]
+        looks, seen = 0, 0
+        with recorder.client() as client:
+            recorder_client = type("One", (), {"call": client.call})
+            while any(sender.poll() is None for sender in senders):
+                account = self.check(recorder_client)["account"]
+                self.assertGreaterEqual(account["seen"], seen)
+                seen = account["seen"]
+                looks += 1
+        for sender in senders:
+            self.assertEqual(sender.wait(), 0)
+        self.assertGreater(looks, 50)
+        while self.check(recorder)["account"]["seen"] < self.received(enter) - before:
+            time.sleep(0.01)
+        command = subprocess.run([TAPELOOP, "--state", self.path("state"), "status", "dmz"], stdout=subprocess.PIPE,
+                                 check=True).stdout.decode()
+        self.assertIn("every packet is accounted for", command)
+        shown = {}
+        for line in command[command.index("ACCOUNT"):].splitlines()[1:13]:
+            found = re.match(r" +([a-z ]+?)  +([0-9]+)  ", line)
+            shown[found[1]] = int(found[2])
+        self.assertEqual(shown["sum"], shown["seen"])
+        self.assertEqual(shown["seen"], sum(shown[line.replace("_", " ")] for line in LINES[1:]))
+        ended = recorder.call("record.stop", ring="dmz")
+        account = ended["account"]
+        self.check_account(account)
+        self.assertEqual(account["seen"], self.received(enter) - before)
+        self.assertEqual(account["in_flight"], 0)
+        self.assertGreaterEqual(account["duplicates"], 200)
+        for line in ("stored", "discarded", "sampled_out"):
+            self.assertGreater(account[line], 0, line)
+        self.assertGreater(ended["cut_packets"], 0)
+        # History tells the same, second by second.
+        rows = recorder.call("history", ring="dmz")["rows"]
+        for row in rows:
+            self.assertEqual(row["seen"], sum(row[line] for line in LINES if line != "seen"))
 
 
 class Command(World):
