@@ -16,7 +16,7 @@
 #include "stream.h"
 
 #define MACHINE_DISKS_MAX 8
-#define MACHINE_STREAMS_MAX 4
+#define MACHINE_STREAMS_MAX 8
 #define MACHINE_LIVES_MAX 64
 
 struct machine_options {
