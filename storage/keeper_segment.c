@@ -323,6 +323,14 @@ bool keeper_slot_is_stale(struct keeper_disk *disk, uint32_t slot, const uint8_t
     return true;
 }
 
+/* It cannot be prepared here: it goes when the headers that are read anew for other copies have been answered, too. */
+static void check_failed(struct segment *segment)
+{
+    keeper_segment_orphan(segment);
+    if (segment->outstanding == 0)
+        segment_give_up(segment);
+}
+
 /* All headers have been read. Another slot takes the place of one that held something else than believed. */
 static void segment_check_done(struct segment *segment)
 {
@@ -339,7 +347,7 @@ static void segment_check_done(struct segment *segment)
             keeper_disk_error(keeper, disk, "reading a slot's header", copy->request.result);
             /* What cannot be read cannot be kept either, but another disk is the better choice. */
             if (disk->failed) {
-                segment_give_up(segment);
+                check_failed(segment);
                 return;
             }
             continue;
@@ -351,7 +359,7 @@ static void segment_check_done(struct segment *segment)
         if (slot == UINT32_MAX) { /* every slot is in use: a ring of very few slots */
             copy->bad = true;
             slot_take(segment, copy, disk, copy->slot);
-            segment_give_up(segment);
+            check_failed(segment);
             return;
         }
         slot_take(segment, copy, disk, slot);

@@ -119,7 +119,8 @@ static void flushed_some(struct keeper *keeper, struct keeper_request *request, 
     job->failed |= !good;
     if (--job->unflushed > 0)
         return;
-    job->writes = 0;
+    if (job->outstanding == 0) /* else one of them is still with the disk */
+        job->writes = 0;
     void (*then)(struct mend_job *) = job->when_flushed;
     job->when_flushed = NULL;
     if (job->orphan)
@@ -145,7 +146,7 @@ static void written_some(struct keeper *keeper, struct keeper_request *request)
 static void when_durable(struct mend_job *job, void (*then)(struct mend_job *))
 {
     if (job->unflushed == 0) {
-        job->writes = 0;
+        job->writes = 0; /* nothing is outstanding: a step never runs before all of it is answered */
         then(job);
         return;
     }
