@@ -14,6 +14,9 @@
 /* Finds the route of a request, checks who asks and what is sent, and calls its handler. */
 int route_request(struct exchange *exchange);
 
+/* The files of the interface: GET or HEAD of a path outside of /api. */
+int handle_ui_file(struct exchange *exchange);
+
 /* Prints the table of routes: method, path, access, for the tests of openapi.yaml. */
 void routes_print(void);
 

@@ -158,7 +158,8 @@ int route_request(struct exchange *exchange)
                               "this server is not known by that name: see --host of tapeloop-web", NULL);
     if (!path || path[0] != '/')
         return answer_problem(exchange, 400, "invalid", "that is no path", NULL);
-    int status = route_api(exchange);
+    bool file = exchange->entrance == ENTRANCE_MAIN && strncmp(path, "/api/", 5) != 0;
+    int status = file ? handle_ui_file(exchange) : route_api(exchange);
     json_decref(exchange->body);
     return status;
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """tapeloop-web: who gets in, what the API answers, what packets come out, and what hostile clients can do."""
 
+import gzip
 import json
 import os
 import re
@@ -230,6 +231,30 @@ class Browsers(WebWorld):
                                check=False, text=True)
         self.assertEqual(wrong.returncode, 1)
         self.assertIn("key", wrong.stderr)
+
+
+class Files(WebWorld):
+    def test_the_page_and_its_parts(self):
+        user = User(self.web())
+        on_the_wire = 0
+        for path, kind in (("/", "text/html"), ("/app.js", "text/javascript"), ("/app.css", "text/css"), ("/icon.svg", "image/svg+xml")):
+            plain = user.ask("GET", path, check=False)
+            packed = user.ask("GET", path, headers={"Accept-Encoding": "br, gzip"}, check=False)
+            self.assertEqual((plain.status, packed.status), (200, 200))
+            self.assertTrue(plain.type.startswith(kind), plain.type)
+            self.assertEqual(gzip.decompress(packed.body), plain.body)
+            self.assertEqual(packed.headers["Content-Encoding"], "gzip")
+            self.assertIn("default-src 'none'", plain.headers["Content-Security-Policy"])
+            self.assertNotIn("unsafe", plain.headers["Content-Security-Policy"])
+            on_the_wire += len(packed.body)
+            self.assertEqual(user.ask("HEAD", path, check=False).status, 200)
+            self.assertEqual(user.ask("POST", path, {}, check=False).status, 405)
+        self.assertLess(on_the_wire, 100_000)
+        # Nothing comes from anywhere else.
+        page = user.ask("GET", "/", check=False).body.decode()
+        self.assertNotRegex(page, r"https?://")
+        for path in ("/index.html", "/app.js/", "/../app.js", "/etc/passwd", "/.git/config"):
+            self.assertIn(user.ask("GET", path, check=False).status, (200, 404) if ".." in path else (404,), path)
 
 
 class Rings(WebWorld):

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""The interface in a browser (walk.mjs). Screenshots stay in the build folder: tests/ui-screenshots."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "integration"))
+import recorder_world  # noqa: E402
+from recorder_world import extract, read_pcap  # noqa: E402
+from web_world import SOURCE, WebWorld  # noqa: E402
+
+TOOLS = os.environ.get("TAPELOOP_UI_TOOLS", os.path.join(SOURCE, "build", "web-ui"))
+CHROMIUM = shutil.which("chromium")
+
+
+class Interface(WebWorld):
+    def test_a_person_uses_it(self):
+        if not CHROMIUM or not shutil.which("node") or not os.path.isdir(os.path.join(TOOLS, "node_modules", "playwright-core")):
+            self.skipTest("there is no chromium, no node, or no playwright-core (packaging/web)")
+        screenshots = os.path.join(os.environ.get("TAPELOOP_TEST_BIN", self.directory), "..", "ui-screenshots")
+        os.makedirs(screenshots, exist_ok=True)
+        recorder = self.start()
+        web = self.web()
+        walk = subprocess.run(
+            ["node", os.path.join(SOURCE, "tests", "ui", "walk.mjs"), f"https://127.0.0.1:{web.port}/", web.one_time_password(),
+             self.path("demo.disk"), screenshots], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
+            env=dict(os.environ, TAPELOOP_UI_TOOLS=TOOLS, CHROMIUM=CHROMIUM))
+        self.assertEqual(walk.returncode, 0, walk.stderr + web.said())
+        seen = json.loads(walk.stdout)
+        self.assertEqual(seen["errors"], [])
+        self.assertLess(seen["load"], 100_000)  # bytes over the wire for the page
+        self.assertIn("live=", seen["live"])
+        self.assertEqual(seen["overflow"], 0)  # nothing sticks out of a narrow window
+
+        def ends(which):
+            return int(seen[which]["from"]), int(seen[which]["to"])
+
+        selected, panned, zoomed = map(ends, ("selected", "panned", "zoomed"))
+        self.assertLess(selected[1] - selected[0], 60)  # a tenth of five minutes
+        self.assertLess(panned[0], selected[0])
+        self.assertLess(abs((panned[1] - panned[0]) - (selected[1] - selected[0])), 3)
+        self.assertGreater(zoomed[1] - zoomed[0], (panned[1] - panned[0]) * 1.4)
+        # What the browser got is what is stored.
+        with open(os.path.join(screenshots, "download.pcap"), "rb") as file:
+            downloaded = read_pcap(file.read())
+        expected, _ = extract(recorder, "demo", from_ns=str(selected[0] * 10**9), to_ns=str(selected[1] * 10**9), filter="tcp")
+        self.assertGreater(len(downloaded), 100)
+        self.assertEqual(downloaded, expected[:len(downloaded)])  # the newest came after the download
+        self.assertTrue(seen["file"].startswith("demo_"), seen["file"])
+
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    recorder_world.main()
