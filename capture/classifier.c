@@ -11,7 +11,7 @@
  *     resting --ask--> starting --ready--> working
  *                       ^  |                 |  dead, hung (killed), lied (killed)
  *                       |  +--> waiting <----+
- *                       +----------+  after a while that doubles, from 100 ms to 10 s
+ *                       +----------+  after a while that doubles, from 100 ms to 1 s
  *
  * Closing: the process is killed, the thread joined. A process whose recorder is gone is ended by
  * the kernel (PR_SET_PDEATHSIG), which looks at the thread that started it: this one.
@@ -40,7 +40,7 @@
 #include "waiting.h"
 
 #define RESTART_MS_USUAL 100
-#define RESTART_MS_MAX 10000
+#define RESTART_MS_MAX 1000
 #define WELL_MS 60000 /* a process that lived for so long is started again at once */
 #define HANG_MS_USUAL 2000
 #define HANG_MS_MIN 100
