@@ -33,7 +33,7 @@ struct seen {
 static struct seen *seen;
 static size_t seen_count;
 
-static void die(const char *what, const char *why)
+static _Noreturn void die(const char *what, const char *why)
 {
     fprintf(stderr, "tapeloop-flows: %s: %s\n", what, why);
     exit(1);
@@ -153,8 +153,8 @@ int main(int count, char **values)
     struct classifier *classifier = NULL;
     struct classifier_port *port = NULL;
     struct source *source = NULL;
-    const char *const *name;
-    uint32_t names;
+    const char *const *name = NULL;
+    uint32_t names = 0;
     if (classifier_open(&options, &classifier, &failure) != 0 ||
         classifier_names(classifier, &name, &names, &failure) != 0 ||
         classifier_port_open(classifier, 0, &port, &failure) != 0)
