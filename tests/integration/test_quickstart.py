@@ -5,10 +5,13 @@ import os
 import re
 import shutil
 import signal
+import socket
+import ssl
 import struct
 import subprocess
 import time
 import unittest
+import urllib.request
 
 from cli_world import BIN, SOURCE, TAPELOOP, World, main, skip
 
@@ -45,7 +48,7 @@ class Quickstart(World):
                                 stderr=subprocess.PIPE, text=True, **options)
 
     def test_what_it_says_to_type_works_while_it_records(self):
-        process = self.quickstart()
+        process = self.quickstart("--port", "0")
         command = None
         while command is None:
             line = process.stdout.readline()
@@ -70,13 +73,38 @@ class Quickstart(World):
         self.assertRegex(out, r"seen +[1-9]")
         self.assertIn("every packet is accounted for", out)
 
-        again = self.quickstart("--for", "1s")
+        again = self.quickstart("--for", "1s", "--port", "0")
         out, err = again.communicate()
         self.assertEqual(again.returncode, 0, err)
         self.assertIn("goes on", out)
         self.assertIn("every packet is accounted for", out)
         links = subprocess.run(["ip", "link"], stdout=subprocess.PIPE, text=True, check=True).stdout
         self.assertIsNone(re.search(r"\bdemo[01]\b", links))
+
+    @unittest.skipUnless(os.access(os.path.join(BIN, "tapeloop-web"), os.X_OK), "tapeloop-web is not part of this build")
+    def test_the_web_interface_is_there_as_long_as_it_records(self):
+        os.chmod(self.directory, 0o755)  # the web process is another user
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        process = self.quickstart("--port", str(port))
+        said = ""
+        while f"https://127.0.0.1:{port}/" not in said:
+            line = process.stdout.readline()
+            self.assertTrue(line, process.stderr.read() if not line else "")
+            said += line
+        self.assertIn("one-time password", said)
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        page = urllib.request.urlopen(f"https://127.0.0.1:{port}/", context=context).read()
+        self.assertIn(b"tapeloop", page)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+        self.assertEqual(process.returncode, 0, err)
+        self.assertIn("every packet is accounted for", out)
+        with socket.socket() as gone:
+            self.assertNotEqual(gone.connect_ex(("127.0.0.1", port)), 0)
 
     def test_without_root_it_says_so(self):
         nobody = self.quickstart(preexec_fn=lambda: (os.setgid(65534), os.setuid(65534)))
@@ -86,7 +114,7 @@ class Quickstart(World):
         self.assertEqual(len(err.splitlines()), 1)
 
     def test_wrong_usage(self):
-        for words in (["--for"], ["--bogus"], ["demo"]):
+        for words in (["--for"], ["--bogus"], ["demo"], ["--port", "x"]):
             process = self.quickstart(*words)
             out, err = process.communicate()
             self.assertEqual((process.returncode, out, len(err.splitlines())), (2, "", 1))
