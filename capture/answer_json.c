@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "disk_life.h"
+#include "disk_rows.h"
 #include "mending.h"
 #include "classifier.h"
 #include "ring_opening.h"
@@ -100,30 +102,55 @@ static const struct keeper_disk_state *keeper_disk_of(const struct ring_state *s
                                                       const struct identity *disk)
 {
     for (uint32_t i = 0; state && i < state->keeper.disks; i++)
-        if (identity_equal(&state->keeper.disk[i].identity, disk))
+        if (state->keeper.disk[i].disk && identity_equal(&state->keeper.disk[i].identity, disk))
             return &state->keeper.disk[i];
     return NULL;
+}
+
+/* What a person is told of a disk: the keeper knows those that the ring has, its row the others. */
+static const char *disk_word(const struct disk_answers *answers, const struct state_disk *row,
+                             const struct keeper_disk_state *keeper)
+{
+    if (keeper)
+        return disk_state_name(keeper->state);
+    if (row->state == DISK_REMOVED)
+        return disk_state_name(DISK_REMOVED);
+    if (!answers->state)
+        return "offline"; /* the ring is not up */
+    return disk_state_name(row->state == DISK_FOREIGN ? DISK_FOREIGN : DISK_MISSING);
+}
+
+static void describe_hardware(json_t *disk, const struct disk_note *note)
+{
+    json_object_set_new(disk, "device", json_text(note->device));
+    json_object_set_new(disk, "stable_path", json_text(note->stable_path));
+    json_object_set_new(disk, "enclosure", json_text(note->enclosure));
+    json_object_set_new(disk, "enclosure_slot", json_text(note->enclosure_slot));
+    json_set_time(disk, "last_seen", note->last_seen_ns, note->last_seen_ns > 0);
 }
 
 static int append_disk(const struct state_disk *row, void *context)
 {
     struct disk_answers *answers = context;
-    const struct keeper_disk_state *keeper = keeper_disk_of(answers->state, &row->disk);
-    const char *state = "offline"; /* the ring is not up */
-    if (answers->state)
-        state = !keeper ? "missing" : keeper->state == DISK_FAILED ? "failed" : "active";
+    const struct keeper_disk_state *found = keeper_disk_of(answers->state, &row->disk);
     struct keeper_disk_state none = {0};
-    if (!keeper)
-        keeper = &none;
+    const struct keeper_disk_state *keeper = found ? found : &none;
+    struct disk_note note;
     char id[IDENTITY_TEXT_SIZE];
+    if (disk_note_get(answers->look->entry->recorder, row, &note) != 0)
+        note = (struct disk_note){0};
     json_t *disk = json_pack(
-        "{s:s, s:i, s:s, s:o, s:I, s:i, s:i, s:s, s:I, s:I, s:I, s:I}", "ring",
+        "{s:s, s:i, s:s, s:o, s:I, s:i, s:i, s:I, s:s, s:I, s:I, s:I, s:I}", "ring",
         answers->look->entry->row.name, "number", (int)row->number, "id",
         identity_text(&row->disk, id), "path", json_text(row->path), "bytes",
         (json_int_t)row->bytes, "slots", (int)keeper->slots, "free_slots", (int)keeper->free_slots,
-        "state", state, "read_errors", (json_int_t)keeper->read_errors, "write_errors",
-        (json_int_t)keeper->write_errors, "written_bytes", (json_int_t)keeper->written_bytes,
-        "in_flight_bytes", (json_int_t)keeper->in_flight_bytes);
+        "used_bytes",
+        (json_int_t)((keeper->slots - keeper->free_slots) * answers->look->slot_bytes), "state",
+        disk_word(answers, row, found), "read_errors", (json_int_t)keeper->read_errors,
+        "write_errors", (json_int_t)keeper->write_errors, "written_bytes",
+        (json_int_t)keeper->written_bytes, "in_flight_bytes",
+        (json_int_t)keeper->in_flight_bytes);
+    describe_hardware(disk, &note);
     return json_array_append_new(answers->disks, disk) == 0 ? 0 : ERR_NO_MEMORY;
 }
 
@@ -156,10 +183,10 @@ int json_append_disks(const struct ring_look *look, json_t *disks, struct failur
 /* ---- rings
  * ----------------------------------------------------------------------------------------- */
 
+/* A disk that was removed is none of the ring's. */
 static int count_disk(const struct state_disk *row, void *context)
 {
-    (void)row;
-    ++*(json_int_t *)context;
+    *(json_int_t *)context += row->state != DISK_REMOVED;
     return 0;
 }
 
@@ -170,6 +197,7 @@ static json_t *error_of(const struct ring_look *look)
     uint64_t total = atomic_load(&look->entry->slots_total);
     switch (look->state) {
     case RING_FAILED:
+    case RING_EMPTY:
         return json_text(look->failure.text);
     case RING_STARTING:
         snprintf(text, sizeof text, "its disks are being looked at (%" PRIu64 " of %" PRIu64 ")",
@@ -188,6 +216,8 @@ static const char *ring_state_word(const struct ring_look *look, const struct ri
         return "starting";
     if (look->state == RING_FAILED)
         return "failed";
+    if (look->state == RING_EMPTY)
+        return "empty";
     return look->live && state->streams > 0 ? "recording" : "idle";
 }
 
@@ -205,7 +235,7 @@ static int ring_with_state(const struct ring_look *look, const struct ring_state
     bool any = look->live && catalog->first_ns <= catalog->last_ns;
     json_t *ring = json_pack(
         "{s:s, s:s, s:i, s:I, s:s, s:o, s:I, s:I, s:I, s:I}", "name", entry->row.name, "id",
-        identity_text(&entry->row.ring, id), "copies", (int)entry->row.copies, "slot_bytes",
+        identity_text(&entry->row.ring, id), "copies", (int)look->copies, "slot_bytes",
         (json_int_t)look->slot_bytes, "state", ring_state_word(look, state), "error",
         error_of(look), "disks", disks, "total_bytes", (json_int_t)state->total_bytes, "used_bytes",
         (json_int_t)state->used_bytes, "packets", (json_int_t)catalog->packets);
@@ -337,7 +367,7 @@ int json_ring_status(const struct ring_look *look, json_t **result, struct failu
     if (look->live)
         ring_entry_accounts(entry, append_account, &answers);
     bool any = look->live && state.catalog.first_ns <= state.catalog.last_ns;
-    bool degraded = look->live && (state.keeper.durable_copies < entry->row.copies ||
+    bool degraded = look->live && (state.keeper.durable_copies < look->copies ||
                                    json_integer_value(json_object_get(ring, "disks")) !=
                                        (json_int_t)state.keeper.disks);
     json_t *status = json_pack(

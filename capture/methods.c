@@ -51,6 +51,8 @@ static const struct method {
     {"ring.adopt", "disks name", method_ring_adopt},
     {"ring.rebuild", "ring", method_ring_rebuild},
     {"disk.list", "ring", method_disk_list},
+    {"disk.add", "ring disk force", method_disk_add},
+    {"disk.locate", "disk on", method_disk_locate},
     {"record.start",
      "ring interfaces backend snapshot_bytes buffer_bytes promiscuous outgoing attach generator",
      method_record_start},

@@ -23,6 +23,8 @@ int method_ring_delete(struct request *request, json_t **result);
 int method_ring_adopt(struct request *request, json_t **result);
 int method_ring_rebuild(struct request *request, json_t **result);
 int method_disk_list(struct request *request, json_t **result);
+int method_disk_add(struct request *request, json_t **result);
+int method_disk_locate(struct request *request, json_t **result);
 int method_record_start(struct request *request, json_t **result);
 int method_record_stop(struct request *request, json_t **result);
 int method_import(struct request *request, json_t **result);

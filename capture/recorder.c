@@ -89,7 +89,7 @@ static void *startup_thread(void *context)
     struct failure failure = {0};
     pthread_setname_np(pthread_self(), "startup");
     /* A recorder that is asked to end while it looks at its disks has not failed. */
-    if (ring_entry_open(entry, &failure) != 0 && !recorder_stopping(recorder))
+    if (ring_entry_open(entry, &failure) != 0 && !entry->empty && !recorder_stopping(recorder))
         event_log_say(recorder->events, "error", "ring-failed", entry->row.name, "%s",
                       failure.text);
     ring_registry_settle(&recorder->registry, entry, &failure);
@@ -111,6 +111,14 @@ static int add_ring(const struct state_ring *row, void *context)
                              startup->failure);
 }
 
+static int take_max_rings(const char *name, const char *value, void *context)
+{
+    unsigned long rings_max = strtoul(value, NULL, 10);
+    if (strcmp(name, RECORDER_SETTING_MAX_RINGS) == 0 && rings_max > 0 && rings_max <= UINT32_MAX)
+        ring_registry_set_max(context, (uint32_t)rings_max);
+    return 0;
+}
+
 /* Brings all rings up, each on its own thread. */
 static int start_rings(struct recorder *recorder, bool fresh, struct failure *failure)
 {
@@ -119,6 +127,8 @@ static int start_rings(struct recorder *recorder, bool fresh, struct failure *fa
     int result = fresh ? catalog_care_mark_all(recorder) : 0;
     if (result == 0 && fresh)
         catalog_fresh(recorder->catalog);
+    if (result == 0)
+        result = state_settings(recorder->state, NULL, take_max_rings, &recorder->registry);
     if (result == 0)
         result = state_rings(recorder->state, add_ring, &startup);
     if (result != 0)

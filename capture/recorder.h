@@ -23,6 +23,8 @@
 
 #define RECORDER_LOCK_NAME "recorder.lock" /* in the state directory; holds the pid, for people */
 
+#define RECORDER_SETTING_MAX_RINGS "max_rings" /* in state.db, of no ring */
+
 struct classifier;
 struct control_server;
 struct event_log;

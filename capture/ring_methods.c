@@ -14,8 +14,10 @@
 
 #include "answer_json.h"
 #include "catalog_care.h"
+#include "disk_rows.h"
 #include "event_log.h"
 #include "methods.h"
+#include "new_disk.h"
 #include "ring_opening.h"
 #include "superblock.h"
 #include "text.h"
@@ -29,16 +31,6 @@ static int64_t wall_ns(void)
 
 /* ---- what create and adopt have in common
  * ------------------------------------------------------------ */
-
-struct new_disk {
-    char path[sizeof((struct state_disk *)0)->path];
-    uint64_t bytes;
-    bool was_there;    /* before we came */
-    bool written;      /* our superblock may be on it */
-    struct disk *disk; /* until the ring owns it */
-    uint64_t disk_bytes;
-    struct identity identity;
-};
 
 /* A ring that is being made, on a thread of its own. */
 struct making {
@@ -54,29 +46,14 @@ struct making {
     atomic_bool cancel;
 };
 
-static int take_path(struct request *request, const char *path, struct new_disk *disk)
-{
-    char shown[128];
-    text_printable(path, shown, sizeof shown);
-    if (path[0] != '/')
-        return fail(&request->failure, ERR_INVALID,
-                    "disk \"%s\": the path does not begin at the root", shown);
-    if (strlen(path) >= sizeof disk->path)
-        return fail(&request->failure, ERR_INVALID, "disk \"%s\": the path is too long", shown);
-    memcpy(disk->path, path, strlen(path) + 1);
-    return 0;
-}
-
 static int check_disks(struct request *request, const json_t *disks, struct making *making)
 {
     size_t count = json_is_array(disks) ? json_array_size(disks) : 0;
-    if (count == 0) {
-        fail(&request->failure, ERR_INVALID, "a ring needs a disk: give its path");
-        return ERR_INVALID;
-    }
+    if (disks && !json_is_array(disks) && !json_is_null(disks))
+        return fail(&request->failure, ERR_INVALID, "parameter disks: expected a list");
     if (count > RING_DISKS_MAX)
         return fail(&request->failure, ERR_INVALID, "a ring has at most %u disks", RING_DISKS_MAX);
-    making->disk = calloc(count, sizeof *making->disk);
+    making->disk = calloc(count + 1, sizeof *making->disk);
     if (!making->disk) {
         fail(&request->failure, ERR_NO_MEMORY, "out of memory");
         return ERR_NO_MEMORY;
@@ -146,33 +123,6 @@ static int bring_up(struct making *making)
 /* ---- create
  * --------------------------------------------------------------------------------------- */
 
-static int create_disk(struct making *making, struct new_disk *disk)
-{
-    struct stat status;
-    disk->was_there = lstat(disk->path, &status) == 0;
-    return disk_uring_create(disk->path, disk->bytes, making->force, &disk->disk, &making->failure);
-}
-
-/* Whatever was made is unmade. What stood at a path before stays there, without our superblocks. */
-static void uncreate_disk(struct new_disk *disk)
-{
-    if (disk->was_there && disk->written) {
-        if (!disk->disk) /* the ring closed it */
-            (void)disk_uring_open(disk->path, DISK_OPEN_EXCLUSIVE, &disk->disk, NULL);
-        struct superblock *superblock = malloc(sizeof *superblock);
-        /* Its geometry is not known yet if the format failed at its first write. */
-        if (disk->disk && superblock &&
-            (disk->disk->geometry.disk_bytes > 0 ||
-             superblock_read(disk->disk, superblock, NULL, NULL) == 0))
-            (void)disk_wipe_superblocks(disk->disk, NULL);
-        free(superblock);
-    }
-    bool made = disk->disk || disk->written;
-    disk_close(&disk->disk);
-    if (made && !disk->was_there)
-        (void)unlink(disk->path);
-}
-
 static int format_disks(struct making *making)
 {
     struct disk **disk = calloc(making->disks + 1, sizeof(struct disk *));
@@ -198,6 +148,33 @@ static int format_disks(struct making *making)
     return result;
 }
 
+/* What is known of the hardware of the disks, for when they are looked for. */
+static void note_disks(struct making *making)
+{
+    for (uint32_t i = 0; i < making->disks; i++) {
+        struct state_disk row = {.disk = making->disk[i].identity, .ring = making->row.ring};
+        memcpy(row.path, making->disk[i].path, sizeof row.path);
+        disk_note_take(making->recorder, &row,
+                       ring_entry_generation(making->entry, &making->disk[i].identity));
+    }
+}
+
+/* A ring without a disk: a name, for disks to come. */
+static int create_empty(struct making *making)
+{
+    struct ring_registry *registry = &making->recorder->registry;
+    struct failure empty;
+    int result = write_rows(making);
+    if (result != 0) {
+        ring_registry_remove(registry, &making->entry);
+        return result;
+    }
+    making->entry->empty = true;
+    ring_entry_say_empty(making->entry, &empty);
+    ring_registry_settle(registry, making->entry, &empty);
+    return 0;
+}
+
 static int create_work(void *context)
 {
     struct making *making = context;
@@ -206,9 +183,12 @@ static int create_work(void *context)
                                    &making->entry, &making->failure);
     if (result != 0)
         return result;
+    if (result == 0 && making->disks == 0)
+        return create_empty(making);
     for (uint32_t i = 0; i < making->disks && result == 0; i++)
         result = cancelled(making) ? fail(&making->failure, ERR_INTERRUPTED, "interrupted")
-                                   : create_disk(making, &making->disk[i]);
+                                   : new_disk_create(&making->disk[i], making->force,
+                                                     &making->failure);
     if (result == 0)
         result = format_disks(making);
     if (result == 0)
@@ -218,49 +198,16 @@ static int create_work(void *context)
         result = bring_up(making);
     }
     if (result == 0) {
+        note_disks(making);
         ring_registry_settle(&recorder->registry, making->entry, NULL);
         return 0;
     }
     (void)state_delete_ring(recorder->state, &making->row.ring);
     catalog_care_forget(recorder, &making->row.ring);
     for (uint32_t i = 0; i < making->disks; i++)
-        uncreate_disk(&making->disk[i]);
+        new_disk_undo(&making->disk[i]);
     ring_registry_remove(&recorder->registry, &making->entry);
     return result;
-}
-
-static int take_create_disk(struct request *request, const json_t *object, struct new_disk *disk)
-{
-    const char *key;
-    const json_t *value, *path = json_object_get(object, "path");
-    json_t *bytes = json_object_get(object, "bytes");
-    if (!json_is_object(object) || !json_is_string(path) ||
-        strlen(json_string_value(path)) != json_string_length(path))
-        return fail(&request->failure, ERR_INVALID, "a disk is given by its path and its bytes");
-    json_object_foreach((json_t *)object, key,
-                        value) if (strcmp(key, "path") != 0 &&
-                                   strcmp(key, "bytes") !=
-                                       0) return fail(&request->failure, ERR_INVALID,
-                                                      "a disk has a path and bytes, no more");
-    if (bytes && !json_is_null(bytes) && (!json_is_integer(bytes) || json_integer_value(bytes) < 0))
-        return fail(&request->failure, ERR_INVALID, "the bytes of a disk are a whole number");
-    disk->bytes = (uint64_t)json_integer_value(bytes);
-    return take_path(request, json_string_value(path), disk);
-}
-
-/* A file has no size of its own before it is made. */
-static int check_size(struct request *request, const struct new_disk *disk)
-{
-    struct stat status;
-    bool there = stat(disk->path, &status) == 0;
-    if (disk->bytes > 0 || (there && S_ISBLK(status.st_mode)))
-        return 0;
-    if (there && S_ISREG(status.st_mode) && status.st_size > 0)
-        return 0;
-    if (!there && errno != ENOENT)
-        return fail_errno(&request->failure, errno, "%s", disk->path);
-    return fail(&request->failure, ERR_INVALID, "disk %s: how large is it to be? Say PATH:SIZE",
-                disk->path);
 }
 
 int method_ring_create(struct request *request, json_t **result)
@@ -280,14 +227,15 @@ int method_ring_create(struct request *request, json_t **result)
         code = request_bool(request, "force", &making.force);
     if (code == 0)
         code = check_disks(request, disks, &making);
-    for (uint32_t i = 0; code == 0 && i < making.disks; i++) {
-        code = take_create_disk(request, json_array_get(disks, i), &making.disk[i]);
-        if (code == 0)
-            code = check_size(request, &making.disk[i]);
-    }
+    for (uint32_t i = 0; code == 0 && i < making.disks; i++)
+        code = new_disk_take(request, json_array_get(disks, i), &making.disk[i]);
     if (code == 0)
         code = check_same_paths(request, &making);
-    if (code == 0 && copies > making.disks)
+    if (code == 0 && making.disks == 0 && copies > 1)
+        code = fail(&request->failure, ERR_INVALID,
+                    "%u copies need %u disks, and there is none yet", (unsigned)copies,
+                    (unsigned)copies);
+    if (code == 0 && making.disks > 0 && copies > making.disks)
         code = fail(&request->failure, ERR_INVALID,
                     "%u copies need %u disks, each copy on another one; there are %u",
                     (unsigned)copies, (unsigned)copies, making.disks);
@@ -303,7 +251,8 @@ int method_ring_create(struct request *request, json_t **result)
     free(making.disk);
     if (code != 0)
         return code;
-    event_log_say(request->recorder->events, "info", "ring-created", name, "created");
+    event_log_say(request->recorder->events, "info", "ring-created", name, "created%s",
+                  making.disks == 0 ? ", without a disk: it records nothing yet" : "");
     return json_answer_ring(request, name, result);
 }
 
@@ -337,16 +286,28 @@ static int adopt_disk(struct making *making, struct new_disk *disk, struct super
     return 0;
 }
 
-/* A ring comes up without a disk that is not given; but not in silence. */
+/* A ring comes up without a disk that is not given; but not in silence, and it is looked for. */
 static void tell_missing(struct making *making, const struct superblock *superblock)
 {
-    uint32_t members = le16_get(superblock->members), found = 0;
-    for (uint32_t m = 0; m < members && m < SUPERBLOCK_MEMBERS; m++)
-        for (uint32_t i = 0; i < making->disks; i++)
-            found += identity_equal(&superblock->member[m].disk, &making->disk[i].identity);
-    if (found < members)
+    uint32_t members = le16_get(superblock->members), missing = 0;
+    for (uint32_t m = 0; m < members && m < SUPERBLOCK_MEMBERS; m++) {
+        const struct superblock_member *member = &superblock->member[m];
+        bool found = member->state == DISK_REMOVED;
+        for (uint32_t i = 0; i < making->disks && !found; i++)
+            found = identity_equal(&member->disk, &making->disk[i].identity);
+        if (found)
+            continue;
+        missing++;
+        struct state_disk row = {.disk = member->disk,
+                                 .ring = making->row.ring,
+                                 .bytes = le64_get(member->bytes),
+                                 .state = DISK_MISSING};
+        snprintf(row.path, sizeof row.path, "%.87s", member->name);
+        (void)state_put_disk(making->recorder->state, &row);
+    }
+    if (missing > 0)
         event_log_say(making->recorder->events, "warning", "disk-left-out", making->row.name,
-                      "adopted with %u of its %u disks", making->disks, members);
+                      "adopted with %u of its %u disks", making->disks, making->disks + missing);
 }
 
 static int adopt_work(void *context)
@@ -374,6 +335,7 @@ static int adopt_work(void *context)
     if (result == 0)
         result = bring_up(making);
     if (result == 0) {
+        note_disks(making);
         tell_missing(making, superblock);
         ring_registry_settle(&recorder->registry, making->entry, NULL);
     } else {
@@ -398,10 +360,12 @@ int method_ring_adopt(struct request *request, json_t **result)
         code = text_check_ring_name(making.name, &request->failure);
     if (code == 0)
         code = request_strings(request, "disks", RING_DISKS_MAX, &disks, &count);
+    if (code == 0 && count == 0)
+        code = fail(&request->failure, ERR_INVALID, "which disks? Their paths are missing");
     if (code == 0)
         code = check_disks(request, disks, &making);
     for (uint32_t i = 0; i < making.disks && code == 0; i++)
-        code = take_path(request, json_string_value(json_array_get(disks, i)), &making.disk[i]);
+        code = new_disk_take_path(request, json_string_value(json_array_get(disks, i)), &making.disk[i]);
     if (code == 0)
         code = check_same_paths(request, &making);
     if (code == 0) {
@@ -537,40 +501,94 @@ static bool reopen(struct request *request, const char *name, struct failure *wh
         return false;
     ring_entry_close(entry);
     bool opened = ring_entry_open(entry, why) == 0;
+    bool empty = entry->empty;
     ring_registry_settle(registry, entry, why);
+    if (!opened && empty) { /* they wait for its first disk */
+        *why = (struct failure){0};
+        opened = true;
+    }
     return opened;
+}
+
+/* A whole number in a text. ERR_INVALID. */
+static int take_number(struct request *request, const char *name, const json_t *value, uint64_t min,
+                       uint64_t max, uint64_t *number)
+{
+    const char *text = json_is_string(value) ? json_string_value(value) : "";
+    char *end;
+    *number = strtoull(text, &end, 10);
+    if (text[0] >= '0' && text[0] <= '9' && *end == '\0' && strlen(text) < 18 && *number >= min &&
+        *number <= max)
+        return 0;
+    return fail(&request->failure, ERR_INVALID, "setting %s: expected a whole number from %u to %u",
+                name, (unsigned)min, (unsigned)max);
+}
+
+#define RINGS_MAX_MAX 1024u
+
+/* What is of the recorder, not of a ring: how many rings it may have. */
+static int set_recorder(struct request *request, const json_t *given, json_t **result)
+{
+    uint64_t rings_max;
+    char text[24];
+    const json_t *value = json_object_get(given, RECORDER_SETTING_MAX_RINGS);
+    if (!value || json_object_size(given) != 1)
+        return fail(&request->failure, ERR_INVALID,
+                    "the only setting of the recorder itself is max-rings; for those of a ring say "
+                    "which");
+    int code = take_number(request, "max-rings", value, 1, RINGS_MAX_MAX, &rings_max);
+    if (code != 0)
+        return code;
+    snprintf(text, sizeof text, "%u", (unsigned)rings_max);
+    code = state_put_setting(request->recorder->state, NULL, RECORDER_SETTING_MAX_RINGS, text);
+    if (code != 0)
+        return fail(&request->failure, code, "state.db could not be written: %s", error_text(code));
+    ring_registry_set_max(&request->recorder->registry, (uint32_t)rings_max);
+    *result = json_pack("{s:{s:s}, s:b, s:s}", "settings", RECORDER_SETTING_MAX_RINGS, text,
+                        "in_force", 1, "note", "");
+    return 0;
+}
+
+/* Checks and keeps the settings of one ring; *settings are all of them then. */
+static int set_ring(struct request *request, const char *name, const json_t *given,
+                    struct settings *settings)
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    struct ring_look *looks;
+    uint32_t count;
+    int code = ring_registry_look(registry, name, &looks, &count, &request->failure);
+    if (code != 0)
+        return code;
+    struct ring_entry *entry = looks[0].entry;
+    code = ring_stored_settings(entry, settings, &request->failure);
+    if (code == 0)
+        code = check_settings(request, given, settings);
+    if (code == 0)
+        code = keep_settings(request, &entry->row.ring, given);
+    ring_registry_look_away(registry, &looks, count);
+    return code;
 }
 
 int method_ring_set(struct request *request, json_t **result)
 {
-    struct ring_registry *registry = &request->recorder->registry;
-    const json_t *given = json_object_get(request->params, "settings");
-    const char *name;
+    const json_t *wanted = json_object_get(request->params, "settings");
+    const char *name = NULL;
     struct settings settings;
-    struct ring_look *looks;
-    uint32_t count;
-    int code = request_string(request, "ring", true, &name);
-    if (code == 0)
-        code = ring_registry_look(registry, name, &looks, &count, &request->failure);
-    if (code != 0)
-        return code;
-    struct ring_entry *entry = looks[0].entry;
-    code = ring_stored_settings(entry, &settings, &request->failure);
-    if (code == 0)
-        code = check_settings(request, given, &settings);
-    if (code == 0)
-        code = keep_settings(request, &entry->row.ring, given);
-    ring_registry_look_away(registry, &looks, count);
-    if (code != 0)
-        return code;
     struct failure why = {0};
+    int code = request_string(request, "ring", false, &name);
+    if (code == 0 && !name)
+        return set_recorder(request, wanted, result);
+    if (code != 0)
+        return code;
+    code = set_ring(request, name, wanted, &settings);
+    if (code != 0)
+        return code;
     bool in_force = reopen(request, name, &why);
     if (!in_force && why.code != 0)
         return fail(&request->failure, why.code,
                     "the settings are kept, but the ring could not be opened again: %.400s",
                     why.text);
-    *result = json_pack("{s:o, s:b, s:s}", "settings", json_settings(&settings), "in_force",
-                        (int)in_force, "note",
+    *result = json_pack("{s:o, s:b, s:s}", "settings", json_settings(&settings), "in_force", (int)in_force, "note",
                         in_force ? ""
                                  : "the ring is in use: the settings are in force when it is "
                                    "opened the next time");

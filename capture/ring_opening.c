@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "catalog_care.h"
+#include "disk_rows.h"
 #include "event_log.h"
 #include "mending.h"
 #include "recorder.h"
@@ -151,28 +152,47 @@ static int want_disk(const struct state_disk *row, void *context)
     return 0;
 }
 
-/* Whether the disk is the one that state.db means: device names move. */
-static int check_identity(struct wanted_disk *wanted)
+/* A row follows its disk, and says that it is there. */
+static void keep_row(struct recorder *recorder, const struct state_disk *before,
+                     struct state_disk *row)
 {
-    struct superblock *superblock = malloc(sizeof *superblock);
-    if (!superblock)
-        return fail(&wanted->failure, ERR_NO_MEMORY, "out of memory");
-    int result = superblock_read(wanted->disk, superblock, NULL, &wanted->failure);
-    if (result == 0 && !identity_equal(&superblock->disk, &wanted->row.disk))
-        result = fail(&wanted->failure, ERR_MISMATCH, "disk %s is another one now: of ring \"%s\"",
-                      wanted->row.path, superblock->ring_name);
-    free(superblock);
-    return result;
+    row->state = DISK_ACTIVE;
+    if (strcmp(before->path, row->path) != 0 || before->state != row->state)
+        (void)state_put_disk(recorder->state, row);
 }
 
-static void try_disk(struct wanted_disk *wanted)
+static void try_disk(struct ring_entry *entry, struct wanted_disk *wanted)
 {
+    struct superblock *superblock = malloc(sizeof *superblock);
+    struct state_disk before = wanted->row;
     wanted->failure = (struct failure){0};
-    int result =
-        disk_uring_open(wanted->row.path, DISK_OPEN_EXCLUSIVE, &wanted->disk, &wanted->failure);
+    if (!superblock) {
+        wanted->done = true;
+        fail(&wanted->failure, ERR_NO_MEMORY, "out of memory");
+        return;
+    }
+    int result = disk_row_open(entry->recorder, &wanted->row, superblock, &wanted->disk,
+                               &wanted->failure);
     wanted->done = result != ERR_BUSY;
-    if (result == 0 && check_identity(wanted) != 0)
-        disk_close(&wanted->disk);
+    if (result == 0) {
+        keep_row(entry->recorder, &before, &wanted->row);
+        disk_note_take(entry->recorder, &wanted->row, le64_get(superblock->generation));
+        if (strcmp(before.path, wanted->row.path) != 0)
+            event_log_say(entry->recorder->events, "info", "disk-moved", entry->row.name,
+                          "disk %u is %.200s now, it was %.200s", wanted->row.number,
+                          wanted->row.path, before.path);
+    }
+    free(superblock);
+}
+
+/* The ring comes up without it. */
+static void leave_out(struct ring_entry *entry, struct wanted_disk *wanted)
+{
+    uint8_t state = wanted->failure.code == ERR_MISMATCH ? DISK_FOREIGN : DISK_MISSING;
+    if (wanted->row.state != state) {
+        wanted->row.state = state;
+        (void)state_put_disk(entry->recorder->state, &wanted->row);
+    }
 }
 
 /* Opens what can be opened. Returns how many disks are not busy any more. */
@@ -183,7 +203,7 @@ static void open_wanted(struct ring_entry *entry, struct wanted_disks *wanted)
         uint32_t busy = 0;
         for (uint32_t i = 0; i < wanted->count; i++) {
             if (!wanted->disk[i].done)
-                try_disk(&wanted->disk[i]);
+                try_disk(entry, &wanted->disk[i]);
             busy += !wanted->disk[i].done;
         }
         if (busy == 0 || monotonic_ns() >= end_ns || on_give_up(entry))
@@ -253,6 +273,31 @@ int ring_entry_open_disks(struct ring_entry *entry, struct disk **disk, uint32_t
     return result;
 }
 
+void ring_entry_say_empty(const struct ring_entry *entry, struct failure *failure)
+{
+    fail(failure, ERR_NOT_FOUND,
+         "ring %s has no disk and records nothing yet: tapeloop disk add %s PATH[:SIZE] makes it live",
+         entry->row.name, entry->row.name);
+}
+
+static int say_no_disk(struct ring_entry *entry, struct failure *failure)
+{
+    entry->empty = true;
+    ring_entry_say_empty(entry, failure);
+    return ERR_NOT_FOUND;
+}
+
+uint64_t ring_entry_generation(const struct ring_entry *entry, const struct identity *disk)
+{
+    for (uint32_t i = 0; entry->ring && i < ring_disks(entry->ring); i++) {
+        struct identity identity;
+        ring_disk(entry->ring, i, &identity);
+        if (identity_equal(&identity, disk))
+            return le64_get(ring_superblock(entry->ring, i)->generation);
+    }
+    return 0;
+}
+
 int ring_entry_open(struct ring_entry *entry, struct failure *failure)
 {
     struct recorder *recorder = entry->recorder;
@@ -263,6 +308,7 @@ int ring_entry_open(struct ring_entry *entry, struct failure *failure)
     int result = ring_stored_settings(entry, &entry->settings, failure);
     if (result != 0)
         return result;
+    entry->empty = false;
     result = state_disks(recorder->state, &entry->row.ring, want_disk, &wanted);
     if (result != 0) {
         fail(failure, result, "ring %s: its disks are not known: %s", entry->row.name,
@@ -285,13 +331,13 @@ int ring_entry_open(struct ring_entry *entry, struct failure *failure)
         }
         if (!why)
             why = &wanted.disk[i].failure;
+        leave_out(entry, &wanted.disk[i]);
         event_log_say(recorder->events, "error", "disk-left-out", entry->row.name,
                       "disk %u is left out: %.400s", wanted.disk[i].row.number,
                       wanted.disk[i].failure.text);
     }
     if (disks == 0)
-        result = why ? fail(failure, why->code, "%s", why->text)
-                     : fail(failure, ERR_NOT_FOUND, "ring %s has no disk", entry->row.name);
+        result = why ? fail(failure, why->code, "%s", why->text) : say_no_disk(entry, failure);
     else
         result = ring_entry_open_disks(entry, disk, disks, &report, failure);
 out:

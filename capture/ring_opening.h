@@ -14,10 +14,17 @@ int ring_stored_settings(const struct ring_entry *entry, struct settings *settin
 /*
  * Opens the ring's disks as state.db knows them, waits for busy ones as long as the setting
  * disk_wait says, brings the ring up. A disk that cannot be opened is left out, with an event;
- * where none can, the failure is the first one's. The entry is STARTING or CHANGING and the
+ * where none can, the failure is the first one's. Without any it says ring_entry_say_empty() and sets entry->empty. A device that
+ * has moved is found by what it is. The entry is STARTING or CHANGING and the
  * caller's. *entry->cancel ends it early (ERR_INTERRUPTED).
  */
 int ring_entry_open(struct ring_entry *entry, struct failure *failure);
+
+/* The sentence of a ring that has no disk. */
+void ring_entry_say_empty(const struct ring_entry *entry, struct failure *failure);
+
+/* The generation of the superblock of a disk of the ring, which is up; 0 where it has no such disk. */
+uint64_t ring_entry_generation(const struct ring_entry *entry, const struct identity *disk);
 
 /* The same with disks that are open already; they are consumed in every case. */
 int ring_entry_open_disks(struct ring_entry *entry, struct disk **disk, uint32_t disks,

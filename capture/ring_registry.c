@@ -9,7 +9,7 @@
 
 void ring_registry_init(struct ring_registry *registry)
 {
-    *registry = (struct ring_registry){0};
+    *registry = (struct ring_registry){.rings_max = RINGS_MAX_USUAL};
     pthread_mutex_init(&registry->lock, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
@@ -76,12 +76,18 @@ int ring_registry_add(struct ring_registry *registry, struct recorder *recorder,
     pthread_mutex_lock(&registry->lock);
     struct ring_entry **end = &registry->entries;
     const struct ring_entry *same = NULL;
-    for (; *end; end = &(*end)->next)
+    uint32_t rings = 0;
+    for (; *end; end = &(*end)->next, rings++)
         if (strcmp((*end)->row.name, row->name) == 0 ||
             identity_equal(&(*end)->row.ring, &row->ring))
             same = *end;
     int code = 0;
-    if (!same)
+    if (!same && state == RING_CHANGING && rings >= registry->rings_max)
+        code = fail(failure, ERR_TOO_LARGE,
+                    "there are %u rings, and max-rings is %u: tapeloop ring set max-rings=%u allows "
+                    "one more",
+                    rings, registry->rings_max, rings + 1);
+    else if (!same)
         *end = *result = entry;
     else if (strcmp(same->row.name, row->name) == 0)
         code = fail(failure, ERR_EXISTS, "there is a ring \"%s\" already", row->name);
@@ -101,12 +107,29 @@ void ring_registry_set_slot_bytes(struct ring_registry *registry, struct ring_en
     pthread_mutex_unlock(&registry->lock);
 }
 
+void ring_registry_set_max(struct ring_registry *registry, uint32_t rings_max)
+{
+    pthread_mutex_lock(&registry->lock);
+    registry->rings_max = rings_max;
+    pthread_mutex_unlock(&registry->lock);
+}
+
+void ring_registry_count(struct ring_registry *registry, uint32_t *rings_max, uint32_t *rings)
+{
+    pthread_mutex_lock(&registry->lock);
+    *rings_max = registry->rings_max;
+    *rings = 0;
+    for (const struct ring_entry *entry = registry->entries; entry; entry = entry->next)
+        ++*rings;
+    pthread_mutex_unlock(&registry->lock);
+}
+
 void ring_registry_settle(struct ring_registry *registry, struct ring_entry *entry,
                           const struct failure *why)
 {
     pthread_mutex_lock(&registry->lock);
     assert(entry->state == RING_STARTING || entry->state == RING_CHANGING);
-    entry->state = entry->ring ? RING_UP : RING_FAILED;
+    entry->state = entry->ring ? RING_UP : entry->empty ? RING_EMPTY : RING_FAILED;
     if (!entry->ring)
         entry->failure = *why;
     pthread_cond_broadcast(&registry->changed);
@@ -144,7 +167,7 @@ int ring_registry_use(struct ring_registry *registry, const char *name, struct r
         code = fail(failure, ERR_CLOSED, "the recorder is ending");
     } else if (entry->state == RING_CHANGING) {
         code = being_changed(entry, failure);
-    } else if (entry->state == RING_FAILED) {
+    } else if (entry->state == RING_FAILED || entry->state == RING_EMPTY) {
         code = fail(failure, entry->failure.code, "%s", entry->failure.text);
     } else {
         entry->jobs++;
@@ -236,8 +259,9 @@ int ring_registry_look(struct ring_registry *registry, const char *name, struct 
         looks[*count] = (struct ring_look){.entry = entry,
                                            .state = entry->state,
                                            .live = entry->state == RING_UP,
-                                           .slot_bytes = entry->row.slot_bytes};
-        if (entry->state == RING_FAILED)
+                                           .slot_bytes = entry->row.slot_bytes,
+                                           .copies = entry->row.copies};
+        if (entry->state == RING_FAILED || entry->state == RING_EMPTY)
             looks[*count].failure = entry->failure;
         entry->lookers++;
         entry->live_lookers += looks[*count].live;

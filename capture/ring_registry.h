@@ -6,6 +6,7 @@
  *   STARTING   its disks are being looked at          ring_registry_settle (startup thread)
  *   UP         `ring` is open and may be used         ring_registry_claim
  *   FAILED     `ring` is null, `failure` says why     ring_registry_claim
+ *   EMPTY      the same: it has no disk yet           ring_registry_claim
  *   CHANGING   one thread owns `ring` and changes it  ring_registry_settle, ring_registry_remove
  *
  * A ring that is UP is used as a job (a recording, an import, an extraction: for as long as a
@@ -30,7 +31,9 @@
 
 struct recorder;
 
-enum ring_entry_state { RING_STARTING, RING_UP, RING_FAILED, RING_CHANGING };
+enum ring_entry_state { RING_STARTING, RING_UP, RING_FAILED, RING_EMPTY, RING_CHANGING };
+
+#define RINGS_MAX_USUAL 16u /* unless the setting max_rings says otherwise */
 
 /* What became of an interface's packets since the recorder started, as far as the streams that saw
  * them have ended. */
@@ -53,13 +56,14 @@ struct ring_entry {
 
     /* under the registry's lock */
     enum ring_entry_state state;
-    struct failure failure; /* FAILED: why */
+    struct failure failure; /* FAILED, EMPTY: why */
     uint32_t jobs;
     uint32_t lookers, live_lookers; /* all, and those that may touch `ring` */
 
     /* the owner's while CHANGING or STARTING, constant while UP */
     struct ring *ring;
     struct settings settings; /* those in force */
+    bool empty;               /* it has no disk: without a ring it is EMPTY, not FAILED */
 
     /* progress of whoever changes or starts the ring, for others to see */
     _Atomic uint64_t slots_done, slots_total;
@@ -81,14 +85,20 @@ struct ring_registry {
     pthread_cond_t changed;
     struct ring_entry *entries;
     bool closing;
+    uint32_t rings_max; /* how many may be made; those that are there stay */
 };
 
 void ring_registry_init(struct ring_registry *registry);
 /* Frees all entries. Nobody uses one any more, and their rings are closed. */
 void ring_registry_free(struct ring_registry *registry);
 
+/* How many rings a recorder may have; more are refused, but none goes. */
+void ring_registry_set_max(struct ring_registry *registry, uint32_t rings_max);
+/* The limit and how many there are. */
+void ring_registry_count(struct ring_registry *registry, uint32_t *rings_max, uint32_t *rings);
+
 /* Adds a ring in state STARTING or CHANGING. ERR_EXISTS: there is one of that name, or of that
- * identity. */
+ * identity. ERR_TOO_LARGE: CHANGING, and there are as many as there may be. */
 int ring_registry_add(struct ring_registry *registry, struct recorder *recorder,
                       const struct state_ring *row, enum ring_entry_state state,
                       struct ring_entry **result, struct failure *failure);
@@ -97,7 +107,7 @@ int ring_registry_add(struct ring_registry *registry, struct recorder *recorder,
 void ring_registry_set_slot_bytes(struct ring_registry *registry, struct ring_entry *entry,
                                   uint64_t slot_bytes);
 
-/* Ends STARTING or CHANGING: UP where entry->ring is open, else FAILED with `why`. */
+/* Ends STARTING or CHANGING: UP where entry->ring is open, else FAILED or EMPTY with `why`. */
 void ring_registry_settle(struct ring_registry *registry, struct ring_entry *entry,
                           const struct failure *why);
 
@@ -124,6 +134,7 @@ struct ring_look {
     bool live;
     struct failure failure;
     uint64_t slot_bytes;
+    uint8_t copies;
 };
 
 /*

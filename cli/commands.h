@@ -13,6 +13,8 @@ extern const struct command ring_set_command;
 extern const struct command ring_delete_command;
 extern const struct command ring_adopt_command;
 extern const struct command disk_list_command;
+extern const struct command disk_add_command;
+extern const struct command disk_locate_command;
 extern const struct command rule_list_command;
 extern const struct command rule_add_command;
 extern const struct command rule_set_command;

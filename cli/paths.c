@@ -64,3 +64,18 @@ json_t *paths_json(const char *path, struct failure *failure)
         fail(failure, ERR_INVALID, "%s: a path that is not UTF-8", path);
     return text;
 }
+
+int paths_disk_json(const char *text, json_t **disk, struct failure *failure)
+{
+    char *path;
+    uint64_t bytes;
+    int code = paths_parse_disk(text, &path, &bytes, failure);
+    if (code != 0)
+        return code;
+    json_t *name = paths_json(path, failure);
+    free(path);
+    if (!name)
+        return failure->code;
+    *disk = json_pack("{s:o, s:I}", "path", name, "bytes", (json_int_t)bytes);
+    return *disk ? 0 : fail(failure, ERR_NO_MEMORY, "%s", error_text(ERR_NO_MEMORY));
+}

@@ -21,6 +21,9 @@ char *paths_absolute(const char *path, struct failure *failure);
  */
 int paths_parse_disk(const char *text, char **path, uint64_t *bytes, struct failure *failure);
 
+/* The same as a control request has it: {"path", "bytes"}. The caller's. */
+int paths_disk_json(const char *text, json_t **disk, struct failure *failure);
+
 /* A path as JSON text. Null where it is not UTF-8, which JSON and so the recorder cannot take; the
  * failure says so. */
 json_t *paths_json(const char *path, struct failure *failure);

@@ -32,24 +32,14 @@ static int ring_answer(json_t *result, void (*view)(const json_t *part), const c
 static int create_disks(const struct invocation *invocation, json_t *disks, struct failure *failure)
 {
     uint32_t count = options_count(invocation, "disk");
-    if (count == 0)
-        return fail(failure, ERR_INVALID,
-                    "a ring needs a disk: --disk PATH:SIZE (a file) or --disk "
-                    "PATH (a whole block device)");
     if (count > RING_DISKS_MAX)
         return fail(failure, ERR_INVALID, "a ring has at most %u disks", RING_DISKS_MAX);
     for (uint32_t i = 0; i < count; i++) {
-        char *path;
-        uint64_t bytes;
-        int code = paths_parse_disk(options_nth(invocation, "disk", i), &path, &bytes, failure);
+        json_t *disk;
+        int code = paths_disk_json(options_nth(invocation, "disk", i), &disk, failure);
         if (code != 0)
             return code;
-        json_t *text = paths_json(path, failure);
-        free(path);
-        if (!text)
-            return failure->code;
-        if (json_array_append_new(
-                disks, json_pack("{s:o, s:I}", "path", text, "bytes", (json_int_t)bytes)) != 0)
+        if (json_array_append_new(disks, disk) != 0)
             return fail(failure, ERR_NO_MEMORY, "%s", error_text(ERR_NO_MEMORY));
     }
     return 0;
@@ -92,6 +82,10 @@ static int create_run(const struct invocation *invocation, struct failure *failu
     json_t *result = NULL;
     code = session_ask(invocation, SESSION_START | SESSION_MAKE_STATE, "ring.create", params,
                        &result, failure);
+    if (code == 0 && options_count(invocation, "disk") == 0)
+        output_note("Ring %s has no disk and records nothing yet: tapeloop disk add %s PATH[:SIZE] "
+                    "makes it live.",
+                    invocation->operand[0], invocation->operand[0]);
     return code != 0 ? code : ring_answer(result, view_ring, "ring");
 }
 
@@ -111,8 +105,9 @@ const struct command ring_create_command = {
     .operands = "NAME",
     .operands_min = 1,
     .operands_max = 1,
-    .summary = "make a ring on one or more disks",
+    .summary = "make a ring, on disks or without any yet",
     .details =
+        "Without a disk the ring is a name: it records nothing until tapeloop disk add gives it one.\n"
         "Makes the state directory if it is missing. A size is a number of bytes, or a number and\n"
         "K, M, G, T or P (powers of 1024). What is behind the last colon of --disk is the size if "
         "it\n"
@@ -120,6 +115,7 @@ const struct command ring_create_command = {
         "is\n"
         "refused without --force.",
     .examples = "  tapeloop ring create dmz --disk /data/dmz.disk:100G\n"
+                "  tapeloop ring create later\n"
                 "  tapeloop ring create lab --disk /dev/sdb --disk /dev/sdc --segment-size 64M",
     .options = create_options,
     .run = create_run,
@@ -206,11 +202,20 @@ const struct command ring_show_command = {
 
 /* ---- set ------------------------------------------------------------------------------------- */
 
-static int set_parse(const struct invocation *invocation, json_t *wanted, struct failure *failure)
+/* "max-rings" and "max_rings" are the same; a setting is named with '_' to the recorder. */
+static void set_spell(char *key)
+{
+    for (; *key; key++)
+        if (*key == '-')
+            *key = '_';
+}
+
+static int set_parse(const struct invocation *invocation, uint32_t first, json_t *wanted,
+                     struct failure *failure)
 {
     struct settings checked;
     settings_default(&checked);
-    for (uint32_t i = 1; i < invocation->operands; i++) {
+    for (uint32_t i = first; i < invocation->operands; i++) {
         const char *word = invocation->operand[i];
         size_t length = strcspn(word, "=");
         char key[64];
@@ -218,13 +223,20 @@ static int set_parse(const struct invocation *invocation, json_t *wanted, struct
             return fail(failure, ERR_INVALID, "\"%s\": expected KEY=VALUE", output_printable(word));
         memcpy(key, word, length);
         key[length] = '\0';
+        set_spell(key);
         const char *text = word + length + 1;
-        int setting = setting_find(key, failure);
-        if (setting < 0)
-            return fail(failure, ERR_INVALID, "%s", failure->text);
-        int code = setting_parse(&checked, (enum setting)setting, text, failure);
-        if (code != 0)
-            return code;
+        if (first > 0 || strcmp(key, "max_rings") != 0) {
+            if (first == 0)
+                return fail(failure, ERR_INVALID,
+                            "\"%s\": the only setting without a ring is max-rings; of which ring?",
+                            output_printable(word));
+            int setting = setting_find(key, failure);
+            if (setting < 0)
+                return fail(failure, ERR_INVALID, "%s", failure->text);
+            int code = setting_parse(&checked, (enum setting)setting, text, failure);
+            if (code != 0)
+                return code;
+        }
         if (json_object_set_new(wanted, key, json_string(text)) != 0)
             return fail(failure, ERR_NO_MEMORY, "%s", error_text(ERR_NO_MEMORY));
     }
@@ -233,17 +245,21 @@ static int set_parse(const struct invocation *invocation, json_t *wanted, struct
 
 static int set_run(const struct invocation *invocation, struct failure *failure)
 {
-    int code = text_check_ring_name(invocation->operand[0], failure);
+    /* A name of a ring has no '=' in it: without one in front, the recorder itself is meant. */
+    const char *name = strchr(invocation->operand[0], '=') ? NULL : invocation->operand[0];
+    int code = name ? text_check_ring_name(name, failure) : 0;
+    if (code == 0 && name && invocation->operands < 2)
+        code = fail(failure, ERR_INVALID, "which setting? tapeloop help ring set lists them");
     if (code != 0)
         return code;
     json_t *wanted = json_object();
-    code = set_parse(invocation, wanted, failure);
+    code = set_parse(invocation, name ? 1 : 0, wanted, failure);
     if (code != 0) {
         json_decref(wanted);
         return code;
     }
     json_t *result = NULL;
-    json_t *params = json_pack("{s:s, s:o}", "ring", invocation->operand[0], "settings", wanted);
+    json_t *params = json_pack("{s:s?, s:o}", "ring", name, "settings", wanted);
     code = session_ask(invocation, SESSION_START, "ring.set", params, &result, failure);
     if (code != 0)
         return code;
@@ -251,6 +267,9 @@ static int set_run(const struct invocation *invocation, struct failure *failure)
         output_json(result);
     else
         view_members(answer_object(result, "settings"), "", stdout);
+    const char *note = answer_text(result, "note");
+    if (note[0])
+        output_note("Note: %s.", output_printable(note));
     json_decref(result);
     return EXIT_DONE;
 }
@@ -264,18 +283,23 @@ static void set_help(void)
         printf("  %s (default %s)\n      %s\n", setting_name(setting),
                setting_text(setting, setting_default(setting), preset), setting_help(setting));
     }
+    printf("\nof the recorder, without NAME:\n"
+           "  max-rings (default 16)\n"
+           "      how many rings may be made, 1 to 1024; each has buffers of its own\n");
 }
 
 const struct command ring_set_command = {
     .name = "ring set",
-    .operands = "NAME KEY=VALUE...",
-    .operands_min = 2,
+    .operands = "[NAME] KEY=VALUE...",
+    .operands_min = 1,
     .operands_max = UINT32_MAX,
-    .summary = "change settings of a ring",
-    .details = "They take effect when the ring is started the next time.",
+    .summary = "change settings of a ring, or of the recorder",
+    .details = "Settings take effect when the ring is opened the next time, which is at once if "
+               "nobody uses it.",
     .help = set_help,
     .examples = "  tapeloop ring set dmz flush_window=250ms\n"
-                "  tapeloop ring set dmz buffer_bytes=512M",
+                "  tapeloop ring set dmz buffer_bytes=512M\n"
+                "  tapeloop ring set max-rings=32",
     .run = set_run,
 };
 

@@ -63,7 +63,8 @@ void view_ring(const json_t *ring)
            output_printable(answer_text(ring, "state")));
     const char *error = answer_text(ring, "error");
     if (error[0])
-        printf("  %-14s %s\n", "error", output_printable(error));
+        printf("  %-14s %s\n", strcmp(answer_text(ring, "state"), "empty") == 0 ? "note" : "error",
+               output_printable(error));
     line_sizes(ring);
     printf("  %-14s %" PRIu64 "\n", "packets", answer_count(ring, "packets"));
     line_time("oldest packet", json_object_get(ring, "oldest_ns"));
@@ -97,37 +98,124 @@ void view_rings(const json_t *rings)
     table_close(&table);
 }
 
-void view_disks(const json_t *disks, const char *ring, const char *indent)
+/* Whether the ring has the disk; those it has not are a table of their own. */
+static bool disk_is_there(const json_t *disk)
 {
-    static const char *const heading[] = {"DISK", "STATE",   "SIZE",        "SLOTS",
-                                          "FREE", "WRITTEN", "READ-ERRORS", "WRITE-ERRORS"};
-    struct table table;
-    table_open(&table, (uint32_t)(sizeof heading / sizeof heading[0]) + (ring ? 1 : 2));
+    static const char *const away[] = {"missing", "foreign", "removed"};
+    for (size_t i = 0; i < sizeof away / sizeof away[0]; i++)
+        if (strcmp(answer_text(disk, "state"), away[i]) == 0)
+            return false;
+    return true;
+}
+
+static bool disk_is_shown(const json_t *disk, const char *ring, bool there)
+{
+    return disk_is_there(disk) == there &&
+           (!ring || strcmp(answer_text(disk, "ring"), ring) == 0);
+}
+
+static uint32_t count_disks(const json_t *disks, const char *ring, bool there)
+{
+    uint32_t count = 0;
+    size_t i;
+    json_t *disk;
+    json_array_foreach(disks, i, disk)
+        count += disk_is_shown(disk, ring, there);
+    return count;
+}
+
+/* The digits of an identity that usually are enough to name a disk. */
+static void cell_identity(struct table *table, const json_t *disk)
+{
+    char digits[9];
+    snprintf(digits, sizeof digits, "%.8s", answer_text(disk, "id"));
+    table_text(table, digits);
+}
+
+static void headings(struct table *table, const char *const *heading, uint32_t count,
+                     const char *ring)
+{
+    table_open(table, count + (ring ? 0 : 1));
     if (!ring)
-        table_text(&table, "RING");
-    for (size_t i = 0; i < sizeof heading / sizeof heading[0]; i++)
-        table_text(&table, heading[i]);
-    table_text(&table, "PATH");
+        table_text(table, "RING");
+    for (uint32_t i = 0; i < count; i++)
+        table_text(table, heading[i]);
+}
+
+/* In an enclosure that is known: which, and where in it; else what its maker called it. */
+static void cell_device(struct table *table, const json_t *disk)
+{
+    char text[160];
+    const char *enclosure = answer_text(disk, "enclosure");
+    if (enclosure[0])
+        snprintf(text, sizeof text, "%.70s, %.70s", enclosure, answer_text(disk, "enclosure_slot"));
+    else
+        snprintf(text, sizeof text, "%.150s", answer_text(disk, "device"));
+    table_text(table, text[0] ? text : "-");
+}
+
+static void view_disks_there(const json_t *disks, const char *ring, const char *indent)
+{
+    static const char *const heading[] = {"DISK",   "STATE",   "SIZE",   "USED", "OLDEST", "IN-FLIGHT",
+                                          "ERRORS", "WRITTEN", "ID", "DEVICE", "PATH"};
+    struct table table;
+    headings(&table, heading, sizeof heading / sizeof heading[0], ring);
     size_t i;
     json_t *disk;
     json_array_foreach(disks, i, disk)
     {
-        if (ring && strcmp(answer_text(disk, "ring"), ring) != 0)
+        if (!disk_is_shown(disk, ring, true))
             continue;
         if (!ring)
             table_text(&table, answer_text(disk, "ring"));
         table_number(&table, answer_count(disk, "number"));
         table_text(&table, answer_text(disk, "state"));
         table_size(&table, answer_count(disk, "bytes"));
-        table_number(&table, answer_count(disk, "slots"));
-        table_number(&table, answer_count(disk, "free_slots"));
+        table_size(&table, answer_count(disk, "used_bytes"));
+        table_time(&table, json_object_get(disk, "oldest_ns"));
+        table_size(&table, answer_count(disk, "in_flight_bytes"));
+        table_number(&table, answer_count(disk, "read_errors") + answer_count(disk, "write_errors"));
         table_size(&table, answer_count(disk, "written_bytes"));
-        table_number(&table, answer_count(disk, "read_errors"));
-        table_number(&table, answer_count(disk, "write_errors"));
+        cell_identity(&table, disk);
+        cell_device(&table, disk);
         table_text(&table, answer_text(disk, "path"));
     }
     table_print(&table, stdout, indent);
     table_close(&table);
+}
+
+static void view_disks_away(const json_t *disks, const char *ring, const char *indent)
+{
+    static const char *const heading[] = {"DISK", "STATE", "SIZE", "LAST-SEEN", "ID", "DEVICE", "PATH"};
+    struct table table;
+    headings(&table, heading, sizeof heading / sizeof heading[0], ring);
+    size_t i;
+    json_t *disk;
+    json_array_foreach(disks, i, disk)
+    {
+        if (!disk_is_shown(disk, ring, false))
+            continue;
+        if (!ring)
+            table_text(&table, answer_text(disk, "ring"));
+        table_number(&table, answer_count(disk, "number"));
+        table_text(&table, answer_text(disk, "state"));
+        table_size(&table, answer_count(disk, "bytes"));
+        table_time(&table, json_object_get(disk, "last_seen_ns"));
+        cell_identity(&table, disk);
+        cell_device(&table, disk);
+        table_text(&table, answer_text(disk, "path"));
+    }
+    printf("%snot there:\n", indent);
+    table_print(&table, stdout, indent);
+    table_close(&table);
+}
+
+void view_disks(const json_t *disks, const char *ring, const char *indent)
+{
+    if (count_disks(disks, ring, true) > 0)
+        view_disks_there(disks, ring, indent);
+    if (count_disks(disks, ring, false) > 0)
+        view_disks_away(disks, ring, indent);
 }
 
 static void account_row(struct table *table, const char *name, const struct account *account,

@@ -17,7 +17,7 @@ void view_ring(const json_t *ring);
 /* A table, one line a ring. */
 void view_rings(const json_t *rings);
 
-/* A table of those disks that belong to `ring` (null: all, with a column for it). */
+/* A table of those disks that belong to `ring` (null: all, with a column for it), and another of those that it has not: missing, foreign, removed. */
 void view_disks(const json_t *disks, const char *ring, const char *indent);
 
 /* One line an interface, and one for all; the columns of causes that never occurred are left out.

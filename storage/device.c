@@ -212,6 +212,9 @@ static void identify(const char *directory, dev_t number, struct device *device)
         stable_path_of(own, device->stable_path);
     if (device->identity[0] == '\0')
         identity_by_kernel(disk, device->identity);
+    for (char *byte = device->identity; *byte; byte++) /* what a maker wrote may be anything */
+        if (*byte < ' ' || *byte > '~')
+            *byte = '_';
     size_t length = strlen(device->identity);
     if (is_part && length > 0)
         snprintf(device->identity + length, sizeof device->identity - length, "-part%.8s", part);

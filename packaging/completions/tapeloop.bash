@@ -55,6 +55,7 @@ _tapeloop() {
     'ring create') options="--disk --copies --segment-size --force" ;;
     'ring delete') options="--wipe" ;;
     'ring adopt') options="--disk --name" ;;
+    'disk add') options="--force" ;;
     'rule list') options="--text" ;;
     'rule add') options="--at --revision" ;;
     'rule test') options="--rules --from --to" ;;
@@ -98,7 +99,7 @@ _tapeloop() {
             case $command in
             '') words=$commands ;;
             ring) words="create list show set delete adopt" ;;
-            disk) words="list" ;;
+            disk) words="list add locate" ;;
             rule) words="list add set move delete replace test" ;;
             help) words="$commands" ;;
             'ring adopt' | import)
@@ -110,11 +111,22 @@ _tapeloop() {
                     return
                 fi
                 ;;
+            'disk add' | 'disk locate')
+                if [ "$operands" -eq 0 ] && [ "$command" != 'disk locate' ]; then
+                    words=$(_tapeloop_rings)
+                elif [ "$operands" -eq 1 ] && [ "$command" = 'disk locate' ]; then
+                    words="on off"
+                else
+                    mapfile -t COMPREPLY < <(compgen -f -- "$current")
+                    compopt -o filenames
+                    return
+                fi
+                ;;
             'ring set')
                 if [ "$operands" -eq 0 ]; then
-                    words=$(_tapeloop_rings)
+                    words="$(_tapeloop_rings) max-rings="
                 else
-                    words="buffer_bytes= flush_window= disk_wait= duplicates= duplicate_window=
+                    words="buffer_bytes= flush_window= disk_wait=  duplicates= duplicate_window=
                         duplicate_ignore_ttl= duplicate_ignore_vlan="
                     compopt -o nospace
                 fi

@@ -37,8 +37,8 @@ def account(**packets):
     return whole
 
 
-COMMANDS = ["ring create", "ring list", "ring show", "ring set", "ring delete", "ring adopt", "disk list", "rule list",
-            "rule add", "rule set", "rule move", "rule delete", "rule replace", "rule test", "record",
+COMMANDS = ["ring create", "ring list", "ring show", "ring set", "ring delete", "ring adopt", "disk list", "disk add",
+            "disk locate", "rule list", "rule add", "rule test", "rule set", "rule move", "rule delete", "rule replace", "record",
             "import", "extract", "verify", "rebuild", "status", "history", "events", "flush", "interfaces",
             "shutdown", "version", "help"]
 
@@ -74,7 +74,6 @@ class Words(World):
             (["extract", "dmz", "-c", "99999999999999999999"], "--packets-max"),
             (["extract", "dmz", "--bytes-max", "12Q"], "size"),
             (["extract", "..", "-w", "x"], "ring name"),
-            (["ring", "create", "dmz"], "--disk PATH:SIZE"),
             (["ring", "create", "-", "--disk", "x:1G"], "ring name"),
             (["ring", "create", "a b", "--disk", "x:1G"], "ring name"),
             (["ring", "create", "x" * 64, "--disk", "x:1G"], "ring name"),
@@ -87,7 +86,14 @@ class Words(World):
             (["ring", "create", "dmz", "--disk", "x:1G", "--segment-size", "3M"], "power of two"),
             (["ring", "create", "dmz", "--disk", "x:1G", "--segment-size", "128M"], "power of two"),
             (["ring", "create", "dmz", "--disk", "x:1G", "--segment-size", "lots"], "--segment-size: size"),
-            (["ring", "set", "dmz"], "KEY=VALUE"),
+            (["ring", "set", "dmz"], "which setting"),
+            (["ring", "set", "flush_window=1s"], "max-rings"),
+            (["ring", "set"], "KEY=VALUE"),
+            (["disk", "add", "dmz"], "PATH"),
+            (["disk", "add", "dmz", "x:12Q"], "size .12Q."),
+            (["disk", "add", "a b", "x:1G"], "ring name"),
+            (["disk", "locate", "1"], "on.off"),
+            (["disk", "locate", "1", "blue"], "on or off"),
             (["ring", "set", "dmz", "flush_window"], "KEY=VALUE"),
             (["ring", "set", "dmz", "flush=1s"], "flush_window"),
             (["ring", "set", "dmz", "flush_window=1ms"], "flush_window"),
@@ -126,9 +132,8 @@ class Words(World):
     def test_what_later_versions_will_have_is_refused_by_name(self):
         table = [
             (["run"], "tapeloop record"), (["analyze", "dmz"], "analyze"),
-            (["keep", "dmz"], "extract"), (["purge", "dmz"], "remove"), (["disk", "add", "dmz", "/dev/sdb"], "add"),
-            (["disk", "remove", "dmz", "1"], "disk"), (["disk", "resume", "dmz", "1"], "resume"),
-            (["disk", "locate", "1", "on"], "lamp"), (["ring", "create", "x", "--encrypt", "aes"], "encrypt"),
+            (["keep", "dmz"], "extract"), (["purge", "dmz"], "remove"),
+            (["ring", "create", "x", "--encrypt", "aes"], "encrypt"),
             (["ring", "create", "x", "--key-file", "k"], "encrypt"), (["extract", "dmz", "--explain"], "explain"),
             (["--server", "https://other", "status"], "ssh"),
         ]
@@ -141,7 +146,7 @@ class Words(World):
                 for word in words:
                     if word.startswith("--") and word != "--state":
                         self.assertNotIn(word, everything)
-        for name in ["analyze", "keep", "purge", "run", "disk add", "disk locate"]:
+        for name in ["analyze", "keep", "purge", "run"]:
             self.assertNotIn(f"\n  {name} ", overview)
 
     def test_every_command_has_help(self):
@@ -264,6 +269,30 @@ class Questions(World):
         adopted = self.run_command("ring", "adopt", "--disk", "/a", "/b", "--name", "x", status=0).out
         self.assertEqual(self.params(fake, "ring.adopt"), {"disks": ["/a", "/b"], "name": "x"})
         self.assertRegex(adopted, r"segments_found +12")
+
+    def test_disks_that_come_and_go(self):
+        answer = {"disk": {"ring": "dmz", "number": 2, "id": "ab" * 16, "path": "/dev/sdc", "bytes": 1, "state": "active"},
+                  "report": {}}
+        fake = self.fake(disk_add=answer, disk_locate={}, ring_set={"settings": {"max_rings": "8"}})
+        done = self.run_command("disk", "add", "dmz", "second.disk:1G", "--force", status=0, cwd=self.directory)
+        self.assertEqual(self.params(fake, "disk.add"), {
+            "ring": "dmz", "disk": {"path": self.path("second.disk"), "bytes": 1 << 30}, "force": True})
+        self.assertIn("Disk 2 of ring dmz (/dev/sdc) is added.", done.err)
+        self.run_command("disk", "locate", "/dev/sdc", "on", status=0)
+        self.assertEqual(self.params(fake, "disk.locate"), {"disk": "/dev/sdc", "on": True})
+        self.run_command("ring", "set", "max-rings=8", status=0)
+        self.assertEqual(self.params(fake, "ring.set"), {"ring": None, "settings": {"max_rings": "8"}})
+
+    def test_disks_that_are_away_are_listed_apart(self):
+        away = dict(DISK, number=3, state="missing", path="/dev/sdx", last_seen_ns="1700000000000000000",
+                    device="wwn:0x5000c500a1b2c3d4")
+        self.fake(disk_list={"disks": [DISK, away, dict(away, number=4, state="removed", path="/dev/sdy")]})
+        lines = self.run_command("disk", "list", status=0).out.splitlines()
+        apart = lines.index("not there:")
+        self.assertIn("/data/dmz.disk", "\n".join(lines[:apart]))
+        self.assertNotIn("/dev/sdx", "\n".join(lines[:apart]))
+        self.assertRegex("\n".join(lines[apart:]), r"missing .*2023-11-14T22:13:20.*wwn:0x5000c500a1b2c3d4 +/dev/sdx")
+        self.assertIn("/dev/sdy", "\n".join(lines[apart:]))
 
     def test_no_rings(self):
         self.fake(ring_list={"rings": []})
