@@ -326,6 +326,7 @@ void keeper_free(struct keeper **slot)
         keeper_segment_free(keeper->segments);
     for (uint32_t i = 0; i < keeper->disks; i++)
         keeper_disk_free(keeper->disk[i]);
+    free(keeper->expired);
     pthread_cond_destroy(&keeper->called);
     pthread_cond_destroy(&keeper->posted);
     pthread_mutex_destroy(&keeper->lock);

@@ -159,6 +159,12 @@ const struct keeper_options *keeper_options(const struct keeper *keeper);
 /* ---- inside keeper_call() only ------------------------------------------------------------------- */
 
 /*
+ * A disk is being looked at that will be added: from now on it is noted what expires, so that keeper_add_disk() does not believe that its copies are
+ * still there. `expected` false: it will not be added after all. One disk at a time.
+ */
+void keeper_expect_disk(struct keeper *keeper, bool expected);
+
+/*
  * Leaves a disk: nothing is submitted to it any more, what was being filled there goes on elsewhere. `state` is DISK_REMOVED, DISK_MISSING or
  * DISK_FAILED. It stays the caller's to close, once keeper_disk_is_quiet(). ERR_BUSY: it is the last that works, and a stream is attached.
  * ERR_NOT_FOUND.

@@ -486,6 +486,40 @@ static struct keeper_disk *disk_of(struct keeper *keeper, const struct identity 
     return NULL;
 }
 
+void keeper_expect_disk(struct keeper *keeper, bool expected)
+{
+    keeper->expecting = expected;
+    keeper->expired_count = 0;
+}
+
+void keeper_note_expired(struct keeper *keeper, const struct identity *segment)
+{
+    if (!keeper->expecting)
+        return;
+    if (keeper->expired_count == keeper->expired_room) {
+        uint32_t room = keeper->expired_room ? 2 * keeper->expired_room : 256;
+        struct identity *grown = realloc(keeper->expired, room * sizeof *grown);
+        if (!grown)
+            return; /* then a copy of it is believed in: older than all else, it is the next to go */
+        keeper->expired = grown;
+        keeper->expired_room = room;
+    }
+    keeper->expired[keeper->expired_count++] = *segment;
+}
+
+/* What has expired while the disk was looked at is free there, too. */
+static void disbelieve_expired(struct keeper *keeper, struct keeper_disk *disk)
+{
+    for (uint32_t slot = 0; slot < disk->slots; slot++)
+        for (uint32_t i = 0; disk->position[slot] != 0 && i < keeper->expired_count; i++)
+            if (identity_equal(&disk->belief[slot].segment, &keeper->expired[i])) {
+                disk->position[slot] = 0;
+                disk->belief[slot].position = 0;
+                catalog_drop_segment(keeper->options.catalog, &keeper->expired[i]);
+            }
+    keeper_expect_disk(keeper, false);
+}
+
 void keeper_disk_free(struct keeper_disk *disk)
 {
     if (disk->probe)
@@ -541,6 +575,7 @@ int keeper_add_disk(struct keeper *keeper, struct disk *io, const struct identit
     if (number)
         *number = disk->number;
     put_beliefs(disk, belief);
+    disbelieve_expired(keeper, disk);
     if (keeper->dead)
         set_dead(keeper, false);
     keeper->prepare_again = true;

@@ -101,6 +101,9 @@ struct keeper {
     uint64_t requests_under_way;
     uint64_t pool_bytes;
     bool dead;
+    bool expecting;     /* see keeper_expect_disk() */
+    struct identity *expired;
+    uint32_t expired_count, expired_room;
     bool degraded;      /* fewer disks can take new segments than there should be copies */
     bool prepare_again; /* a preparation found no disk: look again when something has changed */
 
@@ -171,6 +174,8 @@ uint64_t keeper_disk_share(const struct keeper *keeper);
 /* The watchdog's look at the clock; the read-back goes on. */
 void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now);
 /* When keeper_disk_watch() has something to do though nothing is answered; UINT64_MAX: never. */
+/* For the disk that is expected. */
+void keeper_note_expired(struct keeper *keeper, const struct identity *segment);
 void keeper_disk_free(struct keeper_disk *disk);
 uint64_t keeper_disk_due_ns(const struct keeper_disk *disk);
 /* Says so when fewer disks can take new segments than there should be copies, and when that is over. */

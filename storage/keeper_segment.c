@@ -198,6 +198,7 @@ void keeper_expire(struct keeper *keeper, const struct slot_belief *belief)
 {
     if (belief->position == 0)
         return;
+    keeper_note_expired(keeper, &belief->segment);
     for (uint32_t i = 0; i < keeper->disks; i++) {
         struct keeper_disk *disk = keeper->disk[i];
         for (uint32_t slot = 0; slot < disk->slots; slot++)

@@ -916,3 +916,135 @@ int recovery_run(const struct recovery_options *options, struct recovery_disk *d
         fail(failure, result, "looking at the disks: %s", error_text(result));
     return result;
 }
+
+/* ---- one disk that joins ------------------------------------------------------------------------- */
+
+/* What the catalog says of a segment. */
+struct known {
+    struct identity segment;
+    uint32_t revision, data_revision, data_end;
+    uint64_t packets;
+    bool open;
+    bool elsewhere; /* it has a place on another disk */
+};
+
+struct known_list {
+    const struct identity *joining;
+    struct known *known;
+    uint32_t count, room;
+};
+
+static int known_compare(const void *left, const void *right)
+{
+    return memcmp(left, right, sizeof(struct identity)); /* the first member of both */
+}
+
+static int known_collect(const struct segment_row *row, void *context)
+{
+    struct known_list *list = context;
+    if (list->count == list->room) {
+        uint32_t room = list->room ? 2 * list->room : 1024;
+        struct known *grown = realloc(list->known, room * sizeof *grown);
+        if (!grown)
+            return ERR_NO_MEMORY;
+        list->known = grown;
+        list->room = room;
+    }
+    struct known *known = &list->known[list->count++];
+    *known = (struct known){.segment = row->segment,
+                            .revision = row->revision,
+                            .data_revision = row->data_revision,
+                            .data_end = row->data_end,
+                            .packets = row->packets,
+                            .open = row->state == SEGMENT_OPEN};
+    for (uint8_t p = 0; p < row->places; p++)
+        known->elsewhere |= !identity_equal(&row->place[p].disk, list->joining);
+    return 0;
+}
+
+enum join_verdict {
+    JOIN_NOTHING,  /* superseded: the slot is free */
+    JOIN_PLACE,    /* a good copy of what is known */
+    JOIN_SEGMENT,  /* found again */
+};
+
+static enum join_verdict join_judge(const struct slot_view *view, const struct known *known)
+{
+    if (!known || !known->elsewhere)
+        return JOIN_SEGMENT;
+    if (view->content == SLOT_SEALED && view->seal.revision == known->revision &&
+        le64_get(view->seal_body.packets) == known->packets && le32_get(view->seal_body.data_end) == known->data_end)
+        return known->open ? JOIN_NOTHING : JOIN_PLACE;
+    /* What has no seal elsewhere has ended there and waits for one: a sealed copy is more than that. */
+    bool more = view->content == SLOT_SEALED && view->seal.data_revision == known->data_revision &&
+                (known->open ? le64_get(view->seal_body.packets) >= known->packets
+                             : le64_get(view->seal_body.packets) > known->packets);
+    return more ? JOIN_SEGMENT : JOIN_NOTHING;
+}
+
+static bool is_one_of(const struct identity *list, uint32_t count, const struct identity *segment)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (identity_equal(&list[i], segment))
+            return true;
+    return false;
+}
+
+static int join_slot(struct recovery *recovery, struct slot_view *view, const struct known_list *list, bool is_filled)
+{
+    const struct known *known = list->count == 0 ? NULL
+                                                 : bsearch(&view->open.segment, list->known, list->count,
+                                                           sizeof *list->known, known_compare);
+    struct segment_place place = {.disk = recovery->disk[0].identity, .slot = view->slot};
+    enum join_verdict verdict = is_filled ? JOIN_NOTHING : join_judge(view, known);
+    if (verdict == JOIN_PLACE) {
+        catalog_add_place(recovery->options->catalog, &view->open.segment, known->revision, &place);
+        recovery->report->segments_found++;
+        if (view->header_damaged)
+            repair_header(recovery, view);
+        return 0;
+    }
+    if (verdict == JOIN_SEGMENT)
+        return view->content == SLOT_SEALED ? settle_sealed(recovery, view, 1) : settle_unsealed(recovery, view, 1);
+    slot_free(recovery, view);
+    return 0;
+}
+
+/* So many changes at a time that the catalog's queue does not overflow. */
+#define JOIN_CHANGES 4096u
+
+int recovery_join(const struct recovery_options *options, struct recovery_disk *disk, const struct identity *filling,
+                  uint32_t filling_count, uint64_t *position, struct recovery_report *report, struct failure *failure)
+{
+    struct recovery_options whole = *options;
+    whole.whole = true;
+    *report = (struct recovery_report){0};
+    struct recovery recovery = {.options = &whole, .disk = disk, .disks = 1, .report = report, .failure = failure};
+    struct known_list list = {.joining = &disk->identity};
+    recovery.pages = aligned_alloc(PAGE_BYTES, (2 * BATCH + 1) * PAGE_BYTES);
+    if (!recovery.pages)
+        return fail(failure, ERR_NO_MEMORY, "out of memory while looking at disk %s", disk->disk->name);
+    uint32_t slots = disk->disk->geometry.slot_count;
+    memset(disk->belief, 0, slots * sizeof *disk->belief);
+    int result = catalog_barrier(options->catalog);
+    if (result == 0)
+        result = catalog_find(options->catalog, &options->ring, INT64_MIN, INT64_MAX, known_collect, &list);
+    if (result == 0)
+        result = read_every_slot(&recovery, 0, 0, slots);
+    if (list.count > 0)
+        qsort(list.known, list.count, sizeof *list.known, known_compare);
+    catalog_drop_places(options->catalog, &disk->identity); /* what it said of this disk is read anew */
+    for (uint32_t i = 0; i < recovery.found_count && result == 0; i++) {
+        struct slot_view *view = &recovery.found[i];
+        result = join_slot(&recovery, view, &list, is_one_of(filling, filling_count, &view->open.segment));
+        if (result == 0 && i % JOIN_CHANGES == JOIN_CHANGES - 1)
+            result = catalog_barrier(options->catalog);
+        if (result == 0 && given_up(&recovery))
+            result = ERR_INTERRUPTED;
+    }
+    *position = recovery.position;
+    free(list.known);
+    free(recovery.found);
+    free(recovery.pages);
+    return result == 0 ? 0 : fail(failure, result, "looking at disk %s: %s", disk->disk->name, error_text(result));
+}

@@ -51,4 +51,15 @@ struct recovery_options {
 int recovery_run(const struct recovery_options *options, struct recovery_disk *disk, uint32_t disks,
                  uint64_t *position, struct recovery_report *report, struct failure *failure);
 
+/*
+ * The same for one disk that comes, or comes back, while the ring records: reads every slot of it and brings what lies there together with what the
+ * catalog knows. Complete copies of known segments get their place back; segments that the catalog does not know, of whatever
+ * run, are found again, and sealed where they are open; copies of a segment that is known in a better revision, or more complete, or is just being filled
+ * elsewhere, are nothing any more, and their slots are free.
+ *
+ * `filling`: the segments that the keeper has in work, taken before this is called. Any thread but the keeper's; the disk is in no keeper yet.
+ */
+int recovery_join(const struct recovery_options *options, struct recovery_disk *disk, const struct identity *filling,
+                  uint32_t filling_count, uint64_t *position, struct recovery_report *report, struct failure *failure);
+
 #endif

@@ -14,9 +14,13 @@
 #define STREAMS_MAX 1024u
 
 struct ring_member {
-    struct disk *disk;
+    struct disk *disk; /* null: it has left */
     struct identity identity;
     struct superblock superblock;
+    bool leaving;      /* the keeper has left it, and it is still open */
+    bool closing;      /* `closer` closes it, when it has answered */
+    pthread_t closer;
+    struct disk *closed;
 };
 
 struct ring {
@@ -25,9 +29,15 @@ struct ring {
     struct pool *pool;
     struct keeper *keeper;
     pthread_t thread;
+    bool thread_started;
     atomic_bool stop;
-    struct ring_member *member;
-    uint32_t members;
+    struct ring_member *member; /* RING_DISKS_MAX */
+    _Atomic uint32_t members;
+    uint64_t slot_bytes;
+    pthread_mutex_t members_lock; /* whoever changes members, or writes superblocks */
+    struct superblock_member known[SUPERBLOCK_MEMBERS]; /* all that the ring has or had, as superblocks list them */
+    uint32_t knowns;
+    uint64_t updated_ns;
     atomic_ulong damaged_reads;
 
     pthread_mutex_t lock; /* streams */
@@ -132,44 +142,154 @@ static void say(const struct ring_options *options, const char *severity, const 
         options->event(options->context, severity, kind, text);
 }
 
+/* Reads and checks the superblock of member i, against the others' so far; mends it. */
+static int read_superblock(struct ring *ring, uint32_t i, struct failure *failure)
+{
+    struct ring_member *member = &ring->member[i];
+    struct superblock_condition condition;
+    int result = superblock_read(member->disk, &member->superblock, &condition, failure);
+    if (result != 0)
+        return result;
+    if (!identity_equal(&member->superblock.ring, &ring->options.ring))
+        return fail(failure, ERR_MISMATCH, "disk %s belongs to another ring (\"%s\")", member->disk->name,
+                    member->superblock.ring_name);
+    if (ring->slot_bytes == 0)
+        ring->slot_bytes = member->disk->geometry.slot_bytes;
+    if (member->disk->geometry.slot_bytes != ring->slot_bytes)
+        return fail(failure, ERR_MISMATCH, "disk %s has slots of %llu bytes, the ring's have %llu", member->disk->name,
+                    (unsigned long long)member->disk->geometry.slot_bytes, (unsigned long long)ring->slot_bytes);
+    member->identity = member->superblock.disk;
+    if (condition.repairs == 0)
+        return 0;
+    char text[512];
+    result = superblock_repair(member->disk, &member->superblock, failure);
+    snprintf(text, sizeof text, "disk %.255s: %u of its 4 superblocks were damaged or stale, and %s", member->disk->name,
+             condition.repairs, result == 0 ? "have been written anew" : "could not be written anew");
+    say(&ring->options, "warning", "superblock-repaired", text);
+    return result;
+}
+
 static int read_superblocks(struct ring *ring, struct failure *failure)
 {
     for (uint32_t i = 0; i < ring->members; i++) {
-        struct ring_member *member = &ring->member[i];
-        struct superblock_condition condition;
-        int result = superblock_read(member->disk, &member->superblock, &condition, failure);
+        int result = read_superblock(ring, i, failure);
         if (result != 0)
             return result;
-        if (!identity_equal(&member->superblock.ring, &ring->options.ring))
-            return fail(failure, ERR_MISMATCH, "disk %s belongs to another ring (\"%s\")", member->disk->name,
-                        member->superblock.ring_name);
-        if (member->disk->geometry.slot_bytes != ring->member[0].disk->geometry.slot_bytes)
-            return fail(failure, ERR_MISMATCH, "disk %s has slots of %llu bytes, disk %s of %llu",
-                        member->disk->name, (unsigned long long)member->disk->geometry.slot_bytes,
-                        ring->member[0].disk->name,
-                        (unsigned long long)ring->member[0].disk->geometry.slot_bytes);
-        member->identity = member->superblock.disk;
         for (uint32_t before = 0; before < i; before++)
-            if (identity_equal(&ring->member[before].identity, &member->identity))
+            if (identity_equal(&ring->member[before].identity, &ring->member[i].identity))
                 return fail(failure, ERR_MISMATCH, "%s and %s are the same disk", ring->member[before].disk->name,
-                            member->disk->name);
-        if (condition.repairs == 0)
-            continue;
-        char text[512];
-        result = superblock_repair(member->disk, &member->superblock, failure);
-        snprintf(text, sizeof text, "disk %.255s: %u of its 4 superblocks were damaged or stale, and %s", member->disk->name,
-                 condition.repairs, result == 0 ? "have been written anew" : "could not be written anew");
-        say(&ring->options, "warning", "superblock-repaired", text);
-        if (result != 0)
-            return result;
+                            ring->member[i].disk->name);
     }
     return 0;
 }
 
-static int run_recovery(struct ring *ring, bool whole, struct recovery_disk *disk, uint64_t *position,
-                        struct recovery_report *report, struct failure *failure)
+/* ---- members, as the superblocks list them -------------------------------------------------------- */
+
+static struct superblock_member *known_member(struct ring *ring, const struct identity *disk)
 {
-    struct recovery_options options = {
+    for (uint32_t i = 0; i < ring->knowns; i++)
+        if (identity_equal(&ring->known[i].disk, disk))
+            return &ring->known[i];
+    return NULL;
+}
+
+/* The list of the superblock that was written last: that of a disk that was away lags behind. */
+static void load_members(struct ring *ring)
+{
+    const struct superblock *newest = &ring->member[0].superblock;
+    for (uint32_t i = 1; i < ring->members; i++)
+        if (le64_get(ring->member[i].superblock.updated_ns) > le64_get(newest->updated_ns))
+            newest = &ring->member[i].superblock;
+    ring->updated_ns = le64_get(newest->updated_ns);
+    ring->knowns = le16_get(newest->members);
+    memcpy(ring->known, newest->member, ring->knowns * sizeof *ring->known);
+}
+
+/* Notes the state of a disk. False: the list is full, and nothing on it can be forgotten. */
+static bool note_member(struct ring *ring, const struct identity *identity, const struct disk *disk, enum disk_state state)
+{
+    struct superblock_member *member = known_member(ring, identity);
+    if (!member) {
+        uint32_t at = ring->knowns;
+        for (uint32_t i = 0; at == SUPERBLOCK_MEMBERS && i < ring->knowns; i++)
+            if (ring->known[i].state == DISK_REMOVED)
+                at = i;
+        if (at == SUPERBLOCK_MEMBERS)
+            return false;
+        ring->knowns += at == ring->knowns;
+        member = &ring->known[at];
+        *member = (struct superblock_member){.disk = *identity, .joined_ns = le64_of((uint64_t)wall_ns(NULL))};
+    }
+    member->state = (uint8_t)state;
+    if (disk) {
+        member->bytes = le64_of(disk->geometry.disk_bytes);
+        superblock_set_text(member->name, sizeof member->name, disk->name);
+    }
+    return true;
+}
+
+static int write_members(struct ring *ring, struct ring_member *member, struct failure *failure)
+{
+    struct superblock *superblock = &member->superblock;
+    superblock->copies = ring->options.copies;
+    superblock->updated_ns = le64_of(ring->updated_ns);
+    superblock->members = le16_of((uint16_t)ring->knowns);
+    memset(superblock->member, 0, sizeof superblock->member);
+    memcpy(superblock->member, ring->known, ring->knowns * sizeof *ring->known);
+    return superblock_write(member->disk, superblock, failure);
+}
+
+/*
+ * The one place where superblocks of a running ring change: the list of members and the copies, on every disk that is there. A disk that
+ * does not take it is said; it lags behind then, and the others' word counts.
+ */
+static void update_members(struct ring *ring)
+{
+    uint64_t now = (uint64_t)wall_ns(NULL);
+    ring->updated_ns = now > ring->updated_ns ? now : ring->updated_ns + 1;
+    for (uint32_t i = 0; i < ring->members; i++) {
+        struct ring_member *member = &ring->member[i];
+        struct failure failure = {0};
+        char text[600];
+        if (!member->disk || member->leaving || write_members(ring, member, &failure) == 0)
+            continue;
+        snprintf(text, sizeof text, "disk %.200s: its superblock could not be updated: %.300s", member->disk->name,
+                 failure.text);
+        say(&ring->options, "warning", "superblock-behind", text);
+    }
+}
+
+static bool was_away(uint8_t state)
+{
+    return state == DISK_MISSING || state == DISK_REMOVED || state == DISK_FAILED;
+}
+
+/* At the start: what is not there is missing, unless it was removed; what is there is active. */
+static void settle_members(struct ring *ring)
+{
+    bool changed = false;
+    for (uint32_t k = 0; k < ring->knowns; k++) {
+        struct superblock_member *known = &ring->known[k];
+        uint8_t state = known->state == DISK_REMOVED ? DISK_REMOVED : DISK_MISSING;
+        for (uint32_t i = 0; i < ring->members; i++)
+            if (identity_equal(&ring->member[i].identity, &known->disk))
+                state = DISK_ACTIVE;
+        changed |= state != known->state;
+        known->state = state;
+    }
+    for (uint32_t i = 0; i < ring->members; i++) {
+        changed |= !known_member(ring, &ring->member[i].identity);
+        (void)note_member(ring, &ring->member[i].identity, ring->member[i].disk, DISK_ACTIVE);
+        changed |= le64_get(ring->member[i].superblock.updated_ns) != ring->updated_ns &&
+                   memcmp(ring->member[i].superblock.member, ring->known, ring->knowns * sizeof *ring->known) != 0;
+    }
+    if (changed)
+        update_members(ring);
+}
+
+static struct recovery_options recovery_options(struct ring *ring, bool whole)
+{
+    return (struct recovery_options){
         .ring = ring->options.ring,
         .catalog = ring->options.catalog,
         .whole = whole,
@@ -179,40 +299,44 @@ static int run_recovery(struct ring *ring, bool whole, struct recovery_disk *dis
         .give_up = ring->options.give_up,
         .context = ring->options.context,
     };
-    return recovery_run(&options, disk, ring->members, position, report, failure);
 }
 
-static struct recovery_disk *recovery_disks(struct ring *ring)
+static void recovery_disks_free(struct recovery_disk *disk, uint32_t count)
 {
-    struct recovery_disk *disk = calloc(ring->members, sizeof *disk);
-    for (uint32_t i = 0; disk && i < ring->members; i++) {
-        disk[i].disk = ring->member[i].disk;
-        disk[i].identity = ring->member[i].identity;
-        disk[i].belief = calloc(disk[i].disk->geometry.slot_count, sizeof *disk[i].belief);
-        if (!disk[i].belief) {
-            while (i > 0)
-                free(disk[--i].belief);
-            free(disk);
-            return NULL;
-        }
-    }
-    return disk;
-}
-
-static void recovery_disks_free(struct ring *ring, struct recovery_disk *disk)
-{
-    for (uint32_t i = 0; i < ring->members; i++)
+    for (uint32_t i = 0; disk && i < count; i++)
         free(disk[i].belief);
     free(disk);
 }
 
-static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uint64_t position,
+/* Those members that are there and, unless `all`, were there when the ring was last up. `number`: which they are. */
+static struct recovery_disk *recovery_disks(struct ring *ring, bool all, uint32_t *number, uint32_t *count)
+{
+    struct recovery_disk *disk = calloc(RING_DISKS_MAX, sizeof *disk);
+    *count = 0;
+    for (uint32_t i = 0; disk && i < ring->members; i++) {
+        const struct superblock_member *known = known_member(ring, &ring->member[i].identity);
+        if (!ring->member[i].disk || ring->member[i].leaving || (!all && known && was_away(known->state)))
+            continue;
+        struct recovery_disk *one = &disk[*count];
+        one->disk = ring->member[i].disk;
+        one->identity = ring->member[i].identity;
+        one->belief = calloc(one->disk->geometry.slot_count, sizeof *one->belief);
+        if (!one->belief) {
+            recovery_disks_free(disk, *count);
+            return NULL;
+        }
+        number[(*count)++] = i;
+    }
+    return disk;
+}
+
+static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uint32_t disks, uint64_t position,
                         struct failure *failure)
 {
     struct keeper_options options = {
         .ring = ring->options.ring,
         .run = ring->run,
-        .slot_bytes = ring->member[0].disk->geometry.slot_bytes,
+        .slot_bytes = ring->slot_bytes,
         .copies = ring->options.copies,
         .flush_window_ns = ring->options.flush_window_ns,
         .mender = ring->options.mender,
@@ -225,24 +349,106 @@ static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uin
     };
     gethostname(options.host, sizeof options.host - 1);
     int result = keeper_new(&options, &ring->keeper);
-    for (uint32_t i = 0; i < ring->members && result == 0; i++) {
-        result = keeper_add_disk(ring->keeper, ring->member[i].disk, &ring->member[i].identity, disk[i].belief, NULL);
-    }
+    for (uint32_t i = 0; i < disks && result == 0; i++)
+        result = keeper_add_disk(ring->keeper, disk[i].disk, &disk[i].identity, disk[i].belief, NULL);
     if (result != 0)
         return fail(failure, result, "ring %s: %s", ring->options.name, error_text(result));
     keeper_raise_position(ring->keeper, position);
     keeper_set_threaded(ring->keeper, true);
     if (pthread_create(&ring->thread, NULL, keeper_thread, ring) != 0)
         return fail(failure, ERR_NO_MEMORY, "ring %s: no thread for the keeper", ring->options.name);
+    ring->thread_started = true;
     return 0;
+}
+
+/* Those that were there when the ring was last up come first, so that the keeper's numbers are the members'. */
+static void order_members(struct ring *ring)
+{
+    struct ring_member *sorted = calloc(RING_DISKS_MAX, sizeof *sorted);
+    uint32_t count = 0;
+    if (!sorted)
+        return;
+    for (int away = 0; away <= 1; away++)
+        for (uint32_t i = 0; i < ring->members; i++) {
+            const struct superblock_member *known = known_member(ring, &ring->member[i].identity);
+            if ((known && was_away(known->state)) == (bool)away)
+                sorted[count++] = ring->member[i];
+        }
+    free(ring->member);
+    ring->member = sorted;
+}
+
+static int take_in(struct ring *ring, struct ring_member *member, struct recovery_report *report, struct failure *failure);
+
+static void report_add(struct recovery_report *sum, const struct recovery_report *one)
+{
+    sum->slots_read += one->slots_read;
+    sum->segments_found += one->segments_found;
+    sum->segments_sealed += one->segments_sealed;
+    sum->segments_empty += one->segments_empty;
+    sum->segments_damaged += one->segments_damaged;
+    sum->headers_repaired += one->headers_repaired;
+    sum->packets_recovered += one->packets_recovered;
+    sum->packets_missing += one->packets_missing;
+}
+
+/* What the disks hold, the keeper on it, and then the disks that were away: they are read from end to end. */
+static int bring_up(struct ring *ring, struct recovery_report *report, struct failure *failure)
+{
+    uint32_t number[RING_DISKS_MAX], count;
+    uint64_t position = 0;
+    struct recovery_options options = recovery_options(ring, ring->options.whole);
+    order_members(ring);
+    struct recovery_disk *disk = recovery_disks(ring, ring->options.whole, number, &count);
+    if (!disk)
+        return fail(failure, ERR_NO_MEMORY, "out of memory");
+    int result = recovery_run(&options, disk, count, &position, report, failure);
+    if (result == 0)
+        result = start_keeper(ring, disk, count, position, failure);
+    recovery_disks_free(disk, count);
+    for (uint32_t i = count; i < ring->members && result == 0; i++) {
+        struct recovery_report one;
+        result = take_in(ring, &ring->member[i], &one, failure);
+        if (result == 0)
+            report_add(report, &one);
+    }
+    if (result == 0)
+        settle_members(ring);
+    return result;
+}
+
+static void stop_keeper(struct ring *ring)
+{
+    atomic_store(&ring->stop, true);
+    pthread_join(ring->thread, NULL);
+    /* The last completions are handled here; a disk that hangs holds us, and its lock, until it answers. */
+    keeper_set_threaded(ring->keeper, false);
+    keeper_stop_mending(ring->keeper);
+    while (!keeper_idle(ring->keeper))
+        keeper_run(ring->keeper, 100);
+}
+
+static void ring_free(struct ring *ring)
+{
+    for (uint32_t i = 0; i < ring->members; i++) {
+        if (ring->member[i].closing)
+            pthread_join(ring->member[i].closer, NULL);
+        disk_close(&ring->member[i].disk);
+    }
+    keeper_free(&ring->keeper);
+    pool_close(&ring->pool);
+    pthread_mutex_destroy(&ring->members_lock);
+    pthread_mutex_destroy(&ring->lock);
+    free(ring->member);
+    free(ring);
 }
 
 int ring_open(const struct ring_options *options, struct disk **disk, uint32_t disks, struct ring **result_ring,
               struct recovery_report *report, struct failure *failure)
 {
     struct ring *ring = calloc(1, sizeof *ring);
-    struct ring_member *member = calloc(disks ? disks : 1, sizeof *member);
-    if (!ring || !member || disks == 0) {
+    struct ring_member *member = calloc(RING_DISKS_MAX, sizeof *member);
+    if (!ring || !member || disks == 0 || disks > RING_DISKS_MAX) {
         free(ring);
         free(member);
         for (uint32_t i = 0; i < disks; i++)
@@ -259,41 +465,27 @@ int ring_open(const struct ring_options *options, struct disk **disk, uint32_t d
     }
     identity_make(&ring->run);
     pthread_mutex_init(&ring->lock, NULL);
+    pthread_mutex_init(&ring->members_lock, NULL);
 
-    uint64_t position = 0;
-    struct recovery_disk *recovery = NULL;
     int result = read_superblocks(ring, failure);
-    if (result != 0)
-        goto out;
-    result = ERR_NO_MEMORY;
-    recovery = recovery_disks(ring);
-    if (!recovery || pool_open(options->buffer_bytes, &ring->pool) != 0) {
-        fail(failure, result, "ring %s: no memory for %llu bytes of buffers", options->name,
-             (unsigned long long)options->buffer_bytes);
-        goto out;
+    if (result == 0 && pool_open(options->buffer_bytes, &ring->pool) != 0)
+        result = fail(failure, ERR_NO_MEMORY, "ring %s: no memory for %llu bytes of buffers", options->name,
+                      (unsigned long long)options->buffer_bytes);
+    if (result == 0) {
+        load_members(ring);
+        catalog_put_ring(options->catalog, &options->ring, options->name, options->copies, ring->slot_bytes);
+        for (uint32_t i = 0; i < disks; i++)
+            catalog_put_disk(options->catalog, &options->ring, &member[i].identity, member[i].disk->name,
+                             member[i].disk->bytes, member[i].disk->geometry.slot_count, DISK_ACTIVE);
+        result = bring_up(ring, report, failure);
     }
-    catalog_put_ring(options->catalog, &options->ring, options->name, options->copies,
-                     member[0].disk->geometry.slot_bytes);
-    for (uint32_t i = 0; i < disks; i++)
-        catalog_put_disk(options->catalog, &options->ring, &member[i].identity, member[i].disk->name,
-                         member[i].disk->bytes, member[i].disk->geometry.slot_count, DISK_ACTIVE);
-    result = run_recovery(ring, options->whole, recovery, &position, report, failure);
-    if (result == 0)
-        result = start_keeper(ring, recovery, position, failure);
-out:
-    if (recovery)
-        recovery_disks_free(ring, recovery);
     if (result == 0) {
         *result_ring = ring;
         return 0;
     }
-    keeper_free(&ring->keeper);
-    for (uint32_t i = 0; i < disks; i++)
-        disk_close(&member[i].disk);
-    pool_close(&ring->pool);
-    pthread_mutex_destroy(&ring->lock);
-    free(member);
-    free(ring);
+    if (ring->thread_started)
+        stop_keeper(ring);
+    ring_free(ring);
     return result;
 }
 
@@ -303,21 +495,335 @@ void ring_close(struct ring **slot)
     if (!ring)
         return;
     assert(ring->streams == 0);
-    atomic_store(&ring->stop, true);
-    pthread_join(ring->thread, NULL);
-    /* The last completions are handled here; a disk that hangs holds us, and its lock, until it answers. */
-    keeper_set_threaded(ring->keeper, false);
-    keeper_stop_mending(ring->keeper);
-    while (!keeper_idle(ring->keeper))
-        keeper_run(ring->keeper, 100);
-    for (uint32_t i = 0; i < ring->members; i++)
-        disk_close(&ring->member[i].disk);
-    keeper_free(&ring->keeper);
-    pool_close(&ring->pool);
-    pthread_mutex_destroy(&ring->lock);
-    free(ring->member);
-    free(ring);
+    stop_keeper(ring);
+    ring_free(ring);
     *slot = NULL;
+}
+
+/* ---- members come and go --------------------------------------------------------------------------- */
+
+int ring_disk_format(struct ring *ring, struct disk *disk, struct identity *identity, struct failure *failure)
+{
+    struct disk_geometry geometry;
+    struct superblock *superblock = malloc(sizeof *superblock);
+    if (!superblock)
+        return fail(failure, ERR_NO_MEMORY, "out of memory");
+    int result = disk_geometry_plan(disk->bytes, ring->slot_bytes, &geometry, failure);
+    if (result != 0) {
+        free(superblock);
+        return fail_context(failure, result, "disk %s", disk->name);
+    }
+    superblock_make(superblock, &geometry, &ring->options.ring, ring->options.name, ring->options.copies,
+                    (uint64_t)wall_ns(NULL));
+    char host[64] = "";
+    gethostname(host, sizeof host - 1);
+    superblock_set_text(superblock->recorder, sizeof superblock->recorder, host);
+    pthread_mutex_lock(&ring->members_lock);
+    if (ring->knowns == SUPERBLOCK_MEMBERS) {
+        result = fail(failure, ERR_TOO_LARGE, "a ring has at most %u disks", RING_DISKS_MAX);
+    } else {
+        memcpy(superblock->member, ring->known, ring->knowns * sizeof *ring->known);
+        struct superblock_member *self = &superblock->member[ring->knowns];
+        *self = (struct superblock_member){.disk = superblock->disk,
+                                           .bytes = superblock->disk_bytes,
+                                           .joined_ns = superblock->created_ns,
+                                           .state = DISK_FRESH};
+        superblock_set_text(self->name, sizeof self->name, disk->name);
+        superblock->members = le16_of((uint16_t)(ring->knowns + 1));
+    }
+    pthread_mutex_unlock(&ring->members_lock);
+    if (result == 0)
+        result = superblock_format(disk, superblock, failure);
+    *identity = superblock->disk;
+    free(superblock);
+    return result;
+}
+
+struct in_work {
+    struct identity *segment;
+    uint32_t count, room;
+    bool no_memory;
+};
+
+static void work_collect(const struct identity *segment, void *context)
+{
+    struct in_work *work = context;
+    if (work->count == work->room) {
+        uint32_t room = work->room ? 2 * work->room : 64;
+        struct identity *grown = realloc(work->segment, room * sizeof *grown);
+        if (!grown) {
+            work->no_memory = true;
+            return;
+        }
+        work->segment = grown;
+        work->room = room;
+    }
+    work->segment[work->count++] = *segment;
+}
+
+static void expect_disk(struct keeper *keeper, void *context)
+{
+    keeper_expect_disk(keeper, true);
+    keeper_segments_in_work(keeper, work_collect, context);
+}
+
+struct join {
+    struct ring *ring;
+    struct ring_member *member;
+    const struct slot_belief *belief; /* null: it does not join after all */
+    uint64_t position;
+    uint32_t number;
+    int result;
+};
+
+static void add_disk(struct keeper *keeper, void *context)
+{
+    struct join *join = context;
+    if (!join->belief) {
+        keeper_expect_disk(keeper, false);
+        return;
+    }
+    keeper_raise_position(keeper, join->position);
+    join->result = keeper_add_disk(keeper, join->member->disk, &join->member->identity, join->belief, &join->number);
+}
+
+/* Reads the disk, and gives it to the keeper: it has the member's number, or gets it. */
+static int take_in(struct ring *ring, struct ring_member *member, struct recovery_report *report, struct failure *failure)
+{
+    struct in_work work = {0};
+    struct join join = {.ring = ring, .member = member};
+    struct recovery_options options = recovery_options(ring, false);
+    struct recovery_disk disk = {.disk = member->disk, .identity = member->identity};
+    disk.belief = calloc(disk.disk->geometry.slot_count, sizeof *disk.belief);
+    keeper_call(ring->keeper, expect_disk, &work);
+    int result = disk.belief && !work.no_memory ? 0 : fail(failure, ERR_NO_MEMORY, "out of memory");
+    if (result == 0)
+        result = recovery_join(&options, &disk, work.segment, work.count, &join.position, report, failure);
+    if (result == 0)
+        join.belief = disk.belief;
+    keeper_call(ring->keeper, add_disk, &join);
+    if (result == 0 && join.result != 0)
+        result = fail(failure, join.result, "disk %s: %s", disk.disk->name, error_text(join.result));
+    assert(result != 0 || &ring->member[join.number] == member);
+    free(work.segment);
+    free(disk.belief);
+    return result;
+}
+
+static struct ring_member *member_of(struct ring *ring, const struct identity *identity)
+{
+    for (uint32_t i = 0; i < ring->members; i++)
+        if (identity_equal(&ring->member[i].identity, identity))
+            return &ring->member[i];
+    return NULL;
+}
+
+static void name_buffers(struct ring *ring, struct disk *disk)
+{
+    uint32_t count;
+    uint8_t *area = pool_area(ring->pool, &count);
+    if (disk->ops->register_buffers)
+        (void)disk->ops->register_buffers(disk, area, FRAME_BYTES_USUAL, count);
+}
+
+/* The superblock of the disk that joins is in the new member's place, which is not counted yet. */
+static int join_member(struct ring *ring, struct ring_member *fresh, struct recovery_report *report, uint32_t *number,
+                       struct failure *failure)
+{
+    struct ring_member *before = member_of(ring, &fresh->identity);
+    struct disk *disk = fresh->disk;
+    if (before && before->disk)
+        return fail(failure, ERR_EXISTS, "disk %s is a member of ring %s already", disk->name, ring->options.name);
+    if (!before && fresh == ring->member + RING_DISKS_MAX)
+        return fail(failure, ERR_TOO_LARGE, "a ring has at most %u disks; those that have left since it was opened count, too",
+                    RING_DISKS_MAX);
+    struct ring_member *member = before ? before : fresh;
+    if (before) {
+        if (before->closing)
+            pthread_join(before->closer, NULL);
+        before->closing = before->leaving = false;
+        before->superblock = fresh->superblock;
+        before->disk = disk;
+        fresh->disk = NULL;
+    }
+    const struct superblock_member *known = known_member(ring, &member->identity);
+    enum disk_state was = known ? (enum disk_state)known->state : DISK_FRESH;
+    if (ring->registered)
+        name_buffers(ring, disk);
+    /* Its own superblock first: what it cannot take it cannot be trusted with. The others' when it is in. */
+    int result = note_member(ring, &member->identity, disk, DISK_ACTIVE)
+                     ? write_members(ring, member, failure)
+                     : fail(failure, ERR_TOO_LARGE, "the superblocks have no room for another member");
+    if (result == 0)
+        result = take_in(ring, member, report, failure);
+    if (result != 0) {
+        if (known_member(ring, &member->identity))
+            (void)note_member(ring, &member->identity, NULL, was == DISK_FRESH ? DISK_REMOVED : was);
+        fresh->disk = disk; /* the caller closes it */
+        if (before)
+            before->disk = NULL;
+        return result;
+    }
+    *number = (uint32_t)(member - ring->member);
+    if (!before)
+        ring->members++;
+    update_members(ring);
+    catalog_put_disk(ring->options.catalog, &ring->options.ring, &member->identity, disk->name, disk->bytes,
+                     disk->geometry.slot_count, DISK_ACTIVE);
+    return 0;
+}
+
+int ring_disk_join(struct ring *ring, struct disk **disk, struct recovery_report *report, uint32_t *number,
+                   struct failure *failure)
+{
+    *report = (struct recovery_report){0};
+    pthread_mutex_lock(&ring->members_lock);
+    if (ring->members == RING_DISKS_MAX) {
+        pthread_mutex_unlock(&ring->members_lock);
+        disk_close(disk);
+        return fail(failure, ERR_TOO_LARGE, "a ring has at most %u disks; those that have left since it was opened count, too",
+                    RING_DISKS_MAX);
+    }
+    struct ring_member *fresh = &ring->member[ring->members];
+    *fresh = (struct ring_member){.disk = *disk};
+    *disk = NULL;
+    int result = read_superblock(ring, ring->members, failure);
+    if (result == 0)
+        result = join_member(ring, fresh, report, number, failure);
+    if (result != 0)
+        disk_close(&fresh->disk);
+    pthread_mutex_unlock(&ring->members_lock);
+    return result;
+}
+
+struct leave {
+    uint32_t number;
+    enum disk_state state;
+    bool again; /* it has left: is it quiet? */
+    bool quiet;
+    int result;
+};
+
+static void leave_disk(struct keeper *keeper, void *context)
+{
+    struct leave *leave = context;
+    leave->result = leave->again ? 0 : keeper_leave_disk(keeper, leave->number, leave->state);
+    leave->quiet = leave->result == 0 && keeper_disk_is_quiet(keeper, leave->number);
+}
+
+/* disk_close() waits for what is under way, however long that takes. */
+static void *close_later(void *context)
+{
+    struct ring_member *member = context;
+    disk_close(&member->closed);
+    return NULL;
+}
+
+static void close_member(struct ring *ring, struct ring_member *member, bool quiet)
+{
+    struct disk *disk = member->disk;
+    member->disk = NULL;
+    member->leaving = false;
+    if (quiet) {
+        disk_close(&disk);
+        return;
+    }
+    member->closed = disk;
+    member->closing = pthread_create(&member->closer, NULL, close_later, member) == 0;
+    if (!member->closing) {
+        member->disk = disk; /* with the ring, then */
+        member->leaving = true;
+        say(&ring->options, "warning", "disk-open", "a disk that has left stays open until the ring is closed: no thread");
+    }
+}
+
+int ring_disk_leave(struct ring *ring, uint32_t number, enum disk_state state, int timeout_ms, struct failure *failure)
+{
+    if (number >= ring->members || !ring->member[number].disk)
+        return fail(failure, ERR_NOT_FOUND, "ring %s has no disk %u", ring->options.name, number);
+    struct ring_member *member = &ring->member[number];
+    struct leave leave = {.number = number, .state = state, .again = member->leaving};
+    uint64_t end = monotonic_ns(NULL) + (uint64_t)timeout_ms * 1000000u;
+    pthread_mutex_lock(&ring->members_lock);
+    keeper_call(ring->keeper, leave_disk, &leave);
+    if (leave.result != 0) {
+        pthread_mutex_unlock(&ring->members_lock);
+        return fail(failure, leave.result, "disk %s is the last that ring %s can record to, and it is being recorded: add "
+                                           "another one first, or stop the capture",
+                    member->disk->name, ring->options.name);
+    }
+    member->leaving = leave.again = true;
+    while (state == DISK_REMOVED && !leave.quiet && monotonic_ns(NULL) < end) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        keeper_call(ring->keeper, leave_disk, &leave);
+    }
+    (void)note_member(ring, &member->identity, NULL, state);
+    update_members(ring); /* of the others */
+    catalog_put_disk(ring->options.catalog, &ring->options.ring, &member->identity, member->disk->name, member->disk->bytes,
+                     member->disk->geometry.slot_count, state);
+    int result = 0;
+    if (state == DISK_REMOVED) {
+        catalog_drop_places(ring->options.catalog, &member->identity);
+        if (!leave.quiet)
+            result = fail(failure, ERR_TIMEOUT, "disk %s has left ring %s, but has not answered everything yet",
+                          member->disk->name, ring->options.name);
+        else
+            (void)write_members(ring, member, NULL); /* for whoever finds it; the others' word counts */
+    }
+    if (result == 0)
+        close_member(ring, member, leave.quiet);
+    pthread_mutex_unlock(&ring->members_lock);
+    return result;
+}
+
+struct copies_question {
+    uint8_t copies;
+    uint32_t usable;
+};
+
+static void set_copies(struct keeper *keeper, void *context)
+{
+    struct copies_question *question = context;
+    struct keeper_state state;
+    keeper_state(keeper, &state);
+    for (uint32_t i = 0; i < state.disks; i++)
+        question->usable += state.disk[i].state == DISK_ACTIVE;
+    if (question->usable >= question->copies)
+        keeper_set_copies(keeper, question->copies);
+}
+
+int ring_set_copies(struct ring *ring, uint8_t copies, struct failure *failure)
+{
+    if (copies < 1 || copies > COPIES_MAX)
+        return fail(failure, ERR_INVALID, "a ring has 1 to %u copies", COPIES_MAX);
+    struct copies_question question = {.copies = copies};
+    keeper_call(ring->keeper, set_copies, &question);
+    if (question.usable < copies)
+        return fail(failure, ERR_INVALID, "%u copies need %u disks, each copy on another one; %u %s active", copies, copies,
+                    question.usable, question.usable == 1 ? "is" : "are");
+    pthread_mutex_lock(&ring->members_lock);
+    ring->options.copies = copies;
+    update_members(ring);
+    pthread_mutex_unlock(&ring->members_lock);
+    catalog_put_ring(ring->options.catalog, &ring->options.ring, ring->options.name, copies, ring->slot_bytes);
+    return 0;
+}
+
+struct domain {
+    uint32_t number;
+    uint64_t domain;
+};
+
+static void set_domain(struct keeper *keeper, void *context)
+{
+    const struct domain *domain = context;
+    keeper_set_failure_domain(keeper, domain->number, domain->domain);
+}
+
+void ring_set_failure_domain(struct ring *ring, uint32_t number, uint64_t domain)
+{
+    struct domain question = {.number = number, .domain = domain};
+    keeper_call(ring->keeper, set_domain, &question);
 }
 
 /* ---- streams ------------------------------------------------------------------------------------- */
@@ -328,13 +834,9 @@ void ring_close(struct ring **slot)
  */
 static void register_buffers(struct ring *ring)
 {
-    uint32_t count;
-    uint8_t *area = pool_area(ring->pool, &count);
-    for (uint32_t i = 0; i < ring->members && !ring->registered; i++) {
-        struct disk *disk = ring->member[i].disk;
-        if (disk->ops->register_buffers)
-            (void)disk->ops->register_buffers(disk, area, FRAME_BYTES_USUAL, count);
-    }
+    for (uint32_t i = 0; i < ring->members && !ring->registered; i++)
+        if (ring->member[i].disk)
+            name_buffers(ring, ring->member[i].disk);
     ring->registered = true;
 }
 
@@ -545,7 +1047,7 @@ void ring_worker_segment(struct ring *ring, const struct segment_row *row, struc
     };
     for (uint8_t i = 0; i < row->places; i++)
         for (uint32_t disk = 0; disk < ring->members; disk++)
-            if (identity_equal(&ring->member[disk].identity, &row->place[i].disk)) {
+            if (ring->member[disk].disk && identity_equal(&ring->member[disk].identity, &row->place[i].disk)) {
                 segment->place[segment->places].disk = disk;
                 segment->place[segment->places++].slot = row->place[i].slot;
             }
@@ -568,8 +1070,10 @@ static void judge(struct keeper *keeper, void *context)
     const struct slot_belief *belief =
         keeper_belief(keeper, &judge->ring->member[segment->place[judge->bad->place].disk].identity,
                       segment->place[judge->bad->place].slot, &open);
-    if (!belief)
+    if (!belief) {
+        judge->judgement = WORKER_OVERTAKEN; /* the disk has left the ring */
         return;
+    }
     if (open ? !identity_equal(&open->identity.segment, &segment->segment)
              : !identity_equal(&belief->segment, &segment->segment))
         judge->judgement = WORKER_OVERTAKEN;
@@ -658,10 +1162,13 @@ int ring_state(struct ring *ring, struct ring_state *state)
     keeper_call(ring->keeper, ask_state, &state->keeper);
     ring_mender_state(ring, &state->mender);
     pool_state(ring->pool, &state->pool);
-    uint64_t slot_bytes = ring->member[0].disk->geometry.slot_bytes;
-    state->total_bytes = state->used_bytes = 0;
+    uint64_t slot_bytes = ring->slot_bytes;
+    state->total_bytes = state->used_bytes = state->raw_bytes = 0;
     for (uint32_t i = 0; i < state->keeper.disks; i++) {
         const struct keeper_disk_state *disk = &state->keeper.disk[i];
+        if (!disk->disk)
+            continue;
+        state->raw_bytes += disk->segment_bytes;
         state->total_bytes += disk->slots * slot_bytes;
         state->used_bytes += (disk->slots - disk->free_slots) * slot_bytes;
     }
@@ -670,12 +1177,16 @@ int ring_state(struct ring *ring, struct ring_state *state)
     state->streams = ring->streams;
     pthread_mutex_unlock(&ring->lock);
     int result = catalog_barrier(ring->options.catalog);
-    return result != 0 ? result : catalog_summary(ring->options.catalog, &ring->options.ring, &state->catalog);
+    if (result == 0)
+        result = catalog_summary(ring->options.catalog, &ring->options.ring, &state->catalog);
+    state->logical_bytes = result == 0 ? state->catalog.captured_bytes : 0;
+    return result;
 }
 
 struct rebuild {
     struct ring *ring;
     struct recovery_disk *disk;
+    uint32_t number[RING_DISKS_MAX], count;
     struct recovery_report *report;
     struct failure *failure;
     int result;
@@ -685,10 +1196,12 @@ static void rebuild(struct keeper *keeper, void *context)
 {
     struct rebuild *rebuild = context;
     uint64_t position = 0;
-    rebuild->result = run_recovery(rebuild->ring, true, rebuild->disk, &position, rebuild->report, rebuild->failure);
+    struct recovery_options options = recovery_options(rebuild->ring, true);
+    rebuild->result =
+        recovery_run(&options, rebuild->disk, rebuild->count, &position, rebuild->report, rebuild->failure);
     keeper_raise_position(keeper, position);
-    for (uint32_t i = 0; i < rebuild->ring->members && rebuild->result == 0; i++)
-        keeper_set_beliefs(keeper, i, rebuild->disk[i].belief);
+    for (uint32_t i = 0; i < rebuild->count && rebuild->result == 0; i++)
+        keeper_set_beliefs(keeper, rebuild->number[i], rebuild->disk[i].belief);
 }
 
 int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failure *failure)
@@ -699,11 +1212,13 @@ int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failu
         pthread_mutex_unlock(&ring->lock);
         return fail(failure, ERR_BUSY, "ring %s is being recorded into: stop the capture first", ring->options.name);
     }
-    question.disk = recovery_disks(ring);
+    pthread_mutex_lock(&ring->members_lock);
+    question.disk = recovery_disks(ring, true, question.number, &question.count);
     if (question.disk) {
         keeper_call(ring->keeper, rebuild, &question);
-        recovery_disks_free(ring, question.disk);
+        recovery_disks_free(question.disk, question.count);
     }
+    pthread_mutex_unlock(&ring->members_lock);
     pthread_mutex_unlock(&ring->lock);
     if (!question.disk)
         return fail(failure, ERR_NO_MEMORY, "out of memory");

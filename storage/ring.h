@@ -56,6 +56,39 @@ int ring_format_disks(const struct identity *ring, const char *name, uint8_t cop
 int ring_open(const struct ring_options *options, struct disk **disk, uint32_t disks, struct ring **ring,
               struct recovery_report *report, struct failure *failure);
 
+/*
+ * Formats an open disk (disk_uring_create) as a further member of the ring, with the ring's slot size. Nothing of the ring changes yet.
+ * The disk stays the caller's. ERR_TOO_SMALL, ERR_TOO_LARGE (128 members), ERR_IO.
+ */
+int ring_disk_format(struct ring *ring, struct disk *disk, struct identity *identity, struct failure *failure);
+
+/*
+ * Takes an open, locked disk that is formatted for this ring (fresh, or a member before) into the running ring: checks its superblock,
+ * brings what lies on it together with what the catalog knows (recovery_join), updates the members in all superblocks, gives it to
+ * the keeper. Recording goes on meanwhile. *disk is the ring's, also on failure. ERR_MISMATCH: another ring, other slots; ERR_EXISTS: it is a member
+ * already; ERR_IO.
+ */
+int ring_disk_join(struct ring *ring, struct disk **disk, struct recovery_report *report, uint32_t *number,
+                   struct failure *failure);
+
+/*
+ * The member gets nothing new, what is being filled there goes on elsewhere, and it is closed and unlocked: with state DISK_REMOVED when nothing is
+ * under way there, and its copies leave the catalog; with DISK_MISSING or DISK_FAILED at once, the closing happens when it answers, and
+ * the catalog keeps its places, which count for nothing until it is back. The other members' superblocks say `state`, after DISK_REMOVED its own,
+ * too. Its data stays on it. ERR_TIMEOUT after timeout_ms: it has left, but is not closed; call again. ERR_BUSY: it is the last that works
+ * and a stream is open. ERR_NOT_FOUND.
+ */
+int ring_disk_leave(struct ring *ring, uint32_t number, enum disk_state state, int timeout_ms, struct failure *failure);
+
+/*
+ * Write redundancy from now on: of new segments; the mender brings older ones up, and leaves surplus copies to expire. 1 to COPIES_MAX;
+ * ERR_INVALID with a sentence where fewer disks are active.
+ */
+int ring_set_copies(struct ring *ring, uint8_t copies, struct failure *failure);
+
+/* Enclosure or underlying device of a member: copies go to different ones where they can. 0: not known. */
+void ring_set_failure_domain(struct ring *ring, uint32_t number, uint64_t domain);
+
 /* All streams are closed. Writes what is left to write, closes the disks. */
 void ring_close(struct ring **ring);
 
@@ -106,8 +139,9 @@ void ring_mender_state(struct ring *ring, struct mender_state *state);
 /* Reads every slot and writes the catalog anew. ERR_BUSY while a stream is open. */
 int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failure *failure);
 
+/* Numbers given so far: those of members that have left are among them, and stay theirs. */
 uint32_t ring_disks(const struct ring *ring);
-/* The i-th disk; the ring's. */
+/* The i-th disk, the ring's, until it leaves; null: it has left. */
 struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity);
 const struct superblock *ring_superblock(const struct ring *ring, uint32_t i);
 const struct ring_options *ring_options(const struct ring *ring);
@@ -116,6 +150,8 @@ struct ring_state {
     struct keeper_state keeper;
     struct pool_state pool;
     struct catalog_summary catalog;
+    uint64_t logical_bytes;    /* stored, each packet once, as captured */
+    uint64_t raw_bytes;        /* slots with copies that count */
     uint64_t total_bytes;      /* of all slots, raw */
     uint64_t used_bytes;       /* slots that hold something, raw */
     uint64_t damaged_reads;    /* frames that readers found damaged, judged as such */

@@ -1,0 +1,410 @@
+/*
+ * test_ring_disks.c - disks join, leave and return while a real ring on files records: nothing that they could have
+ * taken is lost, and what they hold is found again.
+ */
+#include "unit_test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ring.h"
+
+#define DISKS 4
+#define DISK_BYTES (44u << 20)
+#define PACKET_BYTES 6000u
+#define STREAMS 2u
+#define STREAM_PACKETS 10000u
+
+struct world {
+    char directory[64];
+    struct identity identity, disk_identity[DISKS];
+    struct catalog *catalog;
+    struct ring *ring;
+    struct stream *stream;
+    uint64_t packets;
+    char events[4096];
+};
+
+static const char *disk_path(const struct world *world, uint32_t i)
+{
+    static char path[128];
+    snprintf(path, sizeof path, "%s/disk%u", world->directory, i);
+    return path;
+}
+
+static void note_event(void *context, const char *severity, const char *kind, const char *text)
+{
+    struct world *world = context;
+    (void)severity, (void)text;
+    size_t used = strlen(world->events);
+    snprintf(world->events + used, sizeof world->events - used, "%s ", kind);
+}
+
+static struct disk *disk_new(struct world *world, uint32_t i)
+{
+    struct failure failure = {0};
+    struct disk *disk = NULL;
+    if (disk_uring_create(disk_path(world, i), DISK_BYTES, false, &disk, &failure) != 0)
+        fail_msg("%s", failure.text);
+    return disk;
+}
+
+static struct disk *disk_again(struct world *world, uint32_t i)
+{
+    struct failure failure = {0};
+    struct disk *disk = NULL;
+    if (disk_uring_open(disk_path(world, i), DISK_OPEN_EXCLUSIVE, &disk, &failure) != 0)
+        fail_msg("%s", failure.text);
+    return disk;
+}
+
+static void ring_up(struct world *world, struct disk **disk, uint32_t disks, uint8_t copies)
+{
+    struct failure failure = {0};
+    struct recovery_report report;
+    struct ring_options options = {
+        .ring = world->identity,
+        .name = "test",
+        .copies = copies,
+        .buffer_bytes = RING_BUFFER_BYTES_MIN,
+        .flush_window_ns = RING_FLUSH_WINDOW_NS_MIN,
+        .catalog = world->catalog,
+        .event = note_event,
+        .context = world,
+    };
+    if (ring_open(&options, disk, disks, &world->ring, &report, &failure) != 0)
+        fail_msg("%s", failure.text);
+}
+
+static void world_open(struct world *world, uint32_t disks, uint8_t copies)
+{
+    struct failure failure = {0};
+    struct disk *disk[DISKS];
+    uint64_t slot_bytes;
+    bool fresh;
+    memset(world, 0, sizeof *world);
+    strcpy(world->directory, "/tmp/tapeloop-disks-XXXXXX");
+    assert_non_null(mkdtemp(world->directory));
+    identity_make(&world->identity);
+    for (uint32_t i = 0; i < disks; i++)
+        disk[i] = disk_new(world, i);
+    if (ring_format_disks(&world->identity, "test", copies, SLOT_BYTES_MIN, disk, disks, world->disk_identity, &slot_bytes,
+                          &failure) != 0 ||
+        catalog_open(world->directory, &world->catalog, &fresh, &failure) != 0)
+        fail_msg("%s", failure.text);
+    ring_up(world, disk, disks, copies);
+}
+
+static void stream_begin(struct world *world)
+{
+    struct stream_options options = {0};
+    static const struct interface_description interface = {.link_type = 1, .name = "test0"};
+    assert_int_equal(ring_stream_open(world->ring, &options, &world->stream), 0);
+    assert_int_equal(stream_add_interface(world->stream, &interface), 0);
+}
+
+static void stream_stop(struct world *world)
+{
+    struct account account;
+    assert_int_equal(ring_stream_close(world->ring, &world->stream, &account, NULL, NULL), 0);
+    assert_int_equal(account.packets[ACCOUNT_lost_disk], 0);
+}
+
+static void record(struct world *world, uint32_t count)
+{
+    static uint8_t bytes[PACKET_BYTES];
+    for (uint32_t i = 0; i < count; i++) {
+        struct packet packet = {.bytes = bytes,
+                                .captured_bytes = PACKET_BYTES,
+                                .original_bytes = PACKET_BYTES,
+                                .time_ns = (int64_t)world->packets + 1};
+        int result;
+        memset(bytes, (int)world->packets, sizeof bytes);
+        while ((result = stream_append(world->stream, 0, &packet, PACKET_BYTES, 0, 0)) == ERR_AGAIN) {
+            stream_tick(world->stream);
+            stream_wait(world->stream, 20);
+        }
+        assert_int_equal(result, 0);
+        world->packets++;
+    }
+    stream_tick(world->stream);
+}
+
+/* All that was recorded is durable. */
+static void flush(struct world *world)
+{
+    uint64_t ticket = stream_request_flush(world->stream);
+    stream_tick(world->stream);
+    while (!stream_wait_flushed(world->stream, ticket, 1000))
+        stream_tick(world->stream);
+}
+
+static void world_close(struct world *world)
+{
+    char command[128];
+    if (world->ring)
+        ring_close(&world->ring);
+    catalog_close(&world->catalog);
+    snprintf(command, sizeof command, "rm -r %s", world->directory);
+    assert_int_equal(system(command), 0);
+}
+
+/* ---- what a user would notice ------------------------------------------------------------------- */
+
+struct sums {
+    const struct world *world;
+    uint64_t packets;  /* each once */
+    uint64_t places[DISKS];
+    uint8_t least;
+    uint8_t *seen;
+};
+
+static int sum_row(const struct segment_row *row, void *context)
+{
+    struct sums *sums = context;
+    uint8_t here = 0;
+    for (uint64_t n = row->first_packet; n < row->first_packet + row->packets && n < STREAM_PACKETS; n++) {
+        uint8_t *seen = &sums->seen[row->stream % STREAMS * STREAM_PACKETS + n];
+        sums->packets += !*seen;
+        *seen = 1;
+    }
+    for (uint8_t p = 0; p < row->places; p++)
+        for (uint32_t d = 0; d < DISKS; d++)
+            if (identity_equal(&row->place[p].disk, &sums->world->disk_identity[d])) {
+                sums->places[d]++;
+                here++;
+            }
+    if (here < sums->least)
+        sums->least = here;
+    return 0;
+}
+
+static struct sums sums_of(struct world *world)
+{
+    struct sums sums = {.world = world, .least = UINT8_MAX, .seen = calloc(STREAMS, STREAM_PACKETS)};
+    assert_int_equal(ring_find(world->ring, INT64_MIN, INT64_MAX, sum_row, &sums), 0);
+    free(sums.seen);
+    return sums;
+}
+
+static struct superblock_member *member_in(const struct superblock *superblock, const struct identity *disk)
+{
+    static struct superblock_member member;
+    for (uint16_t i = 0; i < le16_get(superblock->members); i++)
+        if (identity_equal(&superblock->member[i].disk, disk)) {
+            member = superblock->member[i];
+            return &member;
+        }
+    return NULL;
+}
+
+static uint32_t number_of(const struct world *world, uint32_t i)
+{
+    for (uint32_t n = 0; n < ring_disks(world->ring); n++) {
+        struct identity identity;
+        (void)ring_disk(world->ring, n, &identity);
+        if (identity_equal(&identity, &world->disk_identity[i]))
+            return n;
+    }
+    fail_msg("disk %u has no number", i);
+    return 0;
+}
+
+static void leave(struct world *world, uint32_t i, enum disk_state state)
+{
+    struct failure failure = {0};
+    if (ring_disk_leave(world->ring, number_of(world, i), state, 20000, &failure) != 0)
+        fail_msg("%s", failure.text);
+    assert_null(ring_disk(world->ring, number_of(world, i), NULL));
+}
+
+static void join(struct world *world, struct disk *disk)
+{
+    struct failure failure = {0};
+    struct recovery_report report;
+    uint32_t number;
+    if (ring_disk_join(world->ring, &disk, &report, &number, &failure) != 0)
+        fail_msg("%s", failure.text);
+    assert_null(disk);
+    assert_non_null(ring_disk(world->ring, number, NULL));
+}
+
+/* One disk, and while it records a second one comes: two copies are possible then, and not before. */
+static void test_add_while_recording(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    world_open(&world, 1, 1);
+    stream_begin(&world);
+    record(&world, 500);
+    assert_int_equal(ring_set_copies(world.ring, 2, &failure), ERR_INVALID);
+    assert_non_null(strstr(failure.text, "2 copies need 2 disks"));
+    struct disk *disk = disk_new(&world, 1);
+    assert_int_equal(ring_disk_format(world.ring, disk, &world.disk_identity[1], &failure), 0);
+    join(&world, disk);
+    assert_int_equal(ring_set_copies(world.ring, 2, &failure), 0);
+    record(&world, 2000);
+    stream_stop(&world);
+    struct sums sums = sums_of(&world);
+    assert_int_equal(sums.packets, world.packets);
+    assert_true(sums.places[1] >= 5);
+    for (uint32_t i = 0; i < 2; i++) {
+        const struct superblock *superblock = ring_superblock(world.ring, i);
+        assert_int_equal(superblock->copies, 2);
+        assert_int_equal(le16_get(superblock->members), 2);
+        assert_int_equal(member_in(superblock, &world.disk_identity[1])->state, DISK_ACTIVE);
+    }
+    struct ring_state ring;
+    assert_int_equal(ring_state(world.ring, &ring), 0);
+    assert_int_equal(ring.keeper.durable_copies, 2);
+    assert_int_equal(ring.logical_bytes, world.packets * PACKET_BYTES);
+    world_close(&world);
+}
+
+/* Removed while it is recorded to, and resumed: nothing is lost, its data is out of the ring, and in it again. */
+static void remove_and_resume(uint8_t copies, bool restart)
+{
+    struct world world;
+    world_open(&world, 3, copies);
+    stream_begin(&world);
+    record(&world, 1500);
+    stream_stop(&world);
+    stream_begin(&world);
+    record(&world, 100);
+    flush(&world);
+    struct sums before = sums_of(&world);
+    assert_true(before.places[0] >= 2);
+    leave(&world, 0, DISK_REMOVED);
+    struct sums without = sums_of(&world);
+    assert_int_equal(without.places[0], 0);
+    if (copies > 1)
+        assert_int_equal(without.packets, before.packets);
+    else
+        assert_true(without.packets < before.packets);
+    assert_int_equal(member_in(ring_superblock(world.ring, 1), &world.disk_identity[0])->state, DISK_REMOVED);
+    record(&world, 1500);
+    if (restart) {
+        struct disk *disk[2];
+        stream_stop(&world);
+        ring_close(&world.ring);
+        disk[0] = disk_again(&world, 1);
+        disk[1] = disk_again(&world, 2);
+        ring_up(&world, disk, 2, copies);
+        stream_begin(&world);
+        assert_int_equal(member_in(ring_superblock(world.ring, 0), &world.disk_identity[0])->state, DISK_REMOVED);
+    }
+    join(&world, disk_again(&world, 0));
+    record(&world, 100);
+    stream_stop(&world);
+    struct sums after = sums_of(&world);
+    assert_true(after.places[0] >= before.places[0] - 2);
+    if (!restart)
+        assert_int_equal(after.packets, world.packets);
+    assert_int_equal(member_in(ring_superblock(world.ring, 0), &world.disk_identity[0])->state, DISK_ACTIVE);
+    world_close(&world);
+}
+
+static void test_remove_and_resume(void **state)
+{
+    (void)state;
+    remove_and_resume(1, false);
+    remove_and_resume(2, false);
+}
+
+static void test_resume_after_a_restart(void **state)
+{
+    (void)state;
+    remove_and_resume(2, true);
+}
+
+/* A disk that was missing at a start is found again by the next one, with what it holds. */
+static void test_missing_at_a_start(void **state)
+{
+    (void)state;
+    struct world world;
+    struct disk *disk[3];
+    world_open(&world, 3, 1);
+    stream_begin(&world);
+    record(&world, 1500);
+    stream_stop(&world);
+    uint64_t all = sums_of(&world).packets;
+    ring_close(&world.ring);
+    disk[0] = disk_again(&world, 1);
+    disk[1] = disk_again(&world, 2);
+    ring_up(&world, disk, 2, 1);
+    assert_int_equal(member_in(ring_superblock(world.ring, 0), &world.disk_identity[0])->state, DISK_MISSING);
+    ring_close(&world.ring);
+    disk[0] = disk_again(&world, 0);
+    disk[1] = disk_again(&world, 1);
+    disk[2] = disk_again(&world, 2);
+    ring_up(&world, disk, 3, 1);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(member_in(ring_superblock(world.ring, i), &world.disk_identity[0])->state, DISK_ACTIVE);
+    assert_int_equal(sums_of(&world).packets, all);
+    world_close(&world);
+}
+
+/* Missing while it runs: the places stay in the catalog; fewer disks than copies is said, once, and so is the end of it. */
+static void test_missing_and_back(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 2, 2);
+    stream_begin(&world);
+    record(&world, 700);
+    leave(&world, 1, DISK_MISSING);
+    record(&world, 700);
+    join(&world, disk_again(&world, 1));
+    record(&world, 1000);
+    stream_stop(&world);
+    assert_int_equal(sums_of(&world).packets, world.packets);
+    const char *degraded = strstr(world.events, "ring-degraded");
+    assert_non_null(degraded);
+    assert_null(strstr(degraded + 1, "ring-degraded"));
+    assert_non_null(strstr(degraded, "ring-whole"));
+    world_close(&world);
+}
+
+/* What is refused, and changes nothing. */
+static void test_refused(void **state)
+{
+    (void)state;
+    struct world world, other;
+    struct failure failure = {0};
+    struct recovery_report report;
+    uint32_t number;
+    world_open(&world, 1, 1);
+    world_open(&other, 1, 1);
+    ring_close(&other.ring);
+    stream_begin(&world);
+    record(&world, 100);
+    assert_int_equal(ring_disk_leave(world.ring, 0, DISK_REMOVED, 1000, &failure), ERR_BUSY);
+    assert_int_equal(ring_disk_leave(world.ring, 7, DISK_REMOVED, 1000, &failure), ERR_NOT_FOUND);
+    struct disk *disk = disk_again(&other, 0);
+    assert_int_equal(ring_disk_join(world.ring, &disk, &report, &number, &failure), ERR_MISMATCH);
+    assert_null(disk);
+    assert_int_equal(ring_set_copies(world.ring, 5, &failure), ERR_INVALID);
+    assert_int_equal(ring_set_copies(world.ring, 0, &failure), ERR_INVALID);
+    record(&world, 100);
+    stream_stop(&world);
+    assert_int_equal(sums_of(&world).packets, world.packets);
+    world_close(&other);
+    world_close(&world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_add_while_recording),
+        cmocka_unit_test(test_remove_and_resume),
+        cmocka_unit_test(test_resume_after_a_restart),
+        cmocka_unit_test(test_missing_at_a_start),
+        cmocka_unit_test(test_missing_and_back),
+        cmocka_unit_test(test_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
