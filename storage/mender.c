@@ -72,7 +72,7 @@ static uint32_t good_disks(const struct keeper *keeper)
 static void window_begin(struct survey *survey, uint64_t high)
 {
     survey->high = survey->cursor = high;
-    survey->low = high > MENDER_WINDOW ? high - MENDER_WINDOW : 1;
+    survey->low = high > MENDER_WINDOW ? high - MENDER_WINDOW : 1; /* 0 is no position */
     survey->below = 0;
     survey->disk = survey->slot = 0;
     survey->scanned = false;
@@ -85,7 +85,8 @@ static void survey_begin(struct mender *mender, bool healing)
     survey->running = true;
     survey->healing = healing;
     survey->degraded = survey->missing = 0;
-    window_begin(survey, mender->keeper->next_position);
+    /* With one copy of each segment nothing can lack one. */
+    window_begin(survey, mender->keeper->options.copies > 1 ? mender->keeper->next_position : 1);
 }
 
 static void survey_end(struct mender *mender)
@@ -124,7 +125,7 @@ static bool window_scan(struct mender *mender)
     struct survey *survey = &mender->survey;
     const struct keeper *keeper = mender->keeper;
     uint32_t left = SURVEY_SLOTS;
-    for (; survey->disk < keeper->disks; survey->disk++, survey->slot = 0) {
+    for (; survey->disk < keeper->disks && survey->high > 1; survey->disk++, survey->slot = 0) {
         const struct keeper_disk *disk = keeper->disk[survey->disk];
         if (!mender_disk_good(disk))
             continue;

@@ -222,6 +222,42 @@ static void test_healing_while_recording(void **state)
     }
 }
 
+/* A disk hangs at some request of the healing: it goes on without that disk, and ends when the disk answers again. */
+static void test_disk_hangs(void **state)
+{
+    (void)state;
+    uint32_t times = 0;
+    for (uint32_t after = 0; after < 30; after++) {
+        struct machine machine;
+        struct machine_options options = small(after + 1, 4, 2);
+        options.slots = 40;
+        options.roomy = true;
+        record_and_lose(&machine, &options, 1500, 1);
+        enum disk_op op = after % 2 ? DISK_READ : DISK_WRITE;
+        simulated_media_fault(machine.media[1], FAULT_HUNG, op, after / 2, 0);
+        for (int i = 0; i < 800; i++) {
+            machine_settle(&machine);
+            simulation_advance(machine.simulation, 250000000);
+        }
+        struct mender_state left = mending(&machine);
+        bool hung = simulated_media_struck(machine.media[1], FAULT_HUNG) > 0;
+        assert_true(hung || left.degraded_segments == 0);
+        simulated_media_unhang(machine.media[1]);
+        mend(&machine);
+        assert_true(mending(&machine).healed_segments >= left.healed_segments);
+        assert_int_equal(copies_of(&machine).least, 2);
+        verify(&machine);
+        if (hung) { /* else it would do so now */
+            machine_shut_down(&machine);
+            machine_boot(&machine, true);
+            verify(&machine);
+            times++;
+        }
+        machine_free(&machine);
+    }
+    assert_true(times > 10);
+}
+
 /* ---- crashes --------------------------------------------------------------------------------------- */
 
 static struct machine_options crash_options(void)
@@ -619,6 +655,7 @@ int main(void)
         cmocka_unit_test(test_delay_and_rate),
         cmocka_unit_test(test_newest_first_in_a_full_ring),
         cmocka_unit_test(test_healing_while_recording),
+        cmocka_unit_test(test_disk_hangs),
         cmocka_unit_test(test_crash_at_every_event),
         cmocka_unit_test(test_fault_at_every_request),
         cmocka_unit_test(test_repair),
