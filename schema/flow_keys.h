@@ -1,0 +1,89 @@
+/*
+ * flow_keys.h - what the key index knows of one packet, and of the flow that the packet belongs to.
+ *
+ * Packets whose first FLOW_KEY_BYTES (and `inner`, where there is one) are equal are one flow. The
+ * two ends stand in an order that does not depend on the direction, so both directions are one
+ * flow; `from` says which end sent this packet.
+ *
+ * An index may only narrow. So whatever the decoder could not be sure of is marked here, and who
+ * judges keys says "maybe" wherever a mark stands in the way.
+ */
+#ifndef SCHEMA_FLOW_KEYS_H
+#define SCHEMA_FLOW_KEYS_H
+
+#include <stdint.h>
+
+enum flow_mark {
+    FLOW_LINK_UNSURE = 1 << 0,      /* link type or headers before the network's not understood */
+    FLOW_NETWORK_UNSURE = 1 << 1,   /* addresses may be others than those here */
+    FLOW_TRANSPORT_UNSURE = 1 << 2, /* ports may be others; with FLOW_EXTENSIONS the protocol too */
+    FLOW_PORTS = 1 << 3,            /* ports are set */
+    FLOW_EXTENSIONS = 1 << 4,       /* `protocol` is not the one in the IP header itself */
+    FLOW_FRAGMENT = 1 << 5,         /* pieces of datagrams */
+    FLOW_ETHERNET = 1 << 6,         /* both MAC addresses are those of an Ethernet header */
+    FLOW_DIRECT = 1 << 7,           /* Ethernet, then `tags` tags of four bytes, then `ethertype` */
+    FLOW_PPPOE = 1 << 8,            /* a PPPoE session */
+    FLOW_INNER = 1 << 9,            /* `inner` is set */
+    FLOW_DEEP = 1 << 10,            /* there may be inner headers besides those in `inner` */
+    FLOW_ENCLOSED = 1 << 11,        /* the first IP header itself is an inner one: behind labels */
+};
+
+struct flow_end { /* 24 bytes */
+    uint8_t address[16]; /* network order; of version 4 the first four, then zeros */
+    uint8_t mac[6];      /* zeros where there is none */
+    uint16_t port;
+};
+
+struct flow_kind { /* 16 bytes: what many flows have in common */
+    uint16_t marks;  /* enum flow_mark */
+    uint16_t vlan[2]; /* ids, outermost first; 0 where there are fewer tags */
+    uint16_t ethertype; /* behind tags; 0: LLC, PPP or none */
+    uint16_t link_type; /* LINKTYPE_ */
+    uint8_t version;  /* 4 (also ARP and RARP, whose addresses these then are), 6, or 0: no addresses */
+    uint8_t protocol; /* behind extension headers */
+    uint8_t tags;     /* also those that `vlan` has no room for */
+    uint8_t labels;   /* MPLS labels before the first IP header */
+    uint8_t tunnel;   /* how the second IP header is reached, as the decoder numbers it; 0: none */
+    uint8_t reserved;
+};
+
+struct flow_inner { /* 40 bytes: the innermost of several IP headers; [0] belongs to end[0] */
+    uint8_t address[2][16];
+    uint16_t port[2];
+    uint8_t version;
+    uint8_t protocol;
+    uint8_t marks; /* FLOW_PORTS, FLOW_EXTENSIONS, FLOW_FRAGMENT, FLOW_TRANSPORT_UNSURE */
+    uint8_t reserved;
+};
+
+struct flow_keys {
+    struct flow_end end[2];
+    struct flow_kind kind;
+    struct flow_inner inner; /* only with FLOW_INNER; not set otherwise */
+    /* This packet's, not the flow's: */
+    uint8_t from;      /* the end that sent it, 0 or 1 */
+    uint8_t tcp_flags; /* of the first transport header; 0 where it is not TCP */
+    uint8_t entry;     /* in the frame's table: interface, direction and rule. The store sets it */
+};
+
+#define FLOW_KEY_BYTES 64u /* ends and kind */
+
+_Static_assert(sizeof(struct flow_end) == 24, "no padding is compared");
+_Static_assert(sizeof(struct flow_kind) == 16, "no padding is compared");
+_Static_assert(sizeof(struct flow_inner) == 40, "no padding is compared");
+_Static_assert(__builtin_offsetof(struct flow_keys, inner) == FLOW_KEY_BYTES, "ends and kind");
+
+enum flow_way { /* directions in which packets of a flow were seen */
+    FLOW_WAY_0 = 1 << 0, /* from end 0 */
+    FLOW_WAY_1 = 1 << 1,
+};
+
+#define FLOW_TUNNEL_VXLAN 5  /* kind.tunnel */
+#define FLOW_TUNNEL_GENEVE 6
+
+#define FLOW_ETHERTYPE_IP 0x0800
+#define FLOW_ETHERTYPE_ARP 0x0806
+#define FLOW_ETHERTYPE_RARP 0x8035
+#define FLOW_ETHERTYPE_IPV6 0x86dd
+
+#endif

@@ -1,0 +1,75 @@
+/*
+ * flow_index_reader.h - reads the key index of a segment: which of its blocks may hold packets that
+ * match.
+ *
+ *     flow_reader_open() -> { flow_reader_select() | flow_reader_each() ... } -> flow_reader_close()
+ *
+ * Bytes are hostile: every part has a checksum that is looked at before the part is, and whatever
+ * has passed is still held against all limits. ERR_CORRUPT means that the index is of no use and
+ * the segment has to be read from end to end; it never means less than that.
+ *
+ * Only the parts that a question needs are read: a search for an address stops where no flow has
+ * it. Threads: one.
+ */
+#ifndef STORAGE_FLOW_INDEX_READER_H
+#define STORAGE_FLOW_INDEX_READER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "flow_keys.h"
+#include "narrowing.h"
+
+struct flow_reader;
+
+/* Where the bytes come from: 0, or a negative code that the reader's functions then return. */
+struct flow_index_source {
+    int (*read)(void *context, uint32_t offset, uint32_t count, uint8_t *into);
+    void *context;
+    uint32_t bytes; /* of the index */
+};
+
+int flow_reader_open(const struct flow_index_source *source, struct flow_reader **reader);
+void flow_reader_close(struct flow_reader **reader); /* null is allowed */
+
+/* Blocks from this one on are not indexed: read them. */
+uint32_t flow_reader_blocks(const struct flow_reader *reader);
+
+/* What was read so far, in bytes: for --explain. */
+uint64_t flow_reader_bytes_read(const struct flow_reader *reader);
+
+/* Where in its block (of 16 KiB of a frame) the first record begins, and how many records begin in
+ * it. *offset: UINT32_MAX where none does. 0 or a negative code. */
+int flow_reader_block(struct flow_reader *reader, uint32_t block, uint32_t *offset,
+                      uint32_t *packets);
+
+struct flow_selection {
+    uint64_t *block; /* a bit for each of the indexed blocks: whether it has to be read */
+    uint32_t blocks;
+    uint32_t selected; /* blocks */
+    uint32_t flows;
+    uint64_t packets; /* of those flows */
+    uint64_t bytes;   /* of those, with their record headers; right within 7 % for each flow. 0
+                         where they were not asked for */
+};
+
+/* Flows that may match (`tree` null: all), and the blocks of their packets. The selection's memory
+ * is the caller's, also after an error, to be given back by flow_selection_clear(). `sizes`: also how many bytes that
+ * is, for an estimate. */
+int flow_reader_select(struct flow_reader *reader, const struct narrowing *tree, bool sizes,
+                       struct flow_selection *selection);
+void flow_selection_clear(struct flow_selection *selection);
+
+static inline bool flow_selection_has(const struct flow_selection *selection, uint32_t block)
+{
+    return block >= selection->blocks || (selection->block[block / 64] >> block % 64 & 1) != 0;
+}
+
+/* Calls `each` for every flow; a value other than 0 ends the walk and is returned. keys->from,
+ * tcp_flags and entry mean nothing. */
+int flow_reader_each(struct flow_reader *reader,
+                     int (*each)(void *context, const struct flow_keys *keys,
+                                 const struct flow_seen *seen),
+                     void *context);
+
+#endif

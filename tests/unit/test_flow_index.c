@@ -1,0 +1,393 @@
+/*
+ * test_flow_index.c - what the index of a segment says of its packets is true, whatever they are
+ * and whatever happens to its bytes.
+ *
+ * Random packets are laid into frames as a stream lays them. Then, for many filters: every block
+ * that holds a packet which libpcap matches is selected; counts are those of the packets; the
+ * encoding never outgrows its bound. Damaged bytes give an error or the same answer.
+ */
+#include "unit_test.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "errors.h"
+#include "filter.h"
+#include "flow_format.h"
+#include "flow_index.h"
+#include "flow_index_reader.h"
+#include "packet_keys.h"
+#include "packet_mixer.h"
+
+#define HEADER_BYTES 600u
+#define RECORD_BYTES 16u
+#define PACKETS 9000u
+
+struct laid {
+    uint8_t bytes[MIXED_BYTES_MAX];
+    uint32_t count;
+    uint32_t block;
+    uint8_t entry;
+};
+
+struct segment {
+    struct laid *packet;
+    uint32_t packets;
+    struct flow_index *index;
+    const uint8_t *bytes; /* encoded */
+    uint32_t length;
+    uint8_t *copy;
+};
+
+static int read_memory(void *context, uint32_t offset, uint32_t count, uint8_t *into)
+{
+    const struct segment *segment = context;
+    assert_true((uint64_t)offset + count <= segment->length);
+    memcpy(into, segment->copy + offset, count);
+    return 0;
+}
+
+static struct flow_reader *open_reader(struct segment *segment, int *code)
+{
+    struct flow_reader *reader = NULL;
+    const struct flow_index_source source = {
+        .read = read_memory, .context = segment, .bytes = segment->length};
+    *code = flow_reader_open(&source, &reader);
+    return reader;
+}
+
+static void lay_one(struct segment *segment, struct mixer *mixer, uint32_t *at, uint32_t *frame,
+                    uint32_t frame_bytes)
+{
+    struct laid *one = &segment->packet[segment->packets++];
+    struct decoded_packet decoded;
+    struct flow_keys keys;
+    one->count = mixer_packet(mixer, one->bytes);
+    one->entry = (uint8_t)mixer_below(mixer, 3);
+    if (*at + RECORD_BYTES + one->count > frame_bytes) {
+        flow_index_end_frame(segment->index, frame_bytes);
+        *frame += (frame_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
+        *at = HEADER_BYTES;
+    }
+    one->block = *frame + *at / BLOCK_BYTES;
+    decode_packet(LINK_ETHERNET, one->bytes, one->count, &decoded);
+    packet_keys_fill(LINK_ETHERNET, one->bytes, one->count, &decoded, &keys);
+    keys.entry = one->entry;
+    uint64_t hash = flow_index_hash(segment->index, &keys);
+    flow_index_prefetch(segment->index, hash);
+    flow_index_prefetch_flow(segment->index, hash);
+    flow_index_add(segment->index, &keys, hash, *at, RECORD_BYTES + one->count);
+    *at += RECORD_BYTES + one->count;
+}
+
+static const struct frame_entry entry_table[3] = {
+    {.rule = {{1}}}, {.rule = {{2}}}, {.rule = {{3}}}};
+
+static void lay(struct segment *segment, struct mixer *mixer, uint32_t packets, uint32_t frame_bytes)
+{
+    uint32_t at = HEADER_BYTES, frame = 0;
+    segment->packets = 0;
+    segment->packet = malloc(packets * sizeof *segment->packet);
+    assert_non_null(segment->packet);
+    uint32_t allowance = 0, bound = 0;
+    for (uint32_t i = 0; i < packets; i++) {
+        if (allowance == 0) {
+            /* what was promised: so many packets do not raise the bound further */
+            assert_true(bound == 0 || flow_index_bound(segment->index) <= bound);
+            bound = flow_index_bound(segment->index) + 20000;
+            allowance = flow_index_allowance(segment->index, bound);
+            assert_true(allowance > 0);
+        }
+        allowance--;
+        lay_one(segment, mixer, &at, &frame, frame_bytes);
+    }
+    flow_index_end_frame(segment->index, frame_bytes);
+}
+
+static void encode(struct segment *segment)
+{
+    uint32_t limit = flow_index_bound(segment->index);
+    segment->length = flow_index_encode(segment->index, entry_table, 3, limit, &segment->bytes);
+    assert_true(segment->length > 0 && segment->length <= limit);
+    segment->copy = malloc(segment->length);
+    assert_non_null(segment->copy);
+    memcpy(segment->copy, segment->bytes, segment->length);
+}
+
+static void done(struct segment *segment)
+{
+    free(segment->packet);
+    free(segment->copy);
+    flow_index_close(&segment->index);
+}
+
+/* Whether a selection has the block of every packet that matches. */
+static void check_filter(struct segment *segment, const char *text)
+{
+    struct filter *filter;
+    struct failure failure;
+    struct narrowing *tree;
+    struct flow_selection selection;
+    int code;
+    if (filter_open(text, &filter, &failure) != 0)
+        return;
+    assert_int_equal(narrowing_open(text, &tree), 0);
+    struct flow_reader *reader = open_reader(segment, &code);
+    assert_int_equal(code, 0);
+    assert_int_equal(flow_reader_select(reader, tree, true, &selection), 0);
+    const struct filter_program *program = filter_for(filter, LINK_ETHERNET);
+    uint64_t matched = 0;
+    for (uint32_t i = 0; i < segment->packets; i++) {
+        const struct laid *one = &segment->packet[i];
+        const struct packet packet = {
+            .bytes = one->bytes, .captured_bytes = one->count, .original_bytes = one->count};
+        if (!filter_match(program, &packet))
+            continue;
+        matched++;
+        if (!flow_selection_has(&selection, one->block))
+            fail_msg("%s: packet %u in block %u is missing", text, i, one->block);
+    }
+    if (flow_reader_blocks(reader) > 0 && selection.packets < matched &&
+        flow_index_whole(segment->index))
+        fail_msg("%s: %lu packets, but %lu match", text, (unsigned long)selection.packets,
+                 (unsigned long)matched);
+    flow_selection_clear(&selection);
+    flow_reader_close(&reader);
+    narrowing_close(&tree);
+    filter_close(&filter);
+}
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    static const uint32_t frame_bytes[] = {FRAME_BYTES_USUAL, 4096, 20480, 65536};
+    struct mixer mixer = {.state = 5};
+    struct segment segment = {0};
+    assert_int_equal(flow_index_open(4u << 20, &segment.index), 0);
+    for (size_t round = 0; round < COUNT(frame_bytes); round++) {
+        flow_index_clear(segment.index);
+        lay(&segment, &mixer, round == 1 ? 3000 : PACKETS, frame_bytes[round]);
+        encode(&segment);
+        check_filter(&segment, "host 10.0.0.1");
+        check_filter(&segment, "tcp port 80 and host 10.0.0.1");
+        check_filter(&segment, "not vlan and not tcp");
+        check_filter(&segment, "ether src 2:0:0:0:0:1 and src port 53");
+        for (unsigned i = 0; i < 60; i++) {
+            char text[600];
+            mixer_filter(&mixer, text);
+            check_filter(&segment, text);
+        }
+        free(segment.packet);
+        free(segment.copy);
+    }
+    segment.packet = NULL;
+    segment.copy = NULL;
+    done(&segment);
+}
+
+struct counting {
+    uint32_t flows, ways, apps;
+};
+
+static int count_flow(void *context, const struct flow_keys *keys, const struct flow_seen *seen)
+{
+    struct counting *counting = context;
+    (void)keys;
+    counting->flows++;
+    counting->ways += seen->ways == (FLOW_WAY_0 | FLOW_WAY_1);
+    counting->apps += seen->app && strcmp(seen->app, "DNS") == 0;
+    return 0;
+}
+
+/* All of it adds up: packets, blocks, what was seen, verdicts. */
+static void test_counts(void **state)
+{
+    (void)state;
+    struct mixer mixer = {.state = 6};
+    struct segment segment = {0};
+    struct flow_selection selection;
+    struct counting counting = {0};
+    int code;
+    assert_int_equal(flow_index_open(16u << 20, &segment.index), 0);
+    lay(&segment, &mixer, PACKETS, FRAME_BYTES_USUAL);
+    struct decoded_packet decoded;
+    struct flow_keys keys;
+    decode_packet(LINK_ETHERNET, segment.packet[7].bytes, segment.packet[7].count, &decoded);
+    packet_keys_fill(LINK_ETHERNET, segment.packet[7].bytes, segment.packet[7].count, &decoded,
+                     &keys);
+    flow_index_verdict(segment.index, &keys, flow_index_hash(segment.index, &keys), "DNS");
+    encode(&segment);
+    struct flow_reader *reader = open_reader(&segment, &code);
+    assert_int_equal(code, 0);
+    assert_int_equal(flow_reader_each(reader, count_flow, &counting), 0);
+    assert_int_equal(counting.flows, flow_index_flows(segment.index) - 1); /* none had no room */
+    assert_int_equal(counting.apps, 1);
+    assert_true(counting.ways > 10);
+    assert_int_equal(flow_reader_select(reader, NULL, true, &selection), 0);
+    assert_int_equal(selection.packets, PACKETS);
+    uint32_t selected = selection.selected;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < segment.packets; i++)
+        bytes += RECORD_BYTES + segment.packet[i].count;
+    assert_true(selection.bytes > bytes * 93 / 100 && selection.bytes < bytes * 107 / 100);
+    flow_selection_clear(&selection);
+    uint32_t sum = 0;
+    for (uint32_t block = 0; block < flow_reader_blocks(reader); block++) {
+        uint32_t offset, packets;
+        assert_int_equal(flow_reader_block(reader, block, &offset, &packets), 0);
+        sum += packets;
+        selected -= packets > 0; /* all that hold any, and no others */
+        assert_true(packets == 0 || offset < BLOCK_BYTES);
+        if (block == 0)
+            assert_int_equal(offset, HEADER_BYTES);
+    }
+    assert_int_equal(sum, PACKETS);
+    assert_int_equal(selected, 0);
+    flow_reader_close(&reader);
+    done(&segment);
+}
+
+/* A flood: more flows than there is room for, then more packets. What has no room is still found. */
+static void test_floods(void **state)
+{
+    (void)state;
+    struct segment segment = {0};
+    struct flow_keys keys;
+    struct decoded_packet decoded;
+    struct narrowing *tree;
+    struct flow_selection selection;
+    int code;
+    uint8_t bytes[60] = {2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 40, 0, 0, 0x40, 0,
+                         64, 6, 0, 0, 10, 0, 0, 0, 192, 0, 2, 1, 4, 0, 0, 80};
+    bytes[46] = 0x50;
+    assert_int_equal(flow_index_open(1u << 20, &segment.index), 0);
+    for (uint32_t i = 0; i < 30000; i++) {
+        bytes[27] = (uint8_t)(i >> 16);
+        bytes[28] = (uint8_t)(i >> 8);
+        bytes[29] = (uint8_t)i;
+        decode_packet(LINK_ETHERNET, bytes, sizeof bytes, &decoded);
+        packet_keys_fill(LINK_ETHERNET, bytes, sizeof bytes, &decoded, &keys);
+        keys.entry = (uint8_t)(i % 255);
+        flow_index_add(segment.index, &keys, flow_index_hash(segment.index, &keys),
+                       HEADER_BYTES + i % 3000 * 76, 76);
+        if (i % 3000 == 2999)
+            flow_index_end_frame(segment.index, FRAME_BYTES_USUAL);
+    }
+    assert_false(flow_index_whole(segment.index));
+    encode(&segment);
+    struct flow_reader *reader = open_reader(&segment, &code);
+    assert_int_equal(code, 0);
+    const uint32_t some[] = {5, 100, 3000, 9000, 29999};
+    for (size_t i = 0; i < COUNT(some); i++) {
+        char text[64];
+        snprintf(text, sizeof text, "host 10.%u.%u.%u", some[i] >> 16, some[i] >> 8 & 255,
+                 some[i] & 255);
+        assert_int_equal(narrowing_open(text, &tree), 0);
+        assert_int_equal(flow_reader_select(reader, tree, false, &selection), 0);
+        uint32_t block = some[i] / 3000 * FRAME_BLOCKS_USUAL +
+                         (HEADER_BYTES + some[i] % 3000 * 76) / BLOCK_BYTES;
+        assert_true(flow_selection_has(&selection, block));
+        flow_selection_clear(&selection);
+        narrowing_close(&tree);
+    }
+    flow_reader_close(&reader);
+    done(&segment);
+}
+
+/* Stopped in mid-segment: what comes after is not in it, what came before is. */
+static void test_stop(void **state)
+{
+    (void)state;
+    struct mixer mixer = {.state = 8};
+    struct segment segment = {0};
+    int code;
+    assert_int_equal(flow_index_open(4u << 20, &segment.index), 0);
+    lay(&segment, &mixer, 2000, FRAME_BYTES_USUAL);
+    flow_index_stop(segment.index);
+    uint32_t packets = segment.packets;
+    struct laid *before = segment.packet;
+    segment.packet = NULL;
+    lay(&segment, &mixer, 1000, FRAME_BYTES_USUAL);
+    free(segment.packet);
+    segment.packet = before;
+    segment.packets = packets;
+    encode(&segment);
+    struct flow_reader *reader = open_reader(&segment, &code);
+    assert_int_equal(code, 0);
+    assert_int_equal(flow_reader_blocks(reader),
+                     (before[packets - 1].block / FRAME_BLOCKS_USUAL + 1) * FRAME_BLOCKS_USUAL);
+    flow_reader_close(&reader);
+    check_filter(&segment, "host 10.0.0.1");
+    done(&segment);
+}
+
+static void test_empty(void **state)
+{
+    (void)state;
+    struct segment segment = {0};
+    struct flow_selection selection;
+    int code;
+    assert_int_equal(flow_index_open(1u << 20, &segment.index), 0);
+    encode(&segment);
+    struct flow_reader *reader = open_reader(&segment, &code);
+    assert_int_equal(code, 0);
+    assert_int_equal(flow_reader_select(reader, NULL, true, &selection), 0);
+    assert_int_equal(selection.packets, 0);
+    flow_selection_clear(&selection);
+    flow_reader_close(&reader);
+    done(&segment);
+}
+
+/* One byte changed anywhere: an error, or the answer as it was. */
+static void test_damage(void **state)
+{
+    (void)state;
+    struct mixer mixer = {.state = 9};
+    struct segment segment = {0};
+    struct narrowing *tree;
+    struct flow_selection right, now;
+    unsigned noticed = 0;
+    int code;
+    assert_int_equal(flow_index_open(1u << 20, &segment.index), 0);
+    lay(&segment, &mixer, 2500, FRAME_BYTES_USUAL);
+    encode(&segment);
+    assert_int_equal(narrowing_open("src host 10.0.0.3 and tcp and not port 80", &tree), 0);
+    struct flow_reader *reader = open_reader(&segment, &code);
+    assert_int_equal(flow_reader_select(reader, tree, true, &right), 0);
+    flow_reader_close(&reader);
+    for (unsigned i = 0; i < 4000; i++) {
+        uint32_t at = mixer_below(&mixer, segment.length);
+        uint8_t change = (uint8_t)(1 + mixer_below(&mixer, 255));
+        segment.copy[at] ^= change;
+        reader = open_reader(&segment, &code);
+        now = (struct flow_selection){0};
+        if (code == 0)
+            code = flow_reader_select(reader, tree, true, &now);
+        assert_true(code == 0 || code == ERR_CORRUPT);
+        noticed += code != 0;
+        if (code == 0) {
+            assert_int_equal(now.packets, right.packets);
+            assert_memory_equal(now.block, right.block, (right.blocks + 7) / 8);
+        }
+        flow_selection_clear(&now);
+        flow_reader_close(&reader);
+        segment.copy[at] ^= change;
+    }
+    print_message("%u of 4000 damages were met and noticed\n", noticed);
+    assert_true(noticed > 2000);
+    flow_selection_clear(&right);
+    narrowing_close(&tree);
+    done(&segment);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_floods),     cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_empty),      cmocka_unit_test(test_damage),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
