@@ -4,6 +4,7 @@
 import gzip
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -539,6 +540,33 @@ class Hostile(WebWorld):
         self.problem(User(web).ask("DELETE", "/api/v1/overview"), 405)
         self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
         self.assertEqual(web.worker(), worker, web.said())
+
+    def test_random_requests(self):
+        """What a client makes up out of pieces that mean something. The seed is printed; TAPELOOP_SEED replays it."""
+        seed = int(os.environ.get("TAPELOOP_SEED", random.randrange(1 << 32)))
+        print(f"seed {seed}")
+        chance = random.Random(seed)
+        self.start()
+        web = self.web()
+        admin = self.admin(web)
+        worker = web.worker()
+        pieces = [b"/api/v1/", b"rings", b"/", b"r", b"%2f", b"..", b"?", b"&", b"from=", b"-5m", b"step=0", b"packets", b"history",
+                  b"extractions", b"9999999999999999999", b"%", b"%00", b"{ring}", b"\xff", b"downloads/", b"A" * 300, b"users/", b"#"]
+        methods = [b"GET", b"POST", b"PATCH", b"DELETE", b"HEAD", b"PUT", b"get", b"\0", b"OPTIONS"]
+        bodies = [b"", b"{}", b'{"ring": "r"}', b'{"name": "r", "disks": [{}]}', b'{"settings": {"a": 1}}', b"[]", b"{" * 40,
+                  b'{"user": null, "role": [], "password": {}}', b'{"scopes": ["read"], "name": "", "days": -1}']
+        for _ in range(int(os.environ.get("TAPELOOP_REQUESTS", "150"))):
+            path = b"/api/v1/" + b"".join(chance.choices(pieces, k=chance.randrange(1, 7)))
+            body = chance.choice(bodies)
+            head = [chance.choice(methods) + b" " + path + b" HTTP/1.1", b"Host: localhost", b"Cookie: " + admin.cookie.encode(),
+                    b"X-CSRF-Token: " + admin.csrf.encode(), b"Content-Type: application/json",
+                    b"Content-Length: %d" % (len(body) + chance.choice((0, 0, 0, 0, -1)))]
+            if chance.random() < 0.2:
+                head[chance.randrange(len(head))] = chance.choice(pieces) * chance.randrange(1, 20)
+            answer = self.raw(web, b"\r\n".join(head) + b"\r\n\r\n" + body)
+            self.assertNotRegex(answer[:14], rb"^HTTP/1.1 500", (head, body))
+        self.assertEqual(web.worker(), worker, web.said())
+        self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
 
     def test_clients_that_say_nothing_keep_nobody_out(self):
         self.start()
