@@ -270,8 +270,10 @@ static void cut_ip_length(uint8_t *head, uint32_t bytes)
 
 static void make_room(void)
 {
+    if (self.free.first == NONE && self.judged.last == NONE)
+        flow_give_up(self.open.last);
     if (self.free.first == NONE)
-        flow_forget(self.judged.last != NONE ? self.judged.last : self.open.last);
+        flow_forget(self.judged.last);
     while (held > self.base + NDPI_BYTES_MAX && self.open.last != NONE)
         flow_give_up(self.open.last);
 }
