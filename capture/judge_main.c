@@ -2,8 +2,8 @@
  * judge_main.c - the program tapeloop-judge: what rules would make of a capture file.
  *
  * Started by tapeloop rule test: the capture is standard input, the rules are what can be read from
- * descriptor 3, the first operand is the seed of sampling, the second the name of the file. It gives
- * up what it can before it looks at a packet, and writes one JSON object to standard output:
+ * descriptor 3, the first operand is the seed of sampling, the second the name of the file. It
+ * gives up what it can before it looks at a packet, and writes one JSON object to standard output:
  *
  *     {"packets", "bytes", "stored_packets", ... , "unmatched": COUNTERS,
  *      "rules": [{"number", "text", "counters": COUNTERS}], "error": null or {"code", "message"}}
@@ -20,8 +20,8 @@
 #include <unistd.h>
 
 #include "confinement.h"
-#include "rule_text.h"
 #include "program.h"
+#include "rule_text.h"
 #include "source.h"
 
 #define RULES_FD 3
@@ -146,8 +146,7 @@ static json_t *json_of(const struct rule_counters *counters)
 
 static void add_number(json_t *total, const char *name, const json_t *value)
 {
-    json_int_t sum =
-        json_integer_value(json_object_get(total, name)) + json_integer_value(value);
+    json_int_t sum = json_integer_value(json_object_get(total, name)) + json_integer_value(value);
     json_object_set_new(total, name, json_integer(sum));
 }
 

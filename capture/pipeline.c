@@ -1,11 +1,11 @@
 /*
  * pipeline.c - see pipeline.h.
  *
- * The happy path: a batch comes from the source, is counted as seen, its packets go into the stream,
- * and the batch goes back. Where the ring has rules or leaves duplicates out, they go through
- * packet_judge() first, one by one; where not, none of that is touched. Between batches, and every 20 ms without one,
- * the stream is ticked, so that flush windows end and requests to flush are served, and every 100
- * ms the kernel's drop counters are read.
+ * The happy path: a batch comes from the source, is counted as seen, its packets go into the
+ * stream, and the batch goes back. Where the ring has rules or leaves duplicates out, they go
+ * through packet_judge() first, one by one; where not, none of that is touched. Between batches,
+ * and every 20 ms without one, the stream is ticked, so that flush windows end and requests to
+ * flush are served, and every 100 ms the kernel's drop counters are read.
  *
  * What can go wrong is that the store has no room at the moment: a source that waits is kept
  * waiting, a live one loses the packet and that is counted. When no disk is left, a live source
@@ -58,9 +58,9 @@ struct pipeline {
 
     /* of the present run */
     struct source *source;
-    uint32_t first_interface;        /* the stream's number of the source's interface 0 */
-    uint32_t interfaces;             /* of the source that the stream knows */
-    uint32_t interfaces_all;         /* of all sources */
+    uint32_t first_interface; /* the stream's number of the source's interface 0 */
+    uint32_t interfaces;      /* of the source that the stream knows */
+    uint32_t interfaces_all;  /* of all sources */
     struct run_interface *interface;
     uint32_t interface_room;
     uint64_t counters_due_ns;
@@ -135,9 +135,8 @@ static void set_way(struct pipeline *pipeline)
     pipeline->rule = rules ? list->rule : NULL;
     pipeline->judges = rules || pipeline->duplicates;
     pipeline->asks_app = rules && rule_program_needs_app(program);
-    pipeline->decodes =
-        pipeline->asks_app || (rules && rule_program_needs_decoding(program)) ||
-        (pipeline->duplicates && duplicate_needs_decoding(pipeline->duplicates));
+    pipeline->decodes = pipeline->asks_app || (rules && rule_program_needs_decoding(program)) ||
+                        (pipeline->duplicates && duplicate_needs_decoding(pipeline->duplicates));
 }
 
 static void judgement_close(struct pipeline *pipeline)
@@ -381,9 +380,8 @@ static void packet_judge(struct pipeline *pipeline, const struct packet *packet)
     }
     struct rule_verdict verdict = RULE_VERDICT_NONE;
     if (pipeline->asks_app)
-        verdict = pipeline->feed->port
-                      ? classifier_verdict(pipeline->feed->port, packet, &decoded)
-                      : RULE_VERDICT_UNKNOWN;
+        verdict = pipeline->feed->port ? classifier_verdict(pipeline->feed->port, packet, &decoded)
+                                       : RULE_VERDICT_UNKNOWN;
     rule_state_apply(pipeline->feed->state, packet, &decoded, verdict, &outcome);
     if (outcome.decision == RULE_STORE)
         packet_store(pipeline, packet, outcome.keep_bytes, outcome.cut ? STORED_CUT : STORED_WHOLE,
@@ -412,7 +410,8 @@ static void rules_take(struct pipeline *pipeline)
     if (!pipeline->feed || !rule_feed_take(pipeline->feed))
         return;
     for (uint32_t i = 0; i < pipeline->interfaces; i++)
-        (void)interface_to_rules(pipeline, i, pipeline->source->ops->interface(pipeline->source, i));
+        (void)interface_to_rules(pipeline, i,
+                                 pipeline->source->ops->interface(pipeline->source, i));
     set_way(pipeline);
 }
 

@@ -24,8 +24,8 @@
 
 /* What expressions are compiled for beforehand, so that no capture thread has to. */
 static const uint16_t link_types[] = {
-    LINK_ETHERNET,  LINK_RAW,        LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_NULL,
-    LINK_LOOP,      LINK_IEEE802_11, LINK_RADIOTAP,  LINK_PPP,        LINK_PPP_HDLC,
+    LINK_ETHERNET, LINK_RAW,        LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_NULL,
+    LINK_LOOP,     LINK_IEEE802_11, LINK_RADIOTAP,  LINK_PPP,        LINK_PPP_HDLC,
 };
 
 /* Of a rule that is in the list, and of 0; what the states that are gone have counted. */
@@ -37,8 +37,8 @@ struct rule_sum {
 struct ring_rules {
     uint64_t seed;
     struct classifier *classifier; /* null: no layer 7 */
-    pthread_mutex_t change_lock; /* held through a change; taken before the other one */
-    pthread_mutex_t lock;        /* all below; list, program and revision change under both */
+    pthread_mutex_t change_lock;   /* held through a change; taken before the other one */
+    pthread_mutex_t lock;          /* all below; list, program and revision change under both */
     struct rule_list list;
     uint64_t revision;
     uint32_t last_id;

@@ -34,14 +34,14 @@ struct ring_rules;
 struct rule_feed {
     struct rule_handover handover;
     struct rule_state *state; /* never null */
-    /* For `app`; null: no list needed it when it was offered, or it could not be had. Set before the
-     * first list that needs it is offered, and there to stay. */
+    /* For `app`; null: no list needed it when it was offered, or it could not be had. Set before
+     * the first list that needs it is offered, and there to stay. */
     struct classifier_port *port;
 
     /* under the lock of the rules */
     struct rule_feed *next;
-    struct rule_state *in_use; /* as far as is known: collected when it is not */
-    struct rule_state *offered; /* null: none, or known to be taken */
+    struct rule_state *in_use;     /* as far as is known: collected when it is not */
+    struct rule_state *offered;    /* null: none, or known to be taken */
     struct rule_state *next_state; /* during a change */
 };
 
@@ -58,8 +58,8 @@ void ring_rules_close(struct ring_rules **rules);
 /* Grows with each change; 0: never changed. */
 uint64_t ring_rules_revision(struct ring_rules *rules);
 
-/* A copy of the list with its ids, for the caller to change and to clear, and what ring_rules_change()
- * wants to see again. ERR_NO_MEMORY. */
+/* A copy of the list with its ids, for the caller to change and to clear, and what
+ * ring_rules_change() wants to see again. ERR_NO_MEMORY. */
 struct ring_rules_draft {
     struct rule_list list;
     uint64_t revision;
@@ -74,8 +74,8 @@ int ring_rules_draft(struct ring_rules *rules, struct ring_rules_draft *draft);
  * anything changes, to put the draft where it lasts; an error of it is returned.
  *
  * ERR_MISMATCH: the list has been changed since the draft was made; else as rule_program_build(),
- * and nothing has changed. *in_force (may be null): all capture threads use the new list; false when
- * one of them has not come round to it within two seconds.
+ * and nothing has changed. *in_force (may be null): all capture threads use the new list; false
+ * when one of them has not come round to it within two seconds.
  */
 int ring_rules_change(struct ring_rules *rules, struct ring_rules_draft *draft,
                       int (*keep)(const struct ring_rules_draft *draft, void *context,
@@ -84,8 +84,8 @@ int ring_rules_change(struct ring_rules *rules, struct ring_rules_draft *draft,
 
 /*
  * The list that was kept, when the ring comes up. A list that does not compile (any more: layer 7
- * has gone) is there to be looked at and changed, but every packet is kept whole: then its error, as
- * ring_rules_failure() gives it afterwards.
+ * has gone) is there to be looked at and changed, but every packet is kept whole: then its error,
+ * as ring_rules_failure() gives it afterwards.
  */
 int ring_rules_restore(struct ring_rules *rules, const struct ring_rules_draft *draft,
                        struct failure *failure);
@@ -94,8 +94,9 @@ int ring_rules_restore(struct ring_rules *rules, const struct ring_rules_draft *
 struct failure ring_rules_failure(struct ring_rules *rules);
 
 /*
- * Counters of the rules of a list (of a draft: by their ids), all threads'; number 0: of the packets
- * that no rule matched. `counters` has room for one more than the list has rules. ERR_NO_MEMORY.
+ * Counters of the rules of a list (of a draft: by their ids), all threads'; number 0: of the
+ * packets that no rule matched. `counters` has room for one more than the list has rules.
+ * ERR_NO_MEMORY.
  */
 int ring_rules_counters(struct ring_rules *rules, const struct rule_list *list,
                         struct rule_counters *counters);

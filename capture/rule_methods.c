@@ -188,8 +188,7 @@ static int change_end(struct rules_request *at, uint32_t place, const char *what
     bool in_force;
     if (place != UINT32_MAX && rule_copy(&at->draft.list.rule[place], &rule) != 0)
         return fail(&request->failure, ERR_NO_MEMORY, "out of memory");
-    int code =
-        rule_store_change(at->entry, at->rules, &at->draft, &in_force, &request->failure);
+    int code = rule_store_change(at->entry, at->rules, &at->draft, &in_force, &request->failure);
     if (code == 0) {
         char *text = place != UINT32_MAX ? rule_print(&rule) : NULL;
         event_log_say(request->recorder->events, "info", "rules-changed", at->name,

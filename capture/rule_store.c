@@ -22,8 +22,9 @@ static char *draft_to_text(const struct ring_rules_draft *draft)
     bool whole = rules != NULL;
     for (uint32_t i = 0; i < draft->list.count && whole; i++) {
         char *text = rule_print(&draft->list.rule[i]);
-        whole = text && json_array_append_new(
-                            rules, json_pack("[I, s]", (json_int_t)draft->list.rule[i].id, text)) == 0;
+        whole =
+            text && json_array_append_new(
+                        rules, json_pack("[I, s]", (json_int_t)draft->list.rule[i].id, text)) == 0;
         free(text);
     }
     json_t *all = whole ? json_pack("{s:I, s:I, s:O}", "revision", (json_int_t)draft->revision,
@@ -42,8 +43,9 @@ static int draft_from_text(const char *text, struct ring_rules_draft *draft,
     json_t *all = json_loads(text, 0, NULL), *rules, *row;
     json_int_t revision, last_id;
     size_t i;
-    int code = all && json_unpack(all, "{s:I, s:I, s:o}", "revision", &revision, "last_id",
-                                  &last_id, "rules", &rules) == 0 &&
+    int code = all &&
+                       json_unpack(all, "{s:I, s:I, s:o}", "revision", &revision, "last_id",
+                                   &last_id, "rules", &rules) == 0 &&
                        json_is_array(rules) && revision >= 0 && last_id >= 0 && last_id < UINT32_MAX
                    ? 0
                    : fail(failure, ERR_CORRUPT, "the list in state.db is not one of ours");
@@ -123,8 +125,8 @@ int rule_store_open(struct ring_entry *entry, struct ring_rules **rules, struct 
     pthread_mutex_lock(&open_lock);
     if (!entry->rules) {
         struct ring_rules *opened;
-        code = ring_rules_open(rule_store_seed(entry), entry->recorder->classifier, &opened,
-                               failure);
+        code =
+            ring_rules_open(rule_store_seed(entry), entry->recorder->classifier, &opened, failure);
         if (code == 0)
             code = restore(entry, opened, failure);
         if (code == 0)

@@ -6,8 +6,8 @@
 
 #include <limits.h>
 
-/* Beside this program, or where a distribution puts it; *path is empty where it is neither, and may be
- * somewhere in PATH. */
+/* Beside this program, or where a distribution puts it; *path is empty where it is neither, and may
+ * be somewhere in PATH. */
 void program_path(const char *name, char path[PATH_MAX]);
 
 #endif

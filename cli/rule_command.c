@@ -55,8 +55,7 @@ static int number_operand(const struct invocation *invocation, uint32_t at, uint
     char *end;
     errno = 0;
     unsigned long value = strtoul(text, &end, 10);
-    if (errno != 0 || *end != '\0' || *text < '0' || *text > '9' || value < 1 ||
-        value > RULES_MAX)
+    if (errno != 0 || *end != '\0' || *text < '0' || *text > '9' || value < 1 || value > RULES_MAX)
         return fail(failure, ERR_INVALID,
                     "\"%s\": expected the number of a rule, as in tapeloop rule list",
                     output_printable(text));
@@ -148,8 +147,8 @@ static int move_run(const struct invocation *invocation, struct failure *failure
         return failure->code;
     int code = number_operand(invocation, 1, &number, failure);
     if (code == 0 && strcmp(direction, "up") != 0 && strcmp(direction, "down") != 0)
-        code = fail(failure, ERR_INVALID, "\"%s\": expected up or down",
-                    output_printable(direction));
+        code =
+            fail(failure, ERR_INVALID, "\"%s\": expected up or down", output_printable(direction));
     if (code != 0) {
         json_decref(params);
         return code;
@@ -213,8 +212,7 @@ static int list_run(const struct invocation *invocation, struct failure *failure
     if (output_is_json())
         output_json(result);
     else if (options_given(invocation, "text"))
-        json_array_foreach(rules, i, rule)
-            text_line(answer_text(rule, "text"));
+        json_array_foreach(rules, i, rule) text_line(answer_text(rule, "text"));
     else if (json_array_size(rules) == 0)
         output_note("Ring %s has no rules: every packet is kept whole.", invocation->operand[0]);
     else
@@ -228,13 +226,13 @@ static int list_run(const struct invocation *invocation, struct failure *failure
 
 /* ---- the rows ------------------------------------------------------------------------------ */
 
-#define RULE_WORDS \
-    "A rule is  [not] CONDITION [and ...] : ACTION\n" \
-    "  CONDITION  all, mac ADDR, ip ADDR[/LEN], tcp port N[-M], udp port N[-M], port N[-M],\n" \
-    "             app NAME, vlan N, interface NAME, bpf 'EXPRESSION'; \"inner\" before ip and\n" \
-    "             ports looks inside tunnels\n" \
-    "  ACTION     full, discard, snap N, headers l3, headers l3+l4, headers l3+l4+N,\n" \
-    "             flow N, sample 1/N\n" \
+#define RULE_WORDS                                                                                \
+    "A rule is  [not] CONDITION [and ...] : ACTION\n"                                             \
+    "  CONDITION  all, mac ADDR, ip ADDR[/LEN], tcp port N[-M], udp port N[-M], port N[-M],\n"    \
+    "             app NAME, vlan N, interface NAME, bpf 'EXPRESSION'; \"inner\" before ip and\n"  \
+    "             ports looks inside tunnels\n"                                                   \
+    "  ACTION     full, discard, snap N, headers l3, headers l3+l4, headers l3+l4+N,\n"           \
+    "             flow N, sample 1/N\n"                                                           \
     "The first rule that matches applies; without one the whole packet is kept. Changes are in\n" \
     "force at once, also while recording."
 
@@ -249,17 +247,20 @@ const struct command rule_list_command = {
     .operands_min = 1,
     .operands_max = 1,
     .summary = "the rules of a ring, and what each has matched",
-    .details = "Counts are since the recorder started; bytes are those captured, and the sum of those\n"
-               "stored, cut off and discarded.",
+    .details =
+        "Counts are since the recorder started; bytes are those captured, and the sum of those\n"
+        "stored, cut off and discarded.",
     .examples = "  tapeloop rule list dmz\n  tapeloop rule list dmz --text > dmz.rules",
     .options = list_options,
     .run = list_run,
 };
 
-#define REVISION_ROW \
-    {"revision", 0, false, "N", \
-     "only if the list is at this revision (rule list --json\ntells it): refused when " \
-     "somebody else has changed it"}
+#define REVISION_ROW                                                                           \
+    {                                                                                          \
+        "revision", 0, false, "N",                                                             \
+            "only if the list is at this revision (rule list --json\ntells it): refused when " \
+            "somebody else has changed it"                                                     \
+    }
 
 static const struct option_row add_options[] = {
     {"at", 0, false, "N", "make it rule N, those from there on move down\n(default: the last)"},

@@ -1,9 +1,9 @@
 /*
  * rule_test_command.c - what rules would make of packets: of a file, or of what a ring holds.
  *
- * Nothing here looks at a packet. tapeloop-judge does, confined: it gets the capture as its standard
- * input, which is the file, or a pipe that the recorder's extraction writes into, and the rules in a
- * file in memory.
+ * Nothing here looks at a packet. tapeloop-judge does, confined: it gets the capture as its
+ * standard input, which is the file, or a pipe that the recorder's extraction writes into, and the
+ * rules in a file in memory.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -178,11 +178,9 @@ static int open_file(struct trial *trial, const char *path, struct failure *fail
     bool input = strcmp(path, "-") == 0;
     const char *slash = strrchr(path, '/');
     trial->name = input ? "standard input" : slash ? slash + 1 : path;
-    trial->capture_fd =
-        input ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    return trial->capture_fd >= 0
-               ? 0
-               : fail_errno(failure, errno, "%s", output_printable(trial->name));
+    trial->capture_fd = input ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    return trial->capture_fd >= 0 ? 0
+                                  : fail_errno(failure, errno, "%s", output_printable(trial->name));
 }
 
 static void extract_progress(const json_t *answer, void *context)
@@ -207,11 +205,11 @@ static int judge_range(struct trial *trial, struct session *session, const char 
     int code = judge_start(trial, failure);
     json_t *result = NULL;
     if (code == 0) {
-        json_t *params = json_pack(
-            "{s:s, s:o, s:o, s:s, s:s}", "ring", ring, "from_ns",
-            trial->bounded_below ? answer_make_time(trial->from_ns) : json_null(), "to_ns",
-            trial->bounded_above ? answer_make_time(trial->to_ns) : json_null(), "filter", "",
-            "format", "pcapng");
+        json_t *params =
+            json_pack("{s:s, s:o, s:o, s:s, s:s}", "ring", ring, "from_ns",
+                      trial->bounded_below ? answer_make_time(trial->from_ns) : json_null(),
+                      "to_ns", trial->bounded_above ? answer_make_time(trial->to_ns) : json_null(),
+                      "filter", "", "format", "pcapng");
         struct session_job job = {.method = "extract",
                                   .descriptors = &pipe_fd[1],
                                   .descriptor_count = 1,
@@ -234,8 +232,7 @@ static int ask_rules(struct trial *trial, struct session *session, const char *r
 {
     struct session_job job = {.method = "rule.list", .watched_fd = -1};
     json_t *result = NULL;
-    int code =
-        session_call(session, &job, json_pack("{s:s}", "ring", ring), &result, failure);
+    int code = session_call(session, &job, json_pack("{s:s}", "ring", ring), &result, failure);
     if (code != 0)
         return code;
     snprintf(trial->seed, sizeof trial->seed, "%.20s", answer_text(result, "seed"));
@@ -243,9 +240,8 @@ static int ask_rules(struct trial *trial, struct session *session, const char *r
         size_t bytes = 0, i;
         json_t *rule;
         FILE *out = open_memstream(&trial->rules, &bytes);
-        json_array_foreach(answer_array(result, "rules"), i, rule)
-            if (out)
-                fprintf(out, "%s\n", answer_text(rule, "text"));
+        json_array_foreach(answer_array(result, "rules"), i, rule) if (out)
+            fprintf(out, "%s\n", answer_text(rule, "text"));
         if (!out || fclose(out) != 0)
             code = fail(failure, ERR_NO_MEMORY, "%s", error_text(ERR_NO_MEMORY));
     }
@@ -287,8 +283,8 @@ static int time_option(const struct invocation *invocation, const char *name, bo
     const char *text = options_text(invocation, name);
     clock_gettime(CLOCK_REALTIME, &now);
     *given = text != NULL;
-    int code = text ? text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec,
-                                      time_ns, failure)
+    int code = text ? text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, time_ns,
+                                      failure)
                     : 0;
     return code == 0 ? 0 : fail_context(failure, code, "--%s", name);
 }

@@ -54,21 +54,25 @@ static void mending_print(const json_t *mending)
 {
     char size[TEXT_SIZE_SIZE];
     if (answer_count(mending, "degraded_segments") > 0)
-        printf("  %-14s %" PRIu64 " segments lack copies (%s)%s, %" PRIu64 " copies made\n", "healing",
-               answer_count(mending, "degraded_segments"), text_size(answer_count(mending, "degraded_bytes"), size),
-               answer_is_true(mending, "healing") ? ", at work" : "", answer_count(mending, "healed_segments"));
+        printf("  %-14s %" PRIu64 " segments lack copies (%s)%s, %" PRIu64 " copies made\n",
+               "healing", answer_count(mending, "degraded_segments"),
+               text_size(answer_count(mending, "degraded_bytes"), size),
+               answer_is_true(mending, "healing") ? ", at work" : "",
+               answer_count(mending, "healed_segments"));
     if (answer_count(mending, "repaired") + answer_count(mending, "unrepairable") > 0)
-        printf("  %-14s %" PRIu64 " damaged frames mended, %" PRIu64 " not to be mended\n", "repairs",
-               answer_count(mending, "repaired"), answer_count(mending, "unrepairable"));
+        printf("  %-14s %" PRIu64 " damaged frames mended, %" PRIu64 " not to be mended\n",
+               "repairs", answer_count(mending, "repaired"), answer_count(mending, "unrepairable"));
     const json_t *scrub = answer_object(mending, "scrub"), *last = answer_object(scrub, "last");
     if (answer_is_true(scrub, "running"))
         printf("  %-14s at %.0f %%, %s read, %" PRIu64 " damaged, %" PRIu64 " mended\n", "scrub",
-               100 * answer_number(scrub, "progress"), text_size(answer_count(scrub, "bytes"), size),
-               answer_count(scrub, "found"), answer_count(scrub, "mended"));
+               100 * answer_number(scrub, "progress"),
+               text_size(answer_count(scrub, "bytes"), size), answer_count(scrub, "found"),
+               answer_count(scrub, "mended"));
     if (last)
         printf("  %-14s %s, %s read, %" PRIu64 " damaged, %" PRIu64 " mended\n", "last scrub",
-               output_printable(answer_text(last, "ended_text")), text_size(answer_count(last, "bytes"), size),
-               answer_count(last, "found"), answer_count(last, "mended"));
+               output_printable(answer_text(last, "ended_text")),
+               text_size(answer_count(last, "bytes"), size), answer_count(last, "found"),
+               answer_count(last, "mended"));
     if (answer_text(scrub, "next_text")[0])
         printf("  %-14s %s\n", "next scrub", output_printable(answer_text(scrub, "next_text")));
 }
@@ -245,8 +249,10 @@ const struct command status_command = {
     .operands = "[RING]",
     .operands_max = 1,
     .summary = "how recorder, rings, interfaces and disks are",
-    .details = "In each line of the interfaces, what was seen is the sum of the columns behind it; and so it\n"
-               "is in the account of all, which names every cause. Both are since the recorder started.",
+    .details =
+        "In each line of the interfaces, what was seen is the sum of the columns behind it; and so "
+        "it\n"
+        "is in the account of all, which names every cause. Both are since the recorder started.",
     .examples = "  tapeloop status\n  tapeloop status dmz --watch",
     .options = status_options,
     .run = status_run,

@@ -14,8 +14,7 @@ void rule_clear(struct rule *rule)
 
 int rule_copy(const struct rule *rule, struct rule *copy)
 {
-    *copy = (struct rule){
-        .action = rule->action, .until_known = rule->until_known, .id = rule->id};
+    *copy = (struct rule){.action = rule->action, .until_known = rule->until_known, .id = rule->id};
     copy->condition = calloc(rule->conditions ? rule->conditions : 1, sizeof *copy->condition);
     if (copy->condition == NULL)
         return ERR_NO_MEMORY;

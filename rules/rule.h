@@ -72,8 +72,8 @@ struct rule {
     struct action action;
     struct action
         until_known; /* of a rule with `app`: what applies while the verdict is out; else full */
-    uint32_t id; /* a name that whoever keeps a list gives its rules, so that one is known again when
-                    its place changes. 0: none. Copied; no part of what the rule says */
+    uint32_t id;     /* a name that whoever keeps a list gives its rules, so that one is known again
+                        when     its place changes. 0: none. Copied; no part of what the rule says */
 };
 
 struct rule_list {

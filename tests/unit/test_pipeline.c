@@ -527,8 +527,8 @@ static struct account expected_account(struct ring_rules *rules, uint64_t packet
     static struct source_batch batch;
     struct source *source = generator(packets);
     assert_int_equal(ring_rules_attach(rules, &feed, NULL), 0);
-    assert_int_equal(
-        rule_state_interface(feed->state, 0, source->ops->interface(source, 0), NULL), 0);
+    assert_int_equal(rule_state_interface(feed->state, 0, source->ops->interface(source, 0), NULL),
+                     0);
     while (source_next(source, &batch, 0) > 0) {
         for (uint32_t i = 0; i < batch.count; i++) {
             struct decoded_packet decoded;
@@ -607,8 +607,7 @@ static void *change_rules(void *context)
         bool in_force;
         assert_int_equal(ring_rules_draft(changes->rules, &draft), 0);
         assert_int_equal(rule_list_move(&draft.list, changes->done % 2, false, NULL), 0);
-        assert_int_equal(
-            ring_rules_change(changes->rules, &draft, NULL, NULL, &in_force, NULL), 0);
+        assert_int_equal(ring_rules_change(changes->rules, &draft, NULL, NULL, &in_force, NULL), 0);
         rule_list_clear(&draft.list);
         changes->out_of_force += !in_force;
         changes->done++;
@@ -699,11 +698,11 @@ static int twice_next(struct source *source, struct source_batch *batch, int tim
     for (uint32_t i = 0; i < 20; i++) {
         uint8_t *bytes = scripted->huge + i / 2 * 64;
         memset(bytes, (int)(i / 2), 64);
-        batch->packet[batch->count++] = (struct packet){.bytes = bytes,
-                                                        .captured_bytes = 60,
-                                                        .original_bytes = 60,
-                                                        .time_ns = scripted->step * 10000000 +
-                                                                   i / 2 * 1000 + i % 2 * 100};
+        batch->packet[batch->count++] =
+            (struct packet){.bytes = bytes,
+                            .captured_bytes = 60,
+                            .original_bytes = 60,
+                            .time_ns = scripted->step * 10000000 + i / 2 * 1000 + i % 2 * 100};
     }
     scripted->step++;
     return 1;
