@@ -18,6 +18,8 @@
 
 /* A text as JSON can hold it: what is not UTF-8 becomes '?'. */
 json_t *json_text(const char *text);
+
+/* How layer 7 is. */
 json_t *json_layer7(struct recorder *recorder);
 
 /* "name_ns": "digits" and "name_text": RFC 3339; both null where `known` is false. `name` without
