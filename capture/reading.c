@@ -333,9 +333,16 @@ static void keep_bad(struct reading *reading, const struct worker_bad *bad, cons
     result->bad = grown;
     struct reading_bad *one = &result->bad[result->bads++];
     *one = (struct reading_bad){.bad = *bad, .slot = sent->place[bad->place].slot};
-    struct disk *disk = ring_disk(reading->ring, sent->place[bad->place].disk, &one->disk);
+    (void)ring_disk(reading->ring, sent->place[bad->place].disk, &one->disk);
+    char path[256] = "?"; /* of a disk that comes or goes at this very moment */
+    if (pthread_mutex_trylock(&reading->entry->members_lock) == 0) {
+        struct disk *disk = ring_disk(reading->ring, sent->place[bad->place].disk, NULL);
+        if (disk)
+            memcpy(path, disk->name, sizeof path);
+        pthread_mutex_unlock(&reading->entry->members_lock);
+    }
     event_log_say(reading->request->recorder->events, "warning", "damaged",
-                  reading->entry->row.name, "disk %.200s, slot %u, offset %u: %s", disk->name,
+                  reading->entry->row.name, "disk %.200s, slot %u, offset %u: %s", path,
                   one->slot, bad->offset, reading_bad_word(bad->reason));
 }
 
@@ -491,8 +498,7 @@ static int open_disk(const struct state_disk *row, void *context)
     struct reading *reading = context;
     for (uint32_t i = 0; i < ring_disks(reading->ring); i++) {
         struct identity identity;
-        ring_disk(reading->ring, i, &identity);
-        if (!identity_equal(&identity, &row->disk))
+        if (!ring_disk(reading->ring, i, &identity) || !identity_equal(&identity, &row->disk))
             continue;
         int fd = open(row->path, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK);
         if (fd < 0 && errno == EINVAL)
@@ -508,7 +514,8 @@ static int open_disk(const struct state_disk *row, void *context)
     return 0;
 }
 
-static int open_disks(struct reading *reading, struct worker_job *job, int *descriptor,
+/* Under members_lock: a disk that leaves is closed. */
+static int open_members(struct reading *reading, struct worker_job *job, int *descriptor,
                       uint32_t *descriptors)
 {
     struct failure *failure = &reading->request->failure;
@@ -534,6 +541,15 @@ static int open_disks(struct reading *reading, struct worker_job *job, int *desc
     return job->disks > 0 ? 0
                           : fail(failure, ERR_IO, "ring %s: none of its disks can be read",
                                  reading->entry->row.name);
+}
+
+static int open_disks(struct reading *reading, struct worker_job *job, int *descriptor,
+                      uint32_t *descriptors)
+{
+    pthread_mutex_lock(&reading->entry->members_lock);
+    int result = open_members(reading, job, descriptor, descriptors);
+    pthread_mutex_unlock(&reading->entry->members_lock);
+    return result;
 }
 
 /* Job, disks, filter, plan. */

@@ -23,6 +23,7 @@
 #include "catalog_care.h"
 #include "classifier.h"
 #include "control_server.h"
+#include "disk_care.h"
 #include "event_log.h"
 #include "history.h"
 #include "recording.h"
@@ -205,6 +206,8 @@ int recorder_open(const struct recorder_options *options, struct recorder **resu
     if (code == 0)
         code = history_open(recorder, &recorder->history, failure);
     if (code == 0)
+        code = disk_care_open(recorder, &recorder->disk_care, failure);
+    if (code == 0)
         code = control_server_open(recorder, &recorder->server, failure);
     if (code != 0) {
         recorder_stop(recorder);
@@ -250,6 +253,7 @@ void recorder_close(struct recorder **slot)
         (void)recordings_stop(recorder, NULL, &account, NULL);
     }
     control_server_close(&recorder->server);
+    disk_care_close(&recorder->disk_care);
     history_close(&recorder->history);
     if (was_up)
         event_log_say(recorder->events, "info", "stopped", "", "tapeloopd has ended");

@@ -27,6 +27,7 @@
 
 struct classifier;
 struct control_server;
+struct disk_care;
 struct event_log;
 struct history;
 struct recording_list;
@@ -56,6 +57,7 @@ struct recorder {
     struct recording_list *recordings;
     struct standing_list *standing;
     struct history *history;
+    struct disk_care *disk_care;
     struct control_server *server;
 };
 

@@ -233,8 +233,9 @@ int method_ring_create(struct request *request, json_t **result)
         code = check_same_paths(request, &making);
     if (code == 0 && making.disks == 0 && copies > 1)
         code = fail(&request->failure, ERR_INVALID,
-                    "%u copies need %u disks, and there is none yet", (unsigned)copies,
-                    (unsigned)copies);
+                    "%u copies need %u disks, and there is none yet: add disks first, then "
+                    "tapeloop ring set %s copies=%u",
+                    (unsigned)copies, (unsigned)copies, name, (unsigned)copies);
     if (code == 0 && making.disks > 0 && copies > making.disks)
         code = fail(&request->failure, ERR_INVALID,
                     "%u copies need %u disks, each copy on another one; there are %u",
@@ -549,9 +550,43 @@ static int set_recorder(struct request *request, const json_t *given, json_t **r
     return 0;
 }
 
+/* In the ring that records, and for the next start. */
+static int set_copies(struct request *request, const char *name, const json_t *value)
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    struct ring_entry *entry;
+    uint64_t copies;
+    int code = take_number(request, "copies", value, 1, COPIES_MAX, &copies);
+    if (code == 0)
+        code = ring_registry_use(registry, name, &entry, &request->failure);
+    if (code != 0)
+        return code;
+    pthread_mutex_lock(&entry->members_lock);
+    struct state_ring row = entry->row;
+    uint8_t before = row.copies;
+    row.copies = (uint8_t)copies;
+    code = ring_set_copies(entry->ring, row.copies, &request->failure);
+    if (code == 0) {
+        code = state_put_ring(request->recorder->state, &row);
+        if (code != 0) {
+            fail(&request->failure, code, "state.db could not be written: %s", error_text(code));
+            (void)ring_set_copies(entry->ring, before, NULL);
+        }
+    }
+    if (code == 0)
+        ring_registry_set_copies(registry, entry, row.copies);
+    pthread_mutex_unlock(&entry->members_lock);
+    ring_registry_release(registry, &entry);
+    if (code == 0)
+        event_log_say(request->recorder->events, "info", "copies-set", name,
+                      "every packet is written to %u disk%s from now on, before that %u",
+                      (unsigned)copies, copies == 1 ? "" : "s", before);
+    return code;
+}
+
 /* Checks and keeps the settings of one ring; *settings are all of them then. */
 static int set_ring(struct request *request, const char *name, const json_t *given,
-                    struct settings *settings)
+                    const json_t *copies, struct settings *settings)
 {
     struct ring_registry *registry = &request->recorder->registry;
     struct ring_look *looks;
@@ -561,8 +596,10 @@ static int set_ring(struct request *request, const char *name, const json_t *giv
         return code;
     struct ring_entry *entry = looks[0].entry;
     code = ring_stored_settings(entry, settings, &request->failure);
-    if (code == 0)
+    if (code == 0 && (!copies || json_object_size(given) > 0))
         code = check_settings(request, given, settings);
+    if (code == 0 && copies)
+        code = set_copies(request, name, copies);
     if (code == 0)
         code = keep_settings(request, &entry->row.ring, given);
     ring_registry_look_away(registry, &looks, count);
@@ -580,15 +617,24 @@ int method_ring_set(struct request *request, json_t **result)
         return set_recorder(request, wanted, result);
     if (code != 0)
         return code;
-    code = set_ring(request, name, wanted, &settings);
+    json_t *given = json_is_object(wanted) ? json_copy((json_t *)wanted) : json_object();
+    json_t *copies = json_incref(json_object_get(given, "copies"));
+    json_object_del(given, "copies");
+    bool others = json_object_size(given) > 0, with_copies = copies != NULL;
+    code = set_ring(request, name, given, copies, &settings);
+    json_decref(given);
+    json_decref(copies);
     if (code != 0)
         return code;
-    bool in_force = reopen(request, name, &why);
+    bool in_force = !others || reopen(request, name, &why);
     if (!in_force && why.code != 0)
         return fail(&request->failure, why.code,
                     "the settings are kept, but the ring could not be opened again: %.400s",
                     why.text);
-    *result = json_pack("{s:o, s:b, s:s}", "settings", json_settings(&settings), "in_force", (int)in_force, "note",
+    json_t *all = json_settings(&settings);
+    if (with_copies)
+        json_object_set(all, "copies", json_object_get(wanted, "copies"));
+    *result = json_pack("{s:o, s:b, s:s}", "settings", all, "in_force", (int)in_force, "note",
                         in_force ? ""
                                  : "the ring is in use: the settings are in force when it is "
                                    "opened the next time");

@@ -24,6 +24,7 @@ static void entry_free(struct ring_entry *entry)
         pthread_join(entry->startup, NULL);
     assert(entry->jobs == 0 && entry->lookers == 0 && !entry->ring && entry->folded_count == 0);
     pthread_mutex_destroy(&entry->account_lock);
+    pthread_mutex_destroy(&entry->members_lock);
     free(entry->ended);
     free(entry->folded);
     ring_rules_close(&entry->rules);
@@ -73,6 +74,7 @@ int ring_registry_add(struct ring_registry *registry, struct recorder *recorder,
     entry->state = state;
     settings_default(&entry->settings);
     pthread_mutex_init(&entry->account_lock, NULL);
+    pthread_mutex_init(&entry->members_lock, NULL);
     pthread_mutex_lock(&registry->lock);
     struct ring_entry **end = &registry->entries;
     const struct ring_entry *same = NULL;
@@ -104,6 +106,14 @@ void ring_registry_set_slot_bytes(struct ring_registry *registry, struct ring_en
 {
     pthread_mutex_lock(&registry->lock);
     entry->row.slot_bytes = slot_bytes;
+    pthread_mutex_unlock(&registry->lock);
+}
+
+void ring_registry_set_copies(struct ring_registry *registry, struct ring_entry *entry,
+                              uint8_t copies)
+{
+    pthread_mutex_lock(&registry->lock);
+    entry->row.copies = copies;
     pthread_mutex_unlock(&registry->lock);
 }
 

@@ -9,6 +9,9 @@
  *   EMPTY      the same: it has no disk yet           ring_registry_claim
  *   CHANGING   one thread owns `ring` and changes it  ring_registry_settle, ring_registry_remove
  *
+ * Its disks come and go while it is UP: who adds or takes one, or looks for missing ones, holds
+ * members_lock, which is taken before any other lock and may be held while a disk is waited for.
+ *
  * A ring that is UP is used as a job (a recording, an import, an extraction: for as long as a
  * client likes) or looked at (for an answer, briefly). A change is refused while there are jobs; it
  * waits for those who look.
@@ -50,9 +53,12 @@ struct interface_total {
 struct ring_entry {
     struct ring_entry *next;
     struct recorder *recorder;
-    struct state_ring row; /* as in state.db; slot_bytes under the registry's lock */
+    struct state_ring row; /* as in state.db; slot_bytes and copies under the registry's lock */
     pthread_t startup;     /* thread that brings the ring up */
     bool startup_running;
+
+    pthread_mutex_t members_lock;
+    uint64_t searched_ns; /* under it: when missing disks were last looked for */
 
     /* under the registry's lock */
     enum ring_entry_state state;
@@ -106,6 +112,10 @@ int ring_registry_add(struct ring_registry *registry, struct recorder *recorder,
 /* Says what slots a ring has that is being made. */
 void ring_registry_set_slot_bytes(struct ring_registry *registry, struct ring_entry *entry,
                                   uint64_t slot_bytes);
+
+/* The same for how many copies it makes. */
+void ring_registry_set_copies(struct ring_registry *registry, struct ring_entry *entry,
+                              uint8_t copies);
 
 /* Ends STARTING or CHANGING: UP where entry->ring is open, else FAILED or EMPTY with `why`. */
 void ring_registry_settle(struct ring_registry *registry, struct ring_entry *entry,

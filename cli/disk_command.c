@@ -107,14 +107,115 @@ const struct command disk_add_command = {
     .operands = "RING PATH[:SIZE]",
     .operands_min = 2,
     .operands_max = 2,
-    .summary = "give a ring without a disk its first",
+    .summary = "give a ring one more disk, also while it records",
     .details =
         "A file of SIZE, made and preallocated, or a whole block device. A disk that holds anything "
-        "is\nrefused without --force. It makes the ring live.",
-    .examples = "  tapeloop disk add dmz /data/dmz.disk:100G\n"
+        "is\nrefused without --force. The first disk makes an empty ring live.",
+    .examples = "  tapeloop disk add dmz /data/second.disk:100G\n"
                 "  tapeloop disk add dmz /dev/disk/by-id/wwn-0x5000c500a1b2c3d4",
     .options = add_options,
     .run = add_run,
+};
+
+/* {"ring", "disk"} of the two operands; null with the reason. */
+static json_t *named(const struct invocation *invocation, struct failure *failure)
+{
+    if (text_check_ring_name(invocation->operand[0], failure) != 0)
+        return NULL;
+    json_t *word = disk_word(invocation->operand[1], failure);
+    return word ? json_pack("{s:s, s:o}", "ring", invocation->operand[0], "disk", word) : NULL;
+}
+
+static int remove_run(const struct invocation *invocation, struct failure *failure)
+{
+    json_t *params = named(invocation, failure);
+    if (!params)
+        return failure->code;
+    bool forget = options_given(invocation, "forget");
+    json_object_set_new(params, "forget", json_boolean(forget));
+    return disk_ask(invocation, "disk.remove", params,
+                    forget ? "is removed and forgotten; its packets stay on it"
+                           : "is removed; its packets stay on it",
+                    failure);
+}
+
+static const struct option_row remove_options[] = {
+    {"forget", 0, false, NULL, "and take it off the list of disks"},
+    {0},
+};
+
+const struct command disk_remove_command = {
+    .name = "disk remove",
+    .operands = "RING DISK",
+    .operands_min = 2,
+    .operands_max = 2,
+    .summary = "take a disk out of a ring, also while it records",
+    .details =
+        "Its packets leave the ring but stay on the disk: tapeloop disk resume brings them back. What "
+        "had\nno other copy cannot be found meanwhile. DISK is its number, its path, or the first "
+        "digits of its\nidentity.",
+    .examples = "  tapeloop disk remove dmz 2\n  tapeloop disk remove dmz /dev/sdc",
+    .options = remove_options,
+    .run = remove_run,
+};
+
+static int resume_run(const struct invocation *invocation, struct failure *failure)
+{
+    json_t *params = named(invocation, failure);
+    if (!params)
+        return failure->code;
+    json_object_set_new(params, "force", json_boolean(options_given(invocation, "force")));
+    return disk_ask(invocation, "disk.resume", params, "is part of the ring again", failure);
+}
+
+static const struct option_row resume_options[] = {
+    {"force", 0, false, NULL, "also if another recorder has written to it since"},
+    {0},
+};
+
+const struct command disk_resume_command = {
+    .name = "disk resume",
+    .operands = "RING DISK",
+    .operands_min = 2,
+    .operands_max = 2,
+    .summary = "take a disk up again that was removed, missing or failed",
+    .details =
+        "Its packets are found again. DISK is its number, the first digits of its identity, or a "
+        "path,\nwhich may be another than it had. Missing disks are looked for by themselves, too "
+        "(disk_retry).",
+    .examples = "  tapeloop disk resume dmz 2\n  tapeloop disk resume dmz /mnt/usb/dmz.disk",
+    .options = resume_options,
+    .run = resume_run,
+};
+
+static int replace_run(const struct invocation *invocation, struct failure *failure)
+{
+    json_t *with;
+    json_t *params = named(invocation, failure);
+    if (!params)
+        return failure->code;
+    int code = paths_disk_json(invocation->operand[2], &with, failure);
+    if (code != 0) {
+        json_decref(params);
+        return code;
+    }
+    json_object_set_new(params, "with", with);
+    json_object_set_new(params, "force", json_boolean(options_given(invocation, "force")));
+    return disk_ask(invocation, "disk.replace", params, "takes the place of the old one", failure);
+}
+
+const struct command disk_replace_command = {
+    .name = "disk replace",
+    .operands = "RING DISK PATH[:SIZE]",
+    .operands_min = 3,
+    .operands_max = 3,
+    .summary = "add a disk and remove the one it is for",
+    .details =
+        "As disk add and then disk remove. In a ring with copies the new disk gets back what the old "
+        "one\nheld; without, those packets stay on the old disk.",
+    .examples = "  tapeloop disk replace dmz 2 /dev/sdd",
+    .options = add_options,
+    .run = replace_run,
 };
 
 static int locate_run(const struct invocation *invocation, struct failure *failure)

@@ -210,6 +210,12 @@ static void set_spell(char *key)
             *key = '_';
 }
 
+/* What is not in the table of a ring's settings: its copies, and the recorder's own. */
+static bool set_is_special(const char *key, bool of_recorder)
+{
+    return strcmp(key, of_recorder ? "max_rings" : "copies") == 0;
+}
+
 static int set_parse(const struct invocation *invocation, uint32_t first, json_t *wanted,
                      struct failure *failure)
 {
@@ -225,7 +231,7 @@ static int set_parse(const struct invocation *invocation, uint32_t first, json_t
         key[length] = '\0';
         set_spell(key);
         const char *text = word + length + 1;
-        if (first > 0 || strcmp(key, "max_rings") != 0) {
+        if (!set_is_special(key, first == 0)) {
             if (first == 0)
                 return fail(failure, ERR_INVALID,
                             "\"%s\": the only setting without a ring is max-rings; of which ring?",
@@ -276,7 +282,9 @@ static int set_run(const struct invocation *invocation, struct failure *failure)
 
 static void set_help(void)
 {
-    printf("\nsettings:\n");
+    printf("\nsettings:\n"
+           "  copies (default 1)\n"
+           "      on how many disks each packet is written, 1 to 4; at once, also while recording\n");
     for (int i = 0; i < SETTINGS; i++) {
         char preset[SETTING_TEXT_SIZE];
         enum setting setting = (enum setting)i;
@@ -294,11 +302,12 @@ const struct command ring_set_command = {
     .operands_min = 1,
     .operands_max = UINT32_MAX,
     .summary = "change settings of a ring, or of the recorder",
-    .details = "Settings take effect when the ring is opened the next time, which is at once if "
-               "nobody uses it.",
+    .details = "The number of copies changes at once; other settings take effect when the ring is "
+               "opened the\nnext time, which is at once if nobody uses it.",
     .help = set_help,
     .examples = "  tapeloop ring set dmz flush_window=250ms\n"
                 "  tapeloop ring set dmz buffer_bytes=512M\n"
+                "  tapeloop ring set dmz copies=2\n"
                 "  tapeloop ring set max-rings=32",
     .run = set_run,
 };

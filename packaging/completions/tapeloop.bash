@@ -55,7 +55,8 @@ _tapeloop() {
     'ring create') options="--disk --copies --segment-size --force" ;;
     'ring delete') options="--wipe" ;;
     'ring adopt') options="--disk --name" ;;
-    'disk add') options="--force" ;;
+    'disk add' | 'disk replace' | 'disk resume') options="--force" ;;
+    'disk remove') options="--forget" ;;
     'rule list') options="--text" ;;
     'rule add') options="--at --revision" ;;
     'rule test') options="--rules --from --to" ;;
@@ -99,7 +100,7 @@ _tapeloop() {
             case $command in
             '') words=$commands ;;
             ring) words="create list show set delete adopt" ;;
-            disk) words="list add locate" ;;
+            disk) words="list add remove resume replace locate" ;;
             rule) words="list add set move delete replace test" ;;
             help) words="$commands" ;;
             'ring adopt' | import)
@@ -111,7 +112,7 @@ _tapeloop() {
                     return
                 fi
                 ;;
-            'disk add' | 'disk locate')
+            'disk add' | 'disk remove' | 'disk resume' | 'disk replace' | 'disk locate')
                 if [ "$operands" -eq 0 ] && [ "$command" != 'disk locate' ]; then
                     words=$(_tapeloop_rings)
                 elif [ "$operands" -eq 1 ] && [ "$command" = 'disk locate' ]; then
@@ -126,7 +127,7 @@ _tapeloop() {
                 if [ "$operands" -eq 0 ]; then
                     words="$(_tapeloop_rings) max-rings="
                 else
-                    words="buffer_bytes= flush_window= disk_wait=  duplicates= duplicate_window=
+                    words="copies= buffer_bytes= flush_window= disk_wait= disk_retry= duplicates= duplicate_window=
                         duplicate_ignore_ttl= duplicate_ignore_vlan="
                     compopt -o nospace
                 fi

@@ -38,7 +38,8 @@ def account(**packets):
 
 
 COMMANDS = ["ring create", "ring list", "ring show", "ring set", "ring delete", "ring adopt", "disk list", "disk add",
-            "disk locate", "rule list", "rule add", "rule test", "rule set", "rule move", "rule delete", "rule replace", "record",
+            "disk remove", "disk resume", "disk replace", "disk locate", "rule list", "rule add", "rule test",
+            "rule set", "rule move", "rule delete", "rule replace", "record",
             "import", "extract", "verify", "rebuild", "status", "history", "events", "flush", "interfaces",
             "shutdown", "version", "help"]
 
@@ -92,6 +93,9 @@ class Words(World):
             (["disk", "add", "dmz"], "PATH"),
             (["disk", "add", "dmz", "x:12Q"], "size .12Q."),
             (["disk", "add", "a b", "x:1G"], "ring name"),
+            (["disk", "remove", "dmz"], "DISK"),
+            (["disk", "remove", "..", "1"], "ring name"),
+            (["disk", "replace", "dmz", "1"], "PATH"),
             (["disk", "locate", "1"], "on.off"),
             (["disk", "locate", "1", "blue"], "on or off"),
             (["ring", "set", "dmz", "flush_window"], "KEY=VALUE"),
@@ -273,11 +277,21 @@ class Questions(World):
     def test_disks_that_come_and_go(self):
         answer = {"disk": {"ring": "dmz", "number": 2, "id": "ab" * 16, "path": "/dev/sdc", "bytes": 1, "state": "active"},
                   "report": {}}
-        fake = self.fake(disk_add=answer, disk_locate={}, ring_set={"settings": {"max_rings": "8"}})
+        fake = self.fake(disk_add=answer, disk_remove=answer, disk_resume=answer, disk_replace=answer, disk_locate={},
+                         ring_set={"settings": {"max_rings": "8"}})
         done = self.run_command("disk", "add", "dmz", "second.disk:1G", "--force", status=0, cwd=self.directory)
         self.assertEqual(self.params(fake, "disk.add"), {
             "ring": "dmz", "disk": {"path": self.path("second.disk"), "bytes": 1 << 30}, "force": True})
         self.assertIn("Disk 2 of ring dmz (/dev/sdc) is added.", done.err)
+        self.run_command("disk", "remove", "dmz", "2", status=0)
+        self.assertEqual(self.params(fake, "disk.remove"), {"ring": "dmz", "disk": "2", "forget": False})
+        self.run_command("disk", "resume", "dmz", "./second.disk", "--force", status=0, cwd=self.directory)
+        self.assertEqual(self.params(fake, "disk.resume"),
+                         {"ring": "dmz", "disk": self.path(".", "second.disk"), "force": True})
+        done = self.run_command("disk", "replace", "dmz", "abab12", "/dev/sdd", "--json", status=0)
+        self.assertEqual(self.params(fake, "disk.replace"), {
+            "ring": "dmz", "disk": "abab12", "with": {"path": "/dev/sdd", "bytes": 0}, "force": False})
+        self.assertEqual(json.loads(done.out), answer)
         self.run_command("disk", "locate", "/dev/sdc", "on", status=0)
         self.assertEqual(self.params(fake, "disk.locate"), {"disk": "/dev/sdc", "on": True})
         self.run_command("ring", "set", "max-rings=8", status=0)
