@@ -239,6 +239,7 @@ bool keeper_run(struct keeper *keeper, int timeout_ms)
     uint64_t now = keeper->options.monotonic_ns(keeper->options.context);
     for (uint32_t i = 0; i < keeper->disks; i++)
         keeper_disk_watch(keeper, keeper->disk[i], now);
+    keeper_prepare_watch(keeper, now);
     for (uint32_t i = 0; i < keeper->disks; i++)
         if (keeper_flush_due(keeper, keeper->disk[i], now)) {
             keeper_flush_start(keeper, keeper->disk[i]);

@@ -104,6 +104,7 @@ struct segment {
     struct stream *stream;
     struct frame_identity identity;
     uint64_t slot_bytes;
+    uint64_t begun_ns;           /* monotonic: when its preparation began */
     uint8_t *page;               /* one for each copy */
     enum segment_phase phase;
     uint8_t copies;

@@ -16,6 +16,8 @@
 
 #include "stream.h"
 
+#define SLOW_AFTER_NS 100000000ull
+#define SILENCE_STEP_NS 20000000ull
 #define DISK_ERRORS_MAX 4 /* failed writes or flushes in a row that make a disk failed */
 
 /* ---- requests ----------------------------------------------------------------------------------- */
@@ -50,6 +52,7 @@ void keeper_submit(struct keeper *keeper, struct keeper_disk *disk, struct disk_
 static void watch_next(struct keeper *keeper, struct keeper_disk *disk)
 {
     disk->generation++;
+    disk->silent_ns = 0;
     disk->marked = disk->current;
     disk->current = 0;
     disk->marked_ns = keeper->options.monotonic_ns(keeper->options.context);
@@ -296,8 +299,17 @@ static void watch_answers(struct keeper *keeper, struct keeper_disk *disk, uint6
     keeper_settle_all(keeper);
 }
 
+bool keeper_disk_is_slow(const struct keeper_disk *disk)
+{
+    return disk->marked > 0 && disk->silent_ns > SLOW_AFTER_NS;
+}
+
 void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now)
 {
+    /* When the keeper itself has not run, that is no silence of the disk's. */
+    uint64_t since = now - disk->watched_ns;
+    disk->watched_ns = now;
+    disk->silent_ns += since < SILENCE_STEP_NS ? since : SILENCE_STEP_NS;
     watch_answers(keeper, disk, now);
     if (keeper_disk_due_ns(disk) <= now)
         probe_next(disk);

@@ -49,6 +49,8 @@ struct keeper_disk {
      */
     uint32_t generation, current, marked;
     uint64_t marked_ns;
+    uint64_t silent_ns; /* that the marked ones have taken so far, while the keeper ran */
+    uint64_t watched_ns;
 
     uint64_t read_errors, write_errors, written_bytes, flushes;
     uint64_t in_flight_bytes;
@@ -173,6 +175,8 @@ uint64_t keeper_disk_share(const struct keeper *keeper);
 
 /* The watchdog's look at the clock; the read-back goes on. */
 void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now);
+/* Its oldest request is older than a disk should take, though not so old that it would be suspect. */
+bool keeper_disk_is_slow(const struct keeper_disk *disk);
 /* When keeper_disk_watch() has something to do though nothing is answered; UINT64_MAX: never. */
 /* For the disk that is expected. */
 void keeper_note_expired(struct keeper *keeper, const struct identity *segment);
@@ -219,6 +223,8 @@ struct segment_copy *keeper_segment_copy(struct segment *segment, const struct d
 /* Begins to prepare a segment for the stream, or for its frames that have to be rescued. */
 void keeper_prepare(struct keeper *keeper, struct stream *stream, bool is_rescue);
 void keeper_prepare_wanted(struct keeper *keeper);
+/* What is wanted at once and held up by a slow disk is begun anew without it. */
+void keeper_prepare_watch(struct keeper *keeper, uint64_t now);
 /* Nobody waits for the segment that is being prepared: another one may be prepared in its place. */
 void keeper_segment_orphan(struct segment *segment);
 /* Nothing more will be written into it: its slots may be overwritten in their turn. */

@@ -16,6 +16,7 @@
 #include "stream.h"
 
 #define OPEN_PATIENCE_NS 200000000ull
+#define PREPARE_PATIENCE_NS 100000000ull
 
 struct segment_copy *keeper_segment_copy(struct segment *segment, const struct disk_request *request)
 {
@@ -144,26 +145,46 @@ static void check_submit(struct segment *segment, uint8_t i)
     keeper_submit(segment->keeper, copy->disk, &copy->request, &copy->generation);
 }
 
-void keeper_prepare(struct keeper *keeper, struct stream *stream, bool is_rescue)
+enum choice { CHOOSE_FAST, CHOOSE_USABLE, CHOOSE_ANY };
+
+static uint32_t choose(struct keeper *keeper, struct placement_disk *candidate, const uint32_t *victim, enum choice choice,
+                       uint32_t *chosen)
+{
+    for (uint32_t i = 0; i < keeper->disks; i++) {
+        const struct keeper_disk *disk = keeper->disk[i];
+        bool usable = choice == CHOOSE_ANY ? keeper_disk_left(disk) && !disk->doubtful
+                                           : keeper_disk_usable(disk) && disk->in_flight_bytes < keeper_disk_share(keeper);
+        candidate[i].usable = usable && victim[i] != UINT32_MAX && (choice != CHOOSE_FAST || !keeper_disk_is_slow(disk));
+    }
+    return placement_choose(candidate, keeper->disks, keeper->options.copies, chosen);
+}
+
+/*
+ * The disks for the next segment. One that is slow at the moment is left out where the copies can be had without it, and, when somebody
+ * waits for the segment, also where there are fewer then: the mender brings the missing ones (P4). Rather a disk that does not answer than none.
+ */
+static uint32_t choose_disks(struct keeper *keeper, const struct stream *stream, bool is_rescue, uint32_t *victim,
+                             uint32_t *chosen)
 {
     struct placement_disk candidate[RING_DISKS_MAX];
-    uint32_t victim[RING_DISKS_MAX], chosen[COPIES_MAX];
+    bool waiting = is_rescue || stream_leases((struct stream *)stream) == 0;
     for (uint32_t i = 0; i < keeper->disks; i++) {
-        struct keeper_disk *disk = keeper->disk[i];
+        const struct keeper_disk *disk = keeper->disk[i];
         candidate[i] = (struct placement_disk){.slots = disk->slots,
                                                .in_flight_bytes = disk->in_flight_bytes,
                                                .failure_domain = disk->failure_domain};
         victim[i] = disk->io ? keeper_victim(disk, &candidate[i].oldest_position, &candidate[i].free_slots) : UINT32_MAX;
-        candidate[i].usable = keeper_disk_usable(disk) && victim[i] != UINT32_MAX &&
-                              disk->in_flight_bytes < keeper_disk_share(keeper);
     }
-    uint32_t copies = placement_choose(candidate, keeper->disks, keeper->options.copies, chosen);
-    if (copies == 0) { /* rather a disk that is slow than none */
-        for (uint32_t i = 0; i < keeper->disks; i++)
-            candidate[i].usable =
-                keeper_disk_left(keeper->disk[i]) && !keeper->disk[i]->doubtful && victim[i] != UINT32_MAX;
-        copies = placement_choose(candidate, keeper->disks, keeper->options.copies, chosen);
-    }
+    uint32_t copies = choose(keeper, candidate, victim, CHOOSE_FAST, chosen);
+    if (copies == 0 || (copies < keeper->options.copies && !waiting))
+        copies = choose(keeper, candidate, victim, CHOOSE_USABLE, chosen);
+    return copies > 0 ? copies : choose(keeper, candidate, victim, CHOOSE_ANY, chosen);
+}
+
+void keeper_prepare(struct keeper *keeper, struct stream *stream, bool is_rescue)
+{
+    uint32_t victim[RING_DISKS_MAX], chosen[COPIES_MAX];
+    uint32_t copies = choose_disks(keeper, stream, is_rescue, victim, chosen);
     if (copies == 0) {
         keeper->prepare_again = true;
         return;
@@ -179,6 +200,7 @@ void keeper_prepare(struct keeper *keeper, struct stream *stream, bool is_rescue
     segment->stream = stream;
     segment->page = page;
     segment->slot_bytes = keeper->options.slot_bytes;
+    segment->begun_ns = keeper->options.monotonic_ns(keeper->options.context);
     segment->phase = SEGMENT_CHECKING;
     segment->rescue = is_rescue;
     atomic_store(&segment->frames_sent, FRAMES_NOT_ALL_SENT);
@@ -477,3 +499,28 @@ void keeper_prepare_wanted(struct keeper *keeper)
     }
 }
 
+/* Whether the segment that is being prepared waits for a slow disk, and would not with others. */
+static bool held_up(const struct keeper *keeper, const struct segment *segment)
+{
+    bool slow = false, others = false;
+    for (uint8_t i = 0; i < segment->copies; i++)
+        slow |= keeper_disk_is_slow(segment->copy[i].disk);
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        others |= keeper_disk_usable(keeper->disk[i]) && !keeper_disk_is_slow(keeper->disk[i]);
+    return slow && others;
+}
+
+void keeper_prepare_watch(struct keeper *keeper, uint64_t now)
+{
+    bool found = false;
+    for (struct segment *one = keeper->segments; one; one = one->next)
+        if (one->phase < SEGMENT_READY && !one->orphan && now - one->begun_ns > PREPARE_PATIENCE_NS &&
+            (one->rescue || stream_leases(one->stream) == 0) && held_up(keeper, one)) {
+            keeper_segment_orphan(one);
+            found = true;
+        }
+    if (!found)
+        return;
+    keeper_settle_all(keeper); /* rescues look for another segment */
+    keeper_prepare_wanted(keeper);
+}
