@@ -98,6 +98,8 @@ void keeper_segment_close(struct segment *segment)
         catalog_drop_segment(segment->keeper->options.catalog, &segment->identity.segment);
     else
         catalog_put_segment(segment->keeper->options.catalog, &segment->row);
+    if (!empty && row->places > 0 && row->state == SEGMENT_OPEN)
+        mender_ended(segment->keeper->mender, row);
     segment_done(segment);
 }
 

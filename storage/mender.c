@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define SURVEY_EVERY_NS 60000000000ull
+#define ENDED_AGAIN_NS 10000000000ull
 #define SURVEY_SLOTS 16384u /* looked at in one run of the keeper */
 
 int mender_new(struct keeper *keeper, const struct mender_options *options, struct mender **result)
@@ -169,7 +170,7 @@ static bool window_heal(struct mender *mender)
     while (survey->cursor > survey->low) {
         uint64_t position = survey->cursor - 1;
         uint8_t count = survey->count[position - survey->low];
-        if (count > 0 && count < wanted && mend_begin(mender, MEND_HEAL, position, 0, NULL))
+        if (count > 0 && count < wanted && mend_begin(mender, MEND_HEAL, position, 0, NULL, NULL))
             return true; /* mender_job_done() moves the count, or the cursor, on */
         survey->cursor--;
     }
@@ -286,7 +287,7 @@ static bool scrub_go_on(struct mender *mender)
             return true;
         }
     }
-    if (mend_begin(mender, MEND_SCRUB, mender->scrub_segment, mender->scrub_place, NULL)) {
+    if (mend_begin(mender, MEND_SCRUB, mender->scrub_segment, mender->scrub_place, NULL, NULL)) {
         mender->scrub_place++;
         return true;
     }
@@ -341,8 +342,45 @@ static bool repair_begin(struct mender *mender)
     mender->wishes--;
     const struct slot_belief *belief = &wish.disk->belief[wish.slot];
     if (wish.disk->io && belief->position > 0 && identity_equal(&belief->segment, &wish.segment))
-        (void)mend_begin(mender, MEND_REPAIR, belief->position, 0, &wish);
+        (void)mend_begin(mender, MEND_REPAIR, belief->position, 0, &wish, NULL);
     return true;
+}
+
+/* ---- segments without a seal ------------------------------------------------------------------------ */
+
+void mender_ended(struct mender *mender, const struct segment_row *row)
+{
+    for (uint32_t i = 0; i < MENDER_ENDED_MAX; i++)
+        if (mender->ended[i].row.position == 0) {
+            mender->ended[i] = (struct mend_ended){.row = *row};
+            return;
+        }
+}
+
+/* Tries each now and then: its slots may still have a write under way, or the disk comes to itself. */
+static bool seal_begin(struct mender *mender)
+{
+    for (uint32_t i = 0; i < MENDER_ENDED_MAX && mender->options.heal_rate > 0; i++) {
+        struct mend_ended *ended = &mender->ended[i];
+        if (ended->row.position == 0 || mender->now_ns < ended->due_ns)
+            continue;
+        const struct segment_row row = ended->row;
+        ended->due_ns = mender->now_ns + ENDED_AGAIN_NS;
+        if (++ended->tries > MENDER_ENDED_TRIES)
+            ended->row.position = 0;
+        else if (mend_begin(mender, MEND_SEAL, row.position, 0, NULL, &row))
+            return true;
+    }
+    return false;
+}
+
+static uint64_t seal_due_ns(const struct mender *mender)
+{
+    uint64_t due_ns = UINT64_MAX;
+    for (uint32_t i = 0; i < MENDER_ENDED_MAX && mender->options.heal_rate > 0; i++)
+        if (mender->ended[i].row.position != 0 && mender->ended[i].due_ns < due_ns)
+            due_ns = mender->ended[i].due_ns;
+    return due_ns;
 }
 
 /* ---- running -------------------------------------------------------------------------------------- */
@@ -357,6 +395,9 @@ void mender_job_done(struct mend_job *job, bool good)
         state->scrub.mended += job->mended;
         return;
     }
+    for (uint32_t i = 0; i < MENDER_ENDED_MAX && job->kind == MEND_SEAL && good; i++)
+        if (mender->ended[i].row.position == job->position)
+            mender->ended[i].row.position = 0;
     struct survey *survey = &mender->survey;
     if (job->kind != MEND_HEAL || !survey->running || !survey->healing || survey->cursor != job->position + 1)
         return;
@@ -373,7 +414,7 @@ static uint64_t rate_of(const struct mender *mender, const struct mend_job *job)
 {
     if (mender->hurry > 0 || job->kind == MEND_REPAIR)
         return 0;
-    return job->kind == MEND_HEAL ? mender->options.heal_rate : mender->options.scrub_rate;
+    return job->kind == MEND_SCRUB ? mender->options.scrub_rate : mender->options.heal_rate;
 }
 
 bool mender_may_go(struct mender *mender, const struct mend_job *job, uint32_t bytes)
@@ -410,7 +451,7 @@ bool mender_run(struct mender *mender, uint64_t now_ns)
     }
     if (mender->stopping || mender->keeper->dead)
         return false;
-    return repair_begin(mender) || survey_go_on(mender) || scrub_go_on(mender);
+    return repair_begin(mender) || seal_begin(mender) || survey_go_on(mender) || scrub_go_on(mender);
 }
 
 static uint64_t sooner(uint64_t a, uint64_t b)
@@ -424,7 +465,7 @@ uint64_t mender_due_ns(const struct mender *mender)
         return mender->job->paused ? mender->pace_ns : UINT64_MAX;
     if (mender->stopping || mender->keeper->dead)
         return UINT64_MAX;
-    return sooner(mender->survey_due_ns, heal_due_ns(mender));
+    return sooner(sooner(mender->survey_due_ns, heal_due_ns(mender)), seal_due_ns(mender));
 }
 
 /* ---- asking --------------------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
  *
  *     healing   a segment that lost a copy gets it back on another disk, newest first, some time after the loss
  *     repair    a frame that a reader could not believe is written anew from another copy, and read back
+ *     sealing   a segment that a failed write has ended, or that took what such a one could not, gets its index and seal
  *     scrub     every place of every segment is read and checked now and then, and repaired where it is damaged
  *
  * A part of the keeper: it runs on the keeper's thread, from keeper_run(), does all I/O through the keeper's requests, and believes
@@ -26,6 +27,8 @@
 #include <stdint.h>
 
 #include "identity.h"
+
+struct segment_row;
 
 #define MENDER_CHUNK_BYTES (1u << 20)
 #define MENDER_REPAIRS_MAX 256u /* that wait; more are not taken, and found again by the next reader or scrub */
@@ -61,6 +64,7 @@ struct mender_state {
     uint64_t healed_segments;   /* copies made since the start */
     uint64_t healed_bytes;
     uint64_t heals_failed;
+    uint64_t sealed;            /* segments that a failed write had ended */
     uint64_t repaired;          /* frames written anew, and read back */
     uint64_t unrepairable;      /* frames without a good copy, or whose place could not be written */
     uint64_t repairs_waiting;
@@ -84,6 +88,9 @@ bool mender_run(struct mender *mender, uint64_t now_ns);
 
 /* When mender_run() wants to be called again though nothing is posted; UINT64_MAX: when something is posted. */
 uint64_t mender_due_ns(const struct mender *mender);
+
+/* The segment is closed without a seal; `row` (copied) says what of it is durable and where. */
+void mender_ended(struct mender *mender, const struct segment_row *row);
 
 /* Begins nothing any more, and ends what it does at the next answer of a disk. */
 void mender_stop(struct mender *mender);

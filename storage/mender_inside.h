@@ -7,6 +7,7 @@
 #include "catalog.h"
 #include "keeper_inside.h"
 #include "mender.h"
+#include "segment_prefix.h"
 
 #define MENDER_PLACES_MAX 8u  /* that are looked at for one segment */
 #define MENDER_WRITES_MAX 32u /* of a healed copy that may wait for one flush */
@@ -16,6 +17,7 @@ enum mend_kind {
     MEND_REPAIR, /* a stretch of one place */
     MEND_HEAL,   /* one more copy of a segment */
     MEND_SCRUB,  /* one place of a segment from end to end */
+    MEND_SEAL,   /* index and seal of a segment that a failed write has ended */
 };
 
 /* The parts of a slot, in the order in which they are checked; a healed copy is written in this order, too, each part durable before the next. */
@@ -62,7 +64,12 @@ struct mend_job {
     bool has_target;
     struct mend_place target;
     struct segment stand_in; /* says to readers of the slot that it is not theirs any more */
-    bool holds;              /* the primary's slot is held against reuse */
+    bool holds;              /* slots of it are held against reuse */
+
+    struct segment_prefix prefix; /* MEND_SEAL: of the frames that have been read */
+    struct frame_identity seal_identity;
+    struct segment_seal seal;
+    uint32_t parts_written;
 
     struct keeper_request request; /* reads, and single writes */
     struct keeper_request second;
@@ -81,6 +88,15 @@ struct mend_wish { /* a repair that waits */
     struct identity segment;
     struct keeper_disk *disk;
     uint32_t slot, offset, bytes;
+};
+
+#define MENDER_ENDED_MAX 16u
+#define MENDER_ENDED_TRIES 5u
+
+struct mend_ended { /* a segment without a seal; what is not taken is sealed by the next start */
+    struct segment_row row; /* position 0: nothing is here */
+    uint64_t due_ns;
+    uint32_t tries;
 };
 
 /* The count of copies, window by window from the newest position down. */
@@ -110,6 +126,7 @@ struct mender {
 
     struct mend_wish wish[MENDER_REPAIRS_MAX];
     uint32_t wish_first, wishes;
+    struct mend_ended ended[MENDER_ENDED_MAX];
 
     uint64_t signature; /* of the disks' states: when it changes, copies are counted anew */
     uint64_t survey_due_ns;
@@ -123,7 +140,8 @@ struct mender {
 };
 
 /* Begins a job; false: there is nothing to do, or no memory. mender->job is it while it lasts. */
-bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, uint8_t place, const struct mend_wish *wish);
+bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, uint8_t place, const struct mend_wish *wish,
+                const struct segment_row *ended);
 
 /* The job goes on: it had paused, and may. */
 void mend_resume(struct mend_job *job);

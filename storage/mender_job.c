@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "placement.h"
 #include "segment_index.h"
@@ -176,10 +177,18 @@ static bool place_holds(const struct mend_job *job, const struct mend_place *pla
            identity_equal(&disk->belief[place->slot].segment, &job->segment);
 }
 
-static void hold(struct mend_job *job, bool held)
+static void hold(struct mend_job *job, const struct mend_place *place)
 {
-    job->holds = held;
-    job->place[job->primary].disk->held = held ? job->place[job->primary].slot : UINT32_MAX;
+    job->holds = true;
+    place->disk->held = place->slot;
+}
+
+static void let_go(struct mend_job *job)
+{
+    for (uint8_t i = 0; i < job->places; i++)
+        if (job->place[i].disk->held == job->place[i].slot)
+            job->place[i].disk->held = UINT32_MAX;
+    job->holds = false;
 }
 
 /* Gives the target's slot up. `whole`: it is a copy of the segment now. */
@@ -205,7 +214,9 @@ void mend_free(struct mend_job *job)
     if (job->has_target)
         target_release(job, false);
     if (job->holds)
-        hold(job, false);
+        let_go(job);
+    if (job->kind == MEND_SEAL)
+        segment_prefix_close(&job->prefix);
     for (struct mend_job **link = &mender->orphans; *link; link = &(*link)->other)
         if (*link == job) {
             *link = job->other;
@@ -450,6 +461,8 @@ static void part_begin(struct mend_job *job)
 }
 
 static void walk_looked(struct mend_job *job);
+static void ended_read(struct mend_job *job);
+static void ended_looked(struct mend_job *job);
 
 static void walk(struct mend_job *job)
 {
@@ -460,6 +473,8 @@ static void walk(struct mend_job *job)
     if (job->at >= job->end || (job->kind == MEND_REPAIR && job->at >= job->limit)) {
         if (job->kind == MEND_HEAL)
             when_durable(job, part_done);
+        else if (job->kind == MEND_SEAL)
+            ended_read(job);
         else
             part_done(job);
         return;
@@ -504,10 +519,116 @@ static void walk_looked(struct mend_job *job)
             return;
         job->reason = WORKER_BAD_CHECKSUM; /* says that it is longer than the room that is there */
     }
-    if (job->good > 0 && job->has_target)
+    if (job->kind == MEND_SEAL)
+        ended_looked(job);
+    else if (job->good > 0 && job->has_target)
         target_write(job, job->at, job->buffer, job->good, walk_advance);
     else
         walk_advance(job);
+}
+
+/* ---- segments that a failed write has ended ------------------------------------------------------ */
+
+/* Index and seal are durable at every place. */
+static void ended_sealed(struct mend_job *job)
+{
+    struct segment_row *row = &job->row;
+    row->revision = job->seal_identity.revision;
+    row->state = SEGMENT_SEALED;
+    row->sealed_ns = job->seal.sealed_ns;
+    segment_index_extent(&job->prefix.index, &job->seal, &row->index_offset, &row->index_bytes);
+    row->places = 0;
+    for (uint8_t i = 0; i < job->places && row->places < COPIES_MAX; i++) {
+        const struct mend_place *place = &job->place[i];
+        if (!place_holds(job, place) || place->disk->held != place->slot)
+            continue;
+        place->disk->belief[place->slot].revision = row->revision;
+        row->place[row->places++] = (struct segment_place){.disk = place->disk->identity, .slot = place->slot};
+    }
+    catalog_put_segment(job->mender->keeper->options.catalog, row);
+    job->mender->state.sealed++;
+    let_go(job);
+    finish(job, true);
+}
+
+static void ended_write(struct mend_job *job)
+{
+    if (job_is_over(job)) {
+        finish(job, false);
+        return;
+    }
+    if (job->parts_written == segment_index_parts(&job->prefix.index, &job->seal)) {
+        ended_sealed(job);
+        return;
+    }
+    uint32_t offset, length =
+        segment_index_part(&job->prefix.index, &job->seal, job->parts_written++, job->buffer, &offset);
+    for (uint8_t i = 0; i < job->places; i++)
+        if (place_holds(job, &job->place[i]) && mender_disk_good(job->place[i].disk)) {
+            hold(job, &job->place[i]);
+            write_durably(job, &job->write[i], &job->place[i], offset, job->buffer, length, ended_write);
+        }
+    if (job->outstanding == 0)
+        finish(job, false); /* none of its disks takes anything */
+}
+
+/* All that was durable of it has been read. */
+static void ended_read(struct mend_job *job)
+{
+    const struct segment_row *row = &job->row;
+    const struct segment_index *index = &job->prefix.index;
+    const struct keeper_options *options = &job->mender->keeper->options;
+    job->seal_identity = (struct frame_identity){
+        .ring = row->ring,
+        .segment = row->segment,
+        .run = row->run,
+        .position = row->position,
+        .revision = row->data_revision + 1,
+        .data_revision = row->data_revision,
+        .stream = row->stream,
+    };
+    job->seal = (struct segment_seal){
+        .identity = &job->seal_identity,
+        .table = job->prefix.table,
+        .interface_account = job->prefix.interface_account,
+        .account = &job->prefix.account,
+        .frontier = job->prefix.frontier,
+        .opened_ns = row->opened_ns,
+        .sealed_ns = options->wall_ns(options->context),
+        .reason = SEAL_FAILED,
+        .slot_bytes = job->slot_bytes,
+    };
+    if (getrandom(job->seal.salt, sizeof job->seal.salt, 0) != (ssize_t)sizeof job->seal.salt)
+        abort();
+    uint32_t offset, bytes;
+    segment_index_extent(index, &job->seal, &offset, &bytes);
+    if (index->packets != row->packets || index->missing > 0 || index->data_end != row->data_end || offset < row->data_end)
+        finish(job, false); /* the next start looks at it with more time */
+    else
+        ended_write(job);
+}
+
+static void ended_looked(struct mend_job *job)
+{
+    struct frame_info info;
+    bool good = job->reason == 0;
+    for (uint32_t at = 0; at < job->good && good; at += info.frame_bytes)
+        good = frame_parse(job->buffer + at, job->good - at, &info) == 0 &&
+               segment_prefix_add(&job->prefix, job->buffer + at, &info) == 0;
+    job->at += job->good;
+    if (good)
+        walk(job);
+    else
+        finish(job, false);
+}
+
+static void ended_begin(struct mend_job *job)
+{
+    segment_index_clear(&job->prefix.index, job->row.first_packet);
+    job->part = PART_DATA;
+    job->at = PAGE_BYTES;
+    job->end = job->row.data_end;
+    walk(job);
 }
 
 /* ---- damage -------------------------------------------------------------------------------------- */
@@ -525,7 +646,7 @@ static void mended_looked(struct mend_job *job)
     uint32_t reason = job->reason, length = job->good;
     look(job, true);
     bool mended = job->good == length;
-    hold(job, false);
+    let_go(job);
     job->reason = reason;
     job->good = length;
     if (mended) {
@@ -543,7 +664,7 @@ static void mended(struct mend_job *job)
 {
     if (job->failed) {
         job->mender->state.unrepairable++;
-        hold(job, false);
+        let_go(job);
         tell(job, "error", "not-repaired", "another copy is good, but it could not be written here");
         finish(job, false);
         return;
@@ -559,7 +680,7 @@ static void damage_mend(struct mend_job *job)
         finish(job, false);
         return;
     }
-    hold(job, true);
+    hold(job, &job->place[job->primary]);
     write_durably(job, &job->request, &job->place[job->primary], job->at, job->buffer, job->good, mended);
 }
 
@@ -805,7 +926,7 @@ static void begin(struct mend_job *job)
         finish(job, false);
         return;
     }
-    if (!job->sealed)
+    if (!job->sealed && job->kind != MEND_SEAL)
         begin_unsealed(job);
     switch (job->kind) {
     case MEND_REPAIR:
@@ -816,6 +937,12 @@ static void begin(struct mend_job *job)
             target_choose(job);
         else
             finish(job, false);
+        break;
+    case MEND_SEAL:
+        if (job->sealed)
+            finish(job, true);
+        else
+            ended_begin(job);
         break;
     case MEND_SCRUB:
         job->part = PART_OPEN;
@@ -903,7 +1030,8 @@ static void places_find(struct mend_job *job)
         }
 }
 
-bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, uint8_t place, const struct mend_wish *wish)
+bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, uint8_t place, const struct mend_wish *wish,
+                const struct segment_row *ended)
 {
     uint64_t slot_bytes = mender->keeper->options.slot_bytes;
     struct mend_job *job = calloc(1, sizeof *job);
@@ -924,7 +1052,10 @@ bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, u
             if (job->place[place].disk == wish->disk && job->place[place].slot == wish->slot)
                 break;
     }
-    if (!job->buffer || !job->page || place >= job->places || !mender_disk_good(job->place[place].disk)) {
+    if (ended)
+        job->row = *ended;
+    if (!job->buffer || !job->page || place >= job->places || !mender_disk_good(job->place[place].disk) ||
+        (ended && segment_prefix_open(&job->prefix, slot_bytes) != 0)) {
         free(job->buffer);
         free(job->page);
         free(job);

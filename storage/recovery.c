@@ -14,6 +14,7 @@
 
 #include "frame.h"
 #include "segment_index.h"
+#include "segment_prefix.h"
 
 #define WALK_MARGIN 64u /* headers in a row that are as believed, and then the walk ends */
 #define BATCH 64u       /* pages read at a time */
@@ -398,18 +399,6 @@ static int believe_catalog(struct recovery *recovery)
 
 /* ---- segments without a seal --------------------------------------------------------------------- */
 
-/* The frames of a segment that can be believed. */
-struct prefix {
-    struct segment_index index;
-    struct frame_table *table;
-    struct account account;
-    struct account *interface_account;
-    struct identity run;
-    uint32_t stream;
-    uint32_t revision;
-    uint64_t frontier;
-};
-
 static bool same_segment(const struct frame_info *info, const struct slot_view *view)
 {
     return identity_equal(&info->ring, &view->open.ring) && identity_equal(&info->segment, &view->open.segment) &&
@@ -448,51 +437,18 @@ static int read_frame(struct disk *disk, const struct slot_view *view, uint32_t 
     return frame_check(buffer, info) == 0 ? 0 : ERR_NOT_FOUND;
 }
 
-/* Adds a frame to what is believed; its records must be whole. */
-static int prefix_add(struct prefix *prefix, const uint8_t *frame, const struct frame_info *info)
-{
-    struct frame_cursor cursor;
-    struct frame_packet packet;
-    uint64_t captured_bytes = 0;
-    uint32_t packets = 0;
-    int result;
-    frame_cursor_start(&cursor, frame, info);
-    while ((result = frame_cursor_next(&cursor, &packet)) > 0) {
-        captured_bytes += packet.packet.captured_bytes;
-        packets++;
-    }
-    if (result < 0 || packets != info->packets)
-        return ERR_CORRUPT;
-    /* The table only grows within a segment: the last frame's is the segment's. */
-    frame_table_clear(prefix->table);
-    for (uint32_t i = 0; i < info->interfaces; i++) {
-        struct interface_description description;
-        if (frame_interface(frame, info, i, &description) == 0)
-            (void)frame_table_add_interface(prefix->table, &description);
-    }
-    uint64_t expected = prefix->index.first_packet + prefix->index.packets + prefix->index.missing;
-    if (prefix->index.entries > 0 && info->first_packet > expected)
-        prefix->index.missing += info->first_packet - expected;
-    segment_index_add(&prefix->index, info->offset, info->frame_bytes, info->number, info->packets,
-                      info->first_packet, captured_bytes, info->head_ns, info->first_ns, info->last_ns);
-    prefix->account = info->account;
-    if (info->frontier > prefix->frontier)
-        prefix->frontier = info->frontier;
-    return 0;
-}
-
 /*
  * Walks the frames of the slot. After the first place where no whole frame lies, the rest is searched: a later frame of this
  * segment whose frontier lies beyond the hole proves that what is missing had been durable: damage, and the frames behind it
  * are kept. Without such a proof the hole is the end that the crash left.
  */
-static int read_prefix(struct disk *disk, const struct slot_view *view, uint8_t *buffer, struct prefix *prefix)
+static int read_prefix(struct disk *disk, const struct slot_view *view, uint8_t *buffer, struct segment_prefix *prefix)
 {
     uint32_t slot_bytes = (uint32_t)disk->geometry.slot_bytes, offset = PAGE_BYTES, number = 1;
     struct frame_info info;
     segment_index_clear(&prefix->index, view->first_packet);
     while (read_frame(disk, view, offset, buffer, &info) == 0 && info.number == number) {
-        if (prefix_add(prefix, buffer, &info) != 0)
+        if (segment_prefix_add(prefix, buffer, &info) != 0)
             break;
         offset += info.frame_bytes;
         number++;
@@ -513,34 +469,13 @@ static int read_prefix(struct disk *disk, const struct slot_view *view, uint8_t 
             at += info.frame_bytes;
             continue;
         }
-        if (prefix_add(prefix, buffer, &info) != 0) {
+        if (segment_prefix_add(prefix, buffer, &info) != 0) {
             at += PAGE_BYTES;
             continue;
         }
         at += info.frame_bytes;
     }
     return 0;
-}
-
-static int prefix_open(struct prefix *prefix, uint64_t slot_bytes)
-{
-    *prefix = (struct prefix){0};
-    prefix->table = malloc(sizeof *prefix->table);
-    prefix->interface_account = calloc(FRAME_ENTRIES_MAX, sizeof *prefix->interface_account);
-    if (!prefix->table || !prefix->interface_account || segment_index_open(&prefix->index, slot_bytes) != 0) {
-        free(prefix->table);
-        free(prefix->interface_account);
-        return ERR_NO_MEMORY;
-    }
-    frame_table_clear(prefix->table);
-    return 0;
-}
-
-static void prefix_close(struct prefix *prefix)
-{
-    segment_index_close(&prefix->index);
-    free(prefix->table);
-    free(prefix->interface_account);
 }
 
 static int write_and_flush(struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer, uint32_t bytes)
@@ -550,7 +485,7 @@ static int write_and_flush(struct disk *disk, uint32_t slot, uint64_t offset, ui
 }
 
 /* Writes index and seal of a prefix to one place. */
-static int write_seal(struct recovery *recovery, const struct slot_view *view, const struct prefix *prefix,
+static int write_seal(struct recovery *recovery, const struct slot_view *view, const struct segment_prefix *prefix,
                       const struct segment_seal *seal, uint8_t *buffer)
 {
     struct disk *disk = recovery->disk[view->disk].disk;
@@ -693,14 +628,14 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
 {
     struct disk *disk = recovery->disk[view[0].disk].disk;
     uint64_t slot_bytes = disk->geometry.slot_bytes;
-    struct prefix prefix[COPIES_MAX] = {0};
+    struct segment_prefix prefix[COPIES_MAX] = {0};
     uint32_t prefixes = 0, best = 0;
     uint8_t *buffer = aligned_alloc(PAGE_BYTES, slot_bytes > FRAME_BYTES_MAX ? FRAME_BYTES_MAX : slot_bytes);
     int result = buffer ? 0 : ERR_NO_MEMORY;
     if (count > COPIES_MAX)
         count = COPIES_MAX;
     while (prefixes < count && result == 0) {
-        result = prefix_open(&prefix[prefixes], slot_bytes);
+        result = segment_prefix_open(&prefix[prefixes], slot_bytes);
         if (result != 0)
             break;
         prefixes++;
@@ -804,7 +739,7 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
     }
 out:
     while (prefixes > 0)
-        prefix_close(&prefix[--prefixes]);
+        segment_prefix_close(&prefix[--prefixes]);
     free(buffer);
     return result;
 }

@@ -258,6 +258,76 @@ static void test_disk_hangs(void **state)
     assert_true(times > 10);
 }
 
+/* ---- sealing --------------------------------------------------------------------------------------- */
+
+static int count_unsealed(const struct segment_row *row, void *context)
+{
+    if (row->packets > 0 && row->state == SEGMENT_OPEN)
+        ++*(uint32_t *)context;
+    return 0;
+}
+
+static uint32_t unsealed(struct machine *machine)
+{
+    uint32_t count = 0;
+    catalog_memory_catch_up(machine->catalog, UINT32_MAX);
+    assert_int_equal(
+        catalog_find(machine->catalog, &machine->ring, INT64_MIN, INT64_MAX, count_unsealed, &count), 0);
+    return count;
+}
+
+/* A write that fails ends a segment, and another one takes its frames: both have their seal without a restart. */
+static void seal_what_failed(uint32_t disks, uint8_t copies, bool cut)
+{
+    uint64_t sealed = 0;
+    for (uint32_t after = 2; after < 26; after++) {
+        struct machine machine;
+        struct machine_options options = small(after, disks, copies);
+        options.slots = 40;
+        options.roomy = true;
+        machine_make(&machine, &options);
+        machine_boot(&machine, true);
+        for (uint32_t d = 0; d < disks; d++)
+            simulated_media_fault(machine.media[d], FAULT_EIO, DISK_WRITE, after, 0);
+        machine_work(&machine, 300);
+        if (cut) { /* in the midst of it */
+            simulation_cut_after(machine.simulation, 1 + machine_random(&machine, 60), SIMULATION_CUT_POWER);
+            machine_settle(&machine);
+            simulation_cut_after(machine.simulation, 0, SIMULATION_CUT_POWER);
+            machine_power_cut(&machine, (uint32_t)machine_random(&machine, 30));
+            machine_boot(&machine, after % 2);
+        } else {
+            for (int i = 0; i < 30; i++) {
+                machine_settle(&machine);
+                simulation_advance(machine.simulation, 1000000000);
+            }
+            sealed += mending(&machine).sealed;
+            assert_int_equal(unsealed(&machine), 0);
+            verify(&machine);
+        }
+        machine_shut_down(&machine);
+        machine_boot(&machine, after % 2 == 0);
+        verify(&machine);
+        machine_shut_down(&machine);
+        machine_free(&machine);
+    }
+    assert_true(cut || sealed > 5);
+}
+
+static void test_sealing(void **state)
+{
+    (void)state;
+    seal_what_failed(2, 1, false);
+    seal_what_failed(4, 2, false);
+}
+
+static void test_power_cut_at_sealing(void **state)
+{
+    (void)state;
+    seal_what_failed(2, 1, true);
+    seal_what_failed(4, 2, true);
+}
+
 /* ---- crashes --------------------------------------------------------------------------------------- */
 
 static struct machine_options crash_options(void)
@@ -656,6 +726,8 @@ int main(void)
         cmocka_unit_test(test_newest_first_in_a_full_ring),
         cmocka_unit_test(test_healing_while_recording),
         cmocka_unit_test(test_disk_hangs),
+        cmocka_unit_test(test_sealing),
+        cmocka_unit_test(test_power_cut_at_sealing),
         cmocka_unit_test(test_crash_at_every_event),
         cmocka_unit_test(test_fault_at_every_request),
         cmocka_unit_test(test_repair),

@@ -1,0 +1,59 @@
+/*
+ * segment_prefix.c - see segment_prefix.h.
+ */
+#include "segment_prefix.h"
+
+#include <stdlib.h>
+
+int segment_prefix_open(struct segment_prefix *prefix, uint64_t slot_bytes)
+{
+    *prefix = (struct segment_prefix){0};
+    prefix->table = malloc(sizeof *prefix->table);
+    prefix->interface_account = calloc(FRAME_ENTRIES_MAX, sizeof *prefix->interface_account);
+    if (!prefix->table || !prefix->interface_account || segment_index_open(&prefix->index, slot_bytes) != 0) {
+        free(prefix->table);
+        free(prefix->interface_account);
+        return ERR_NO_MEMORY;
+    }
+    frame_table_clear(prefix->table);
+    return 0;
+}
+
+void segment_prefix_close(struct segment_prefix *prefix)
+{
+    segment_index_close(&prefix->index);
+    free(prefix->table);
+    free(prefix->interface_account);
+}
+
+int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame, const struct frame_info *info)
+{
+    struct frame_cursor cursor;
+    struct frame_packet packet;
+    uint64_t captured_bytes = 0;
+    uint32_t packets = 0;
+    int result;
+    frame_cursor_start(&cursor, frame, info);
+    while ((result = frame_cursor_next(&cursor, &packet)) > 0) {
+        captured_bytes += packet.packet.captured_bytes;
+        packets++;
+    }
+    if (result < 0 || packets != info->packets)
+        return ERR_CORRUPT;
+    /* The table only grows within a segment: the last frame's is the segment's. */
+    frame_table_clear(prefix->table);
+    for (uint32_t i = 0; i < info->interfaces; i++) {
+        struct interface_description description;
+        if (frame_interface(frame, info, i, &description) == 0)
+            (void)frame_table_add_interface(prefix->table, &description);
+    }
+    uint64_t expected = prefix->index.first_packet + prefix->index.packets + prefix->index.missing;
+    if (prefix->index.entries > 0 && info->first_packet > expected)
+        prefix->index.missing += info->first_packet - expected;
+    segment_index_add(&prefix->index, info->offset, info->frame_bytes, info->number, info->packets,
+                      info->first_packet, captured_bytes, info->head_ns, info->first_ns, info->last_ns);
+    prefix->account = info->account;
+    if (info->frontier > prefix->frontier)
+        prefix->frontier = info->frontier;
+    return 0;
+}
