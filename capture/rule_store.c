@@ -7,6 +7,7 @@
 
 #include "event_log.h"
 #include "recorder.h"
+#include "ring_opening.h"
 #include "rule_text.h"
 
 #define STORED ".rules" /* settings of state.db that are not a person's begin with a point */
@@ -159,7 +160,13 @@ int rule_store_change(struct ring_entry *entry, struct ring_rules *rules,
 int rule_store_apply(struct ring_entry *entry, struct pipeline_options *options,
                      struct duplicate_options *duplicates, struct failure *failure)
 {
-    const uint64_t *setting = entry->settings.value;
+    /* As they are kept, not as they were when the ring was opened: nothing of the ring itself hangs
+     * on them, and a ring that always records is never opened anew. */
+    struct settings settings;
+    const uint64_t *setting = settings.value;
+    int code = ring_stored_settings(entry, &settings, failure);
+    if (code != 0)
+        return code;
     *duplicates = (struct duplicate_options){
         .window_ns = (int64_t)setting[SETTING_duplicate_window],
         .ignore_hops = setting[SETTING_duplicate_ignore_ttl] != 0,

@@ -247,8 +247,10 @@ class Keeping(World):
         recorder.call("ring.set", ring="dmz", settings={"duplicates": "on"})
         account = self.take(recorder, frames)
         self.assertEqual((account["duplicates"], account["stored"]), (3, 3))
+        recorder.call("record.start", ring="dmz", backend="generator", generator={"packets_per_s": 100})
         recorder.call("ring.set", ring="dmz", settings={"duplicate_ignore_vlan": "on"})
-        self.assertEqual(self.take(recorder, frames)["duplicates"], 4)
+        self.assertEqual(self.take(recorder, frames)["duplicates"], 4)  # at once, also where the ring is in use
+        recorder.call("record.stop", ring="dmz")
         self.assertRegex(self.refused("invalid", recorder, "ring.set", ring="dmz", settings={"duplicates": "maybe"}),
                          "duplicates: expected on or off")
 
