@@ -70,6 +70,7 @@ struct reading {
     uint32_t
         disk_of[RING_DISKS_MAX]; /* from the ring's number to the job's, NO_DISK: not to be had */
     uint32_t disks;
+    bool doubtful[RING_DISKS_MAX]; /* by the ring's number: it does not answer, or has failed */
     int disk_fd[RING_DISKS_MAX];
 
     struct sent *sent; /* hash table, linear probing; its size a power of two */
@@ -193,6 +194,29 @@ static int batch_send(struct reading *reading)
     return result;
 }
 
+/* Which disks the recorder itself is waiting for, or has given up: a read there may never end. */
+static void look_at_disks(struct reading *reading)
+{
+    struct ring_state *state = malloc(sizeof *state);
+    if (state && ring_state(reading->ring, state) == 0)
+        for (uint32_t i = 0; i < state->keeper.disks; i++)
+            reading->doubtful[i] = state->keeper.disk[i].state != DISK_ACTIVE;
+    free(state);
+}
+
+/* Leaves out the places on doubtful disks, if there is another one. A check looks at all of them. */
+static void leave_doubtful_places(const struct reading *reading, struct worker_segment *segment)
+{
+    uint32_t good = 0;
+    for (uint32_t i = 0; i < segment->places; i++) {
+        uint32_t disk = segment->place[i].disk;
+        if (reading->disk_of[disk] != NO_DISK && !reading->doubtful[disk])
+            segment->place[good++] = segment->place[i];
+    }
+    if (good > 0)
+        segment->places = good;
+}
+
 /* Sends a segment if it is new, or if there is more of it than the worker knows. */
 static int plan_row(const struct segment_row *row, void *context)
 {
@@ -211,6 +235,8 @@ static int plan_row(const struct segment_row *row, void *context)
         return 0;
     struct worker_segment segment;
     ring_worker_segment(reading->ring, row, &segment);
+    if (reading->options->kind != WORKER_VERIFY)
+        leave_doubtful_places(reading, &segment);
     uint32_t places = 0;
     for (uint32_t i = 0; i < segment.places; i++) {
         uint32_t disk = reading->disk_of[segment.place[i].disk];
@@ -235,6 +261,7 @@ static int look_at_all(struct reading *reading)
     for (uint32_t i = 0; i < reading->sent_room; i++)
         reading->sent[i].seen = false;
     uint64_t began_ns = monotonic_ns();
+    look_at_disks(reading);
     int result = ring_find(reading->ring, reading->options->from_ns, reading->options->to_ns,
                            plan_row, reading);
     if (result == 0)

@@ -143,6 +143,8 @@ class Faulty(unittest.TestCase):
         self.fails(errno.ENODEV, self.read, 0, PAGE)
         self.fails(errno.ENODEV, os.fsync, self.fd)
         self.fails(errno.ENOENT, os.stat, self.path)
+        self.disks.hang("one")
+        self.fails(errno.ENODEV, self.write, 0, b"w" * PAGE)
         self.disks.heal("one")
         self.assertEqual(self.read(0, PAGE), b"v" * PAGE)
         self.assertEqual(os.stat(self.path).st_size, DISK_BYTES)

@@ -385,7 +385,8 @@ static void take_off(fuse_req_t request, struct faulty_disk *disk, enum op op, c
         if (bytes > 0)
             flight->due_ns = disk->free_at_ns;
     }
-    strike(flight);
+    if (!disk->vanished) /* one that is gone says so at once, whatever is armed */
+        strike(flight);
     bool later = flight->hung || flight->due_ns > now;
     if (later)
         wait_in_line(flight);

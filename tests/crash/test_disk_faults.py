@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""
+A real recorder on disks that go bad (promises P1, P4, P10).
+
+    test_disk_faults.py [--runs N] [--seed S]
+
+Each run is a ring of 1 to 4 copies on 4 to 8 files of the faulty file system. While captures are imported, one less than there are copies go
+bad at seeded random moments: they fail, hang, vanish, or answer late. Every import must be acknowledged all the same, and everything acknowledged
+come back byte for byte: from the running recorder, from one that starts without the bad disks after a kill -9, and from one that has them all back.
+The recorder's memory stays within its buffers and 64 MiB. A failure names its seed; --seed S --runs 1 repeats it, but for the kernel's timing.
+"""
+import os
+import random
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "integration"))
+import faulty_world  # noqa: E402
+import recorder_world as world  # noqa: E402
+
+DISK_BYTES = 56 * world.MIB
+BUFFER_BYTES = 32 * world.MIB
+MEMORY_BYTES_MORE = 64 * world.MIB
+IMPORTS = 8
+TROUBLES = ("fails", "hangs", "vanishes", "late")
+
+
+def option(name, default):
+    return int(sys.argv[sys.argv.index(name) + 1]) if name in sys.argv else default
+
+
+RUNS, SEED = option("--runs", 3), option("--seed", int(time.time()))
+
+
+def peak_bytes(recorder):
+    """The most memory that the recorder has had; None where a sanitizer's shadow is part of it."""
+    with open(f"/proc/{recorder.process.pid}/maps", encoding="ascii", errors="replace") as file:
+        if any(name in file.read() for name in ("libasan", "libtsan", "libclang_rt")):
+            return None
+    with open(f"/proc/{recorder.process.pid}/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    raise AssertionError("no VmHWM")
+
+
+class DiskFaults(world.World):
+    def test_campaign(self):
+        print(f"seed {SEED}, {RUNS} runs", file=sys.stderr)
+        for seed in range(SEED, SEED + RUNS):
+            with self.subTest(seed=seed), faulty_world.FaultyDisks(seed=seed) as disks:
+                self.campaign(random.Random(seed), disks, f"state-{seed}")
+
+    def campaign(self, dice, disks, state):
+        copies = dice.randrange(1, 5)
+        names = [f"disk{i}" for i in range(dice.randrange(4, 9))]
+        bad = {name: (dice.choice(TROUBLES), dice.randrange(IMPORTS)) for name in dice.sample(names, copies - 1)}
+        print(f"{copies} copies on {len(names)} disks; {bad}", file=sys.stderr)
+        recorder = self.start(state)
+        try:
+            self.create(recorder, [disks.path(name) for name in names], copies)
+            recorder = self.restart(recorder, state)  # with its buffers as they were set
+            kept = self.import_among_troubles(dice, recorder, disks, bad)
+            kept += self.import_until_noticed(recorder, disks, bad, len(kept))
+            self.check(recorder, kept)
+            peak = peak_bytes(recorder)
+            if peak is not None:
+                self.assertLessEqual(peak, BUFFER_BYTES + MEMORY_BYTES_MORE, "P10")
+        finally:
+            for name in bad:  # a process that has requests under way does not end
+                disks.vanish(name)
+                disks.release(name)
+            recorder.kill() if dice.random() < 0.5 else recorder.stop()
+        recorder = self.start(state)
+        self.wait_until_up(recorder)
+        self.check(recorder, kept)
+        recorder.stop()
+        for name in bad:
+            disks.heal(name)
+        recorder = self.start(state)
+        self.wait_until_up(recorder)
+        self.check(recorder, kept)
+        self.assertEqual(recorder.stop(), 0)
+
+    def restart(self, recorder, state):
+        self.assertEqual(recorder.stop(), 0)
+        recorder = self.start(state)
+        self.wait_until_up(recorder)
+        return recorder
+
+    def create(self, recorder, paths, copies):
+        recorder.call("ring.create", name="r", copies=copies, slot_bytes=world.MIB,
+                      disks=[{"path": path, "bytes": DISK_BYTES} for path in paths])
+        recorder.call("ring.set", ring="r", settings={"buffer_bytes": str(BUFFER_BYTES), "flush_window": "200ms",
+                                                      "disk_wait": "2s"})
+
+    def import_among_troubles(self, dice, recorder, disks, bad):
+        kept = []
+        for number in range(IMPORTS):
+            starting = [(name, trouble, dice.random() * 0.2) for name, (trouble, when) in bad.items() if when == number]
+            threads = [world.thread(self.begin, disks, *trouble) for trouble in starting]
+            packets = world.numbered(dice.randrange(100, 1500), first=len(kept), size=dice.randrange(22, 1200))
+            result = world.import_packets(recorder, "r", packets)
+            self.assertIsNone(result["files"][0]["error"], "P4")
+            self.assertEqual(result["account"]["stored"], len(packets), "P4")
+            kept += packets
+            for thread in threads:
+                thread.join()
+        return kept
+
+    def import_until_noticed(self, recorder, disks, bad, first):
+        """A disk that hangs must be known for it before something is read: a read there would wait for it."""
+        hanging = [disks.path(name) for name, (trouble, _) in bad.items() if trouble == "hangs"]
+        kept = []
+        while True:
+            said = [event["text"] for event in recorder.call("events")["events"] if event["kind"] == "disk-suspect"]
+            if all(any(path in text for text in said) for path in hanging):
+                return kept
+            packets = world.numbered(200, first=first + len(kept))
+            self.assertIsNone(world.import_packets(recorder, "r", packets)["files"][0]["error"], "P4")
+            kept += packets
+
+    @staticmethod
+    def begin(disks, name, trouble, delay):
+        time.sleep(delay)
+        if trouble == "fails":
+            disks.fault(name, "eio", count=0, one_in=2)
+        elif trouble == "hangs":
+            disks.hang(name)
+        elif trouble == "vanishes":
+            disks.vanish(name)
+        else:
+            disks.fault(name, "delayed", count=0, ms=400)
+
+    def wait_until_up(self, recorder):
+        while True:
+            ring = recorder.call("ring.list")["rings"][0]
+            self.assertNotEqual(ring["state"], "failed", ring)
+            if ring["state"] == "idle":
+                return
+            time.sleep(0.01)
+
+    def check(self, recorder, kept):
+        found, result = world.extract(recorder, "r")
+        self.assertEqual(len(found), len(kept), result)
+        self.assertEqual(found, kept, "P1")
+
+
+if __name__ == "__main__":
+    faulty_world.require()
+    sys.argv = sys.argv[:1]
+    world.main()
