@@ -379,9 +379,10 @@ static void packet_judge(struct pipeline *pipeline, const struct packet *packet)
         return;
     }
     struct rule_verdict verdict = RULE_VERDICT_NONE;
-    if (pipeline->asks_app)
-        verdict = pipeline->feed->port ? classifier_verdict(pipeline->feed->port, packet, &decoded)
-                                       : RULE_VERDICT_UNKNOWN;
+    if (pipeline->asks_app) {
+        struct classifier_port *port = rule_feed_port(pipeline->feed);
+        verdict = port ? classifier_verdict(port, packet, &decoded) : RULE_VERDICT_UNKNOWN;
+    }
     rule_state_apply(pipeline->feed->state, packet, &decoded, verdict, &outcome);
     if (outcome.decision == RULE_STORE)
         packet_store(pipeline, packet, outcome.keep_bytes, outcome.cut ? STORED_CUT : STORED_WHOLE,
@@ -413,6 +414,14 @@ static void rules_take(struct pipeline *pipeline)
         (void)interface_to_rules(pipeline, i,
                                  pipeline->source->ops->interface(pipeline->source, i));
     set_way(pipeline);
+}
+
+/* Hears what layer 7 has found out meanwhile. */
+static void layer7_turn(struct pipeline *pipeline)
+{
+    struct classifier_port *port = pipeline->asks_app ? rule_feed_port(pipeline->feed) : NULL;
+    if (port)
+        classifier_port_turn(port);
 }
 
 static void batch_take(struct pipeline *pipeline)
@@ -480,8 +489,7 @@ static int run(struct pipeline *pipeline, struct failure *failure)
             if (pipeline->options.interface_ended)
                 pipeline->options.interface_ended(pipeline->options.context, source->failure.text);
         }
-        if (pipeline->asks_app && pipeline->feed->port)
-            classifier_port_turn(pipeline->feed->port);
+        layer7_turn(pipeline);
         uint64_t now_ns = monotonic_ns();
         counters_read_if_due(pipeline, now_ns);
         stream_tick(pipeline->stream);

@@ -305,9 +305,13 @@ static int make_ready(const struct ring_rules *rules, const struct rule_list *li
 static int port_open(struct ring_rules *rules, struct rule_feed *feed,
                      const struct rule_program *program, struct failure *failure)
 {
-    if (!rules->classifier || feed->port || !rule_program_needs_app(program))
+    if (!rules->classifier || rule_feed_port(feed) || !rule_program_needs_app(program))
         return 0;
-    return classifier_port_open(rules->classifier, 0, &feed->port, failure);
+    struct classifier_port *port;
+    int code = classifier_port_open(rules->classifier, 0, &port, failure);
+    if (code == 0)
+        atomic_store_explicit(&feed->port, port, memory_order_release);
+    return code;
 }
 
 /* Under the lock: a state of the next program for each feed, or none. */
@@ -503,7 +507,8 @@ void ring_rules_detach(struct ring_rules *rules, struct rule_feed **slot)
     *link = feed->next;
     pthread_mutex_unlock(&rules->lock);
     rule_state_close(&feed->state);
-    classifier_port_close(&feed->port);
+    struct classifier_port *port = rule_feed_port(feed);
+    classifier_port_close(&port);
     free(feed);
     *slot = NULL;
 }

@@ -34,9 +34,9 @@ struct ring_rules;
 struct rule_feed {
     struct rule_handover handover;
     struct rule_state *state; /* never null */
-    /* For `app`; null: no list needed it when it was offered, or it could not be had. Set before
-     * the first list that needs it is offered, and there to stay. */
-    struct classifier_port *port;
+    /* For `app`; null: no list has needed it yet, or it could not be had, in which case a later
+     * change may bring it. Then it is there to stay. Read by rule_feed_port(). */
+    _Atomic(struct classifier_port *) port;
 
     /* under the lock of the rules */
     struct rule_feed *next;
@@ -117,6 +117,12 @@ void ring_rules_detach(struct ring_rules *rules, struct rule_feed **feed);
 static inline bool rule_feed_take(struct rule_feed *feed)
 {
     return rule_handover_take(&feed->handover, &feed->state);
+}
+
+/* The way to layer 7, or null. The capture thread's. */
+static inline struct classifier_port *rule_feed_port(struct rule_feed *feed)
+{
+    return atomic_load_explicit(&feed->port, memory_order_acquire);
 }
 
 #endif
