@@ -27,10 +27,10 @@
 #define TRIES_FREE_PAIR 4u     /* wrong ones for a user from an address */
 #define TRIES_FREE_ADDRESS 20u /* from an address */
 
-const char access_no_cookie[] = "Set-Cookie: " COOKIE "=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0\r\n";
+const char access_no_cookie[] =
+    "Set-Cookie: " COOKIE "=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0\r\n";
 
-/* ---- guessing
- * -------------------------------------------------------------------------------------- */
+/* ---- guessing -------------------------------------------------------------------------------- */
 
 struct guard_place {
     uint8_t key[SECRET_DIGEST_BYTES];
@@ -131,8 +131,7 @@ void login_guard_right(struct login_guard *guard, const char *key)
     pthread_mutex_unlock(&guard->lock);
 }
 
-/* ---- Host and origin
- * ------------------------------------------------------------------------------- */
+/* ---- Host and origin ------------------------------------------------------------------------- */
 
 /* The name without its port and brackets. False: it makes no sense. */
 static bool host_name(const char *host, char name[256])
@@ -186,8 +185,7 @@ bool access_origin_is_ours(const struct exchange *exchange)
     return strcasecmp(origin, expected) == 0;
 }
 
-/* ---- who
- * ------------------------------------------------------------------------------------------- */
+/* ---- who ------------------------------------------------------------------------------------- */
 
 static int nobody(struct failure *failure)
 {
@@ -247,10 +245,12 @@ static int by_cookie(struct exchange *exchange, struct failure *failure)
         return nobody(failure);
     take_session(exchange, secret);
     int code = web_store_session(store, exchange->caller.secret, &session);
-    if (code != 0 || now - session.used_s > SESSION_IDLE_S || now - session.created_s > SESSION_MAX_S)
+    if (code != 0 || now - session.used_s > SESSION_IDLE_S ||
+        now - session.created_s > SESSION_MAX_S)
         return nobody(failure);
     if (now - session.used_s >= SESSION_NOTE_S)
-        (void)web_store_use_session(store, exchange->caller.secret, now); /* it may have ended meanwhile */
+        (void)web_store_use_session(store, exchange->caller.secret,
+                                    now); /* it may have ended meanwhile */
     return take_user(exchange, session.user, failure);
 }
 
@@ -275,10 +275,10 @@ bool access_csrf_is_right(const struct exchange *exchange)
            CRYPTO_memcmp(given, exchange->caller.csrf, SECRET_TEXT_SIZE - 1) == 0;
 }
 
-/* ---- logging in
- * ------------------------------------------------------------------------------------ */
+/* ---- logging in ------------------------------------------------------------------------------ */
 
-int access_begin_session(struct exchange *exchange, char cookie[COOKIE_LINE_SIZE], struct failure *failure)
+int access_begin_session(struct exchange *exchange, char cookie[COOKIE_LINE_SIZE],
+                         struct failure *failure)
 {
     char secret[SECRET_TEXT_SIZE];
     struct web_session session = {.created_s = time(NULL)};
@@ -292,8 +292,8 @@ int access_begin_session(struct exchange *exchange, char cookie[COOKIE_LINE_SIZE
     int code = web_store_add_session(exchange->server->store, exchange->caller.secret, &session);
     if (code != 0)
         return fail(failure, code, "the session cannot be kept: %s", error_text(code));
-    snprintf(cookie, COOKIE_LINE_SIZE, "Set-Cookie: " COOKIE "=%s; Path=/; Secure; HttpOnly; SameSite=Strict\r\n",
-             secret);
+    snprintf(cookie, COOKIE_LINE_SIZE,
+             "Set-Cookie: " COOKIE "=%s; Path=/; Secure; HttpOnly; SameSite=Strict\r\n", secret);
     OPENSSL_cleanse(secret, sizeof secret);
     return 0;
 }

@@ -1,9 +1,9 @@
 /*
- * access.h - who asks, and whether that is believed: log-in, cookies, tokens, Host and origin, and how
- * often somebody may guess.
+ * access.h - who asks, and whether that is believed: log-in, cookies, tokens, Host and origin, and
+ * how often somebody may guess.
  *
- * A session is a cookie `__Host-tapeloop` with 256 random bits, sent over TLS only; every change that
- * it asks for must bring the header X-CSRF-Token with what the session's answer says. A token
+ * A session is a cookie `__Host-tapeloop` with 256 random bits, sent over TLS only; every change
+ * that it asks for must bring the header X-CSRF-Token with what the session's answer says. A token
  * (`Authorization: Bearer tl_...`) needs neither. On the Unix socket there are tokens only.
  */
 #ifndef WEB_ACCESS_H
@@ -20,20 +20,22 @@ struct login_guard *login_guard_open(void);
 void login_guard_close(struct login_guard **guard);
 
 /*
- * How many seconds `key` has to wait before its next try, 0: none. `free_tries` wrong ones cost nothing; each further
- * one doubles the wait, from 1 s to 5 minutes. A key that has made no mistake for an hour is forgotten.
+ * How many seconds `key` has to wait before its next try, 0: none. `free_tries` wrong ones cost
+ * nothing; each further one doubles the wait, from 1 s to 5 minutes. A key that has made no mistake
+ * for an hour is forgotten.
  */
 unsigned login_guard_wait(struct login_guard *guard, const char *key, unsigned free_tries);
 void login_guard_wrong(struct login_guard *guard, const char *key);
 void login_guard_right(struct login_guard *guard, const char *key);
 
 /*
- * Whether the Host header names this server: an address, localhost, the machine's own name, or one of the operator's. A
- * name that somebody else's DNS points here (rebinding) is none of them.
+ * Whether the Host header names this server: an address, localhost, the machine's own name, or one
+ * of the operator's. A name that somebody else's DNS points here (rebinding) is none of them.
  */
 bool access_host_is_ours(const char *host, const char *const *names, unsigned count);
 
-/* Whether a browser says that the request comes from our own pages; who says nothing is no browser. */
+/* Whether a browser says that the request comes from our own pages; who says nothing is no browser.
+ */
 bool access_origin_is_ours(const struct exchange *exchange);
 
 /* Fills exchange->caller from cookie or token. ERR_PERMISSION: neither, or not (any more) good. */
@@ -43,15 +45,17 @@ int access_identify(struct exchange *exchange, struct failure *failure);
 bool access_csrf_is_right(const struct exchange *exchange);
 
 /*
- * Checks name and password, and begins a session: exchange->caller is filled, `cookie` is a header line. ERR_PERMISSION: wrong;
- * ERR_AGAIN: too many wrong ones, *wait_s says how long to wait; ERR_BUSY.
+ * Checks name and password, and begins a session: exchange->caller is filled, `cookie` is a header
+ * line. ERR_PERMISSION: wrong; ERR_AGAIN: too many wrong ones, *wait_s says how long to wait;
+ * ERR_BUSY.
  */
 #define COOKIE_LINE_SIZE 192
 int access_log_in(struct exchange *exchange, const char *name, const char *password,
                   char cookie[COOKIE_LINE_SIZE], unsigned *wait_s, struct failure *failure);
 
 /* A new session for the caller, who has just proved who he is. */
-int access_begin_session(struct exchange *exchange, char cookie[COOKIE_LINE_SIZE], struct failure *failure);
+int access_begin_session(struct exchange *exchange, char cookie[COOKIE_LINE_SIZE],
+                         struct failure *failure);
 
 /* The header line that makes a browser forget the cookie. */
 extern const char access_no_cookie[];

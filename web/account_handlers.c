@@ -30,13 +30,13 @@ static int fail_store(struct failure *failure, int code, const char *what)
     }
 }
 
-/* ---- sessions
- * -------------------------------------------------------------------------------------- */
+/* ---- sessions -------------------------------------------------------------------------------- */
 
 static json_t *session_json(const struct caller *caller)
 {
-    return json_pack("{s:s, s:s, s:o, s:b, s:o}", "user", caller->name, "role", role_name(caller->role), "scopes",
-                     rights_json(caller->rights), "must_change_password", (int)caller->must_change, "csrf_token",
+    return json_pack("{s:s, s:s, s:o, s:b, s:o}", "user", caller->name, "role",
+                     role_name(caller->role), "scopes", rights_json(caller->rights),
+                     "must_change_password", (int)caller->must_change, "csrf_token",
                      caller->by_cookie ? json_string(caller->csrf) : json_null());
 }
 
@@ -47,7 +47,8 @@ int handle_session_begin(struct exchange *exchange)
     char cookie[COOKIE_LINE_SIZE], line[48];
     unsigned wait_s = 0;
     if (exchange->entrance == ENTRANCE_LOCAL)
-        return answer_problem(exchange, 403, "permission", "there are no sessions on this socket: send a token", NULL);
+        return answer_problem(exchange, 403, "permission",
+                              "there are no sessions on this socket: send a token", NULL);
     int code = exchange_check_body(exchange, "user password", &failure);
     if (code == 0)
         code = exchange_body_string(exchange, "user", true, &name, &failure);
@@ -83,8 +84,8 @@ int handle_session_end(struct exchange *exchange)
     return answer_nothing(exchange, access_no_cookie);
 }
 
-static int set_password(struct exchange *exchange, const char *name, const char *password, bool must_change,
-                        struct failure *failure)
+static int set_password(struct exchange *exchange, const char *name, const char *password,
+                        bool must_change, struct failure *failure)
 {
     char hash[PASSWORD_HASH_SIZE];
     int code = password_check_new(password, failure);
@@ -104,7 +105,8 @@ int handle_session_password(struct exchange *exchange)
     char cookie[COOKIE_LINE_SIZE];
     struct web_user user;
     if (!exchange->caller.by_cookie)
-        return answer_problem(exchange, 403, "permission", "a token cannot change its user's password", NULL);
+        return answer_problem(exchange, 403, "permission",
+                              "a token cannot change its user's password", NULL);
     int code = exchange_check_body(exchange, "old_password password", &failure);
     if (code == 0)
         code = exchange_body_string(exchange, "old_password", true, &old, &failure);
@@ -130,13 +132,13 @@ int handle_session_password(struct exchange *exchange)
     return answer_json(exchange, 200, session_json(&exchange->caller), cookie);
 }
 
-/* ---- tokens
- * ---------------------------------------------------------------------------------------- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
 static json_t *token_json(const struct web_token *token)
 {
-    return json_pack("{s:I, s:s, s:o, s:I, s:o}", "token", (json_int_t)token->number, "name", token->name, "scopes",
-                     rights_json(token->rights), "created_s", (json_int_t)token->created_s, "expires_s",
+    return json_pack("{s:I, s:s, s:o, s:I, s:o}", "token", (json_int_t)token->number, "name",
+                     token->name, "scopes", rights_json(token->rights), "created_s",
+                     (json_int_t)token->created_s, "expires_s",
                      token->expires_s ? json_integer((json_int_t)token->expires_s) : json_null());
 }
 
@@ -149,7 +151,8 @@ int handle_tokens(struct exchange *exchange)
 {
     struct failure failure = {0};
     json_t *tokens = json_array();
-    int code = web_store_tokens(exchange->server->store, exchange->caller.name, append_token, tokens);
+    int code =
+        web_store_tokens(exchange->server->store, exchange->caller.name, append_token, tokens);
     if (code != 0) {
         json_decref(tokens);
         fail_store(&failure, code, "token");
@@ -158,7 +161,8 @@ int handle_tokens(struct exchange *exchange)
     return answer_json(exchange, 200, json_pack("{s:o}", "tokens", tokens), NULL);
 }
 
-static int take_token(const struct exchange *exchange, struct web_token *token, struct failure *failure)
+static int take_token(const struct exchange *exchange, struct web_token *token,
+                      struct failure *failure)
 {
     const char *name;
     const json_t *days = json_object_get(exchange->body, "days");
@@ -172,8 +176,10 @@ static int take_token(const struct exchange *exchange, struct web_token *token, 
     json_int_t count = json_integer_value(days);
     if (strlen(name) == 0 || strlen(name) > TOKEN_NAME_MAX)
         return fail(failure, ERR_INVALID, "name: expected 1 to %u bytes", TOKEN_NAME_MAX);
-    if (days && !json_is_null(days) && (!json_is_integer(days) || count < 1 || count > TOKEN_DAYS_MAX))
-        return fail(failure, ERR_INVALID, "days: expected 1 to %d, or nothing: good until it is deleted", TOKEN_DAYS_MAX);
+    if (days && !json_is_null(days) &&
+        (!json_is_integer(days) || count < 1 || count > TOKEN_DAYS_MAX))
+        return fail(failure, ERR_INVALID,
+                    "days: expected 1 to %d, or nothing: good until it is deleted", TOKEN_DAYS_MAX);
     if (token->rights & ~exchange->caller.rights)
         return fail(failure, ERR_PERMISSION, "a token cannot have a scope that you do not have");
     snprintf(token->name, sizeof token->name, "%s", name);
@@ -212,8 +218,9 @@ int handle_token_delete(struct exchange *exchange)
     struct failure failure = {0};
     char *end;
     long long number = strtoll(exchange->parameter[0], &end, 10);
-    int code = *end ? ERR_NOT_FOUND
-                    : web_store_delete_token(exchange->server->store, exchange->caller.name, number);
+    int code = *end
+                   ? ERR_NOT_FOUND
+                   : web_store_delete_token(exchange->server->store, exchange->caller.name, number);
     if (code != 0) {
         fail_store(&failure, code, "token");
         return answer_failure(exchange, &failure);
@@ -222,13 +229,13 @@ int handle_token_delete(struct exchange *exchange)
     return answer_nothing(exchange, NULL);
 }
 
-/* ---- users
- * ----------------------------------------------------------------------------------------- */
+/* ---- users ----------------------------------------------------------------------------------- */
 
 static json_t *user_json(const struct web_user *user)
 {
     return json_pack("{s:s, s:s, s:b, s:I}", "user", user->name, "role", role_name(user->role),
-                     "must_change_password", (int)user->must_change, "created_s", (json_int_t)user->created_s);
+                     "must_change_password", (int)user->must_change, "created_s",
+                     (json_int_t)user->created_s);
 }
 
 static int append_user(const struct web_user *user, void *context)
@@ -313,7 +320,8 @@ int handle_user_change(struct exchange *exchange)
         fail_store(&failure, code, "user");
     if (code == 0 && password)
         code = set_password(exchange, name, password, true, &failure);
-    if (code == 0 && role && (code = web_store_set_role(exchange->server->store, name, (enum role)found)) != 0)
+    if (code == 0 && role &&
+        (code = web_store_set_role(exchange->server->store, name, (enum role)found)) != 0)
         fail_store(&failure, code, "user");
     if (code != 0)
         return answer_failure(exchange, &failure);

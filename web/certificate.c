@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <openssl/bn.h>
 #include <openssl/ec.h>
 #include <openssl/err.h>
@@ -14,13 +15,12 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <stdbool.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DAYS 397       /* browsers take no longer ones */
+#define DAYS 397 /* browsers take no longer ones */
 #define DAYS_LEFT_MIN 30
 #define DAY_S (24 * 60 * 60)
 #define NAMES_SIZE 2048u
@@ -36,8 +36,7 @@ static int fail_tls(struct failure *failure, int code, const char *what)
     return fail(failure, code, "%s: %s", what, words);
 }
 
-/* ---- making one
- * ------------------------------------------------------------------------------------ */
+/* ---- making one ------------------------------------------------------------------------------ */
 
 static bool add_extension(X509 *certificate, int kind, const char *value)
 {
@@ -55,7 +54,8 @@ static bool is_name(const char *text)
 {
     size_t length = strlen(text);
     return length > 0 && length < 254 &&
-           strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.:") == length;
+           strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.:") ==
+               length;
 }
 
 static void append_name(char *names, const char *name)
@@ -64,7 +64,8 @@ static void append_name(char *names, const char *name)
     size_t used = strlen(names);
     if (!is_name(name))
         return;
-    bool number = inet_pton(AF_INET, name, &address) == 1 || inet_pton(AF_INET6, name, &address) == 1;
+    bool number =
+        inet_pton(AF_INET, name, &address) == 1 || inet_pton(AF_INET6, name, &address) == 1;
     if (!number && strchr(name, ':'))
         return;
     int added = snprintf(names + used, NAMES_SIZE - used, ",%s:%s", number ? "IP" : "DNS", name);
@@ -83,8 +84,10 @@ static bool name_it(X509 *certificate, const char *const *names, size_t count)
         append_name(alternatives, names[i]);
     snprintf(common, sizeof common, "%.64s", host);
     X509_NAME *name = X509_get_subject_name(certificate);
-    return X509_NAME_add_entry_by_txt(name, "O", MBSTRING_ASC, (const unsigned char *)"tapeloop", -1, -1, 0) == 1 &&
-           X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)common, -1, -1, 0) == 1 &&
+    return X509_NAME_add_entry_by_txt(name, "O", MBSTRING_ASC, (const unsigned char *)"tapeloop",
+                                      -1, -1, 0) == 1 &&
+           X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)common, -1,
+                                      -1, 0) == 1 &&
            X509_set_issuer_name(certificate, name) == 1 &&
            add_extension(certificate, NID_subject_alt_name, alternatives);
 }
@@ -101,8 +104,8 @@ static bool number_it(X509 *certificate)
 static X509 *sign(EVP_PKEY *key, const char *const *names, size_t count)
 {
     X509 *certificate = X509_new();
-    if (certificate && X509_set_version(certificate, X509_VERSION_3) == 1 && number_it(certificate) &&
-        X509_gmtime_adj(X509_getm_notBefore(certificate), -DAY_S) &&
+    if (certificate && X509_set_version(certificate, X509_VERSION_3) == 1 &&
+        number_it(certificate) && X509_gmtime_adj(X509_getm_notBefore(certificate), -DAY_S) &&
         X509_gmtime_adj(X509_getm_notAfter(certificate), (long)DAYS * DAY_S) &&
         X509_set_pubkey(certificate, key) == 1 && name_it(certificate, names, count) &&
         add_extension(certificate, NID_basic_constraints, "critical,CA:FALSE") &&
@@ -150,13 +153,15 @@ static bool is_fresh(const char *path)
         fclose(file);
     ERR_clear_error();
     int days = 0, seconds = 0;
-    bool fresh = certificate && ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(certificate)) == 1 &&
+    bool fresh = certificate &&
+                 ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(certificate)) == 1 &&
                  days >= DAYS_LEFT_MIN;
     X509_free(certificate);
     return fresh;
 }
 
-int certificate_make(const char *directory, const char *const *names, size_t count, struct failure *failure)
+int certificate_make(const char *directory, const char *const *names, size_t count,
+                     struct failure *failure)
 {
     char path[PATH_MAX];
     if (snprintf(path, sizeof path, "%s/%s", directory, CERTIFICATE_FILE) >= (int)sizeof path)
@@ -172,10 +177,10 @@ int certificate_make(const char *directory, const char *const *names, size_t cou
     return code;
 }
 
-/* ---- using one
- * ------------------------------------------------------------------------------------- */
+/* ---- using one ------------------------------------------------------------------------------- */
 
-int certificate_context(const char *certificate, const char *key, SSL_CTX **result, struct failure *failure)
+int certificate_context(const char *certificate, const char *key, SSL_CTX **result,
+                        struct failure *failure)
 {
     char what[PATH_MAX + 64];
     if (!key)
@@ -191,7 +196,8 @@ int certificate_context(const char *certificate, const char *key, SSL_CTX **resu
     bool good = SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) == 1 &&
                 SSL_CTX_set_cipher_list(context, "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL") == 1;
     SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
-                                     SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_IGNORE_UNEXPECTED_EOF);
+                                     SSL_OP_CIPHER_SERVER_PREFERENCE |
+                                     SSL_OP_IGNORE_UNEXPECTED_EOF);
     SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                   SSL_MODE_RELEASE_BUFFERS);
     good = good && SSL_CTX_use_certificate_chain_file(context, certificate) == 1;
@@ -217,5 +223,6 @@ void certificate_fingerprint(SSL_CTX *context, char text[FINGERPRINT_SIZE])
     if (!certificate || X509_digest(certificate, EVP_sha256(), digest, &count) != 1 || count != 32)
         return;
     for (unsigned i = 0; i < count; i++)
-        snprintf(text + 3 * i, FINGERPRINT_SIZE - 3 * i, i + 1 < count ? "%02X:" : "%02X", digest[i]);
+        snprintf(text + 3 * i, FINGERPRINT_SIZE - 3 * i, i + 1 < count ? "%02X:" : "%02X",
+                 digest[i]);
 }

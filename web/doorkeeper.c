@@ -1,8 +1,8 @@
 /*
  * doorkeeper.c - see doorkeeper.h.
  *
- * Where it is root it keeps, of root's powers, those with which it makes a web process under another
- * user, ends it, and connects to the recorder.
+ * Where it is root it keeps, of root's powers, those with which it makes a web process under
+ * another user, ends it, and connects to the recorder.
  */
 #include "doorkeeper.h"
 
@@ -46,7 +46,8 @@ static void keep_capabilities(void)
         return;
     capng_clear(CAPNG_SELECT_BOTH);
     for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++)
-        capng_update(CAPNG_ADD, (capng_type_t)(CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_BOUNDING_SET),
+        capng_update(CAPNG_ADD,
+                     (capng_type_t)(CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_BOUNDING_SET),
                      kept[i]);
     if (capng_apply(CAPNG_SELECT_BOTH) != 0)
         fputs("tapeloop-web: not all capabilities can be given up\n", stderr);
@@ -127,7 +128,8 @@ static bool bury(struct doorkeeper *keeper, int *status)
     if (keeper->ending)
         return true;
     if (WIFSIGNALED(how))
-        fprintf(stderr, "tapeloop-web: the web process was ended by signal %d (%s); another one begins\n",
+        fprintf(stderr,
+                "tapeloop-web: the web process was ended by signal %d (%s); another one begins\n",
                 WTERMSIG(how), strsignal(WTERMSIG(how)));
     else
         fprintf(stderr, "tapeloop-web: the web process ended with status %d; another one begins\n",
@@ -155,10 +157,8 @@ static bool take_signal(struct doorkeeper *keeper, int *status)
 
 int doorkeeper_run(const char *state_directory, doorkeeper_worker worker, void *context)
 {
-    struct doorkeeper keeper = {.state_directory = state_directory,
-                                .worker = worker,
-                                .context = context,
-                                .door_fd = -1};
+    struct doorkeeper keeper = {
+        .state_directory = state_directory, .worker = worker, .context = context, .door_fd = -1};
     int status = 0;
     sigset_t set;
     sigemptyset(&set);

@@ -14,19 +14,29 @@
 #include "text.h"
 
 #define QUERY_PARAMETERS_MAX 32
+#define QUERY_VALUE_BYTES_MAX 8192u
 
-/* ---- the request
- * ----------------------------------------------------------------------------------- */
+/* ---- the request ----------------------------------------------------------------------------- */
 
 const char *exchange_header(const struct exchange *exchange, const char *name)
 {
     return mg_get_header(exchange->connection, name);
 }
 
-bool exchange_query(const struct exchange *exchange, const char *name, char *value, size_t size)
+int exchange_query(const struct exchange *exchange, const char *name, char *value, size_t size,
+                   struct failure *failure)
 {
     const char *query = exchange->info->query_string;
-    return query && mg_get_var(query, strlen(query), name, value, size) >= 0;
+    int length = -1;
+    char text[QUERY_VALUE_BYTES_MAX + 1];
+    if (query)
+        length = mg_get_var(query, strlen(query), name, text, sizeof text);
+    if (length == -1)
+        return 0;
+    if (length < 0 || (size_t)length >= size)
+        return fail(failure, ERR_INVALID, "%s: longer than %zu bytes", name, size - 1);
+    memcpy(value, text, (size_t)length + 1);
+    return 0;
 }
 
 /* Whether `name` (length bytes) is one of the words of `names`. */
@@ -42,15 +52,19 @@ static bool is_among(const char *name, size_t length, const char *names)
     return false;
 }
 
-int exchange_check_query(const struct exchange *exchange, const char *names, struct failure *failure)
+int exchange_check_query(const struct exchange *exchange, const char *names,
+                         struct failure *failure)
 {
     const char *part = exchange->info->query_string;
     const char *seen[QUERY_PARAMETERS_MAX];
     size_t seen_bytes[QUERY_PARAMETERS_MAX], count = 0;
+    if (part && strstr(part, "%00"))
+        return fail(failure, ERR_INVALID, "the query holds a zero");
     while (part && *part) {
         size_t length = strcspn(part, "&"), name = strcspn(part, "=&");
         char shown[64];
-        snprintf(shown, sizeof shown, "%.*s", (int)(name < sizeof shown ? name : sizeof shown - 1), part);
+        snprintf(shown, sizeof shown, "%.*s", (int)(name < sizeof shown ? name : sizeof shown - 1),
+                 part);
         if (!is_among(part, name, names))
             return fail(failure, ERR_INVALID, "there is no query parameter \"%s\" here", shown);
         for (size_t i = 0; i < count; i++)
@@ -65,8 +79,8 @@ int exchange_check_query(const struct exchange *exchange, const char *names, str
     return 0;
 }
 
-int exchange_query_count(const struct exchange *exchange, const char *name, int64_t min, int64_t max,
-                         int64_t *value, struct failure *failure)
+int exchange_query_count(const struct exchange *exchange, const char *name, int64_t min,
+                         int64_t max, int64_t *value, struct failure *failure)
 {
     char text[32], *end;
     const char *query = exchange->info->query_string;
@@ -77,7 +91,8 @@ int exchange_query_count(const struct exchange *exchange, const char *name, int6
     long long number = length > 0 ? strtoll(text, &end, 10) : 0;
     if (length <= 0 || *end != '\0' || errno != 0 || number < min || number > max ||
         (text[0] != '-' && (text[0] < '0' || text[0] > '9')))
-        return fail(failure, ERR_INVALID, "%s: expected a number from %" PRId64 " to %" PRId64, name, min, max);
+        return fail(failure, ERR_INVALID, "%s: expected a number from %" PRId64 " to %" PRId64,
+                    name, min, max);
     *value = number;
     return 0;
 }
@@ -86,10 +101,13 @@ int exchange_check_body(const struct exchange *exchange, const char *names, stru
 {
     const char *name;
     json_t *value;
-    json_object_foreach (exchange->body, name, value)
-        if (!is_among(name, strlen(name), names))
-            return fail(failure, ERR_INVALID, "the body has a member that does not belong here; possible are: %s",
-                        names);
+    json_object_foreach(
+        exchange->body, name,
+        value) if (!is_among(name, strlen(name),
+                             names)) return fail(failure, ERR_INVALID,
+                                                 "the body has a member that does not belong here; "
+                                                 "possible are: %s",
+                                                 names);
     return 0;
 }
 
@@ -104,13 +122,13 @@ int exchange_body_string(const struct exchange *exchange, const char *name, bool
     return 0;
 }
 
-/* ---- the answer
- * ------------------------------------------------------------------------------------ */
+/* ---- the answer ------------------------------------------------------------------------------ */
 
 /* What every answer says about itself, so that no browser makes more of it than it is. */
 static const char guards[] =
     "Cache-Control: no-store\r\n"
-    "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src "
+    "'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'\r\n"
     "Cross-Origin-Opener-Policy: same-origin\r\n"
     "Cross-Origin-Resource-Policy: same-origin\r\n"
@@ -119,16 +137,19 @@ static const char guards[] =
     "X-Content-Type-Options: nosniff\r\n"
     "X-Frame-Options: DENY\r\n";
 
-void answer_head(struct exchange *exchange, int status, const char *type, int64_t length, const char *more)
+void answer_head(struct exchange *exchange, int status, const char *type, int64_t length,
+                 const char *more)
 {
     char lines[256] = "";
     int used = 0;
     if (type)
         used = snprintf(lines, sizeof lines, "Content-Type: %s\r\n", type);
     if (length >= 0)
-        snprintf(lines + used, sizeof lines - (size_t)used, "Content-Length: %" PRId64 "\r\n", length);
+        snprintf(lines + used, sizeof lines - (size_t)used, "Content-Length: %" PRId64 "\r\n",
+                 length);
     mg_printf(exchange->connection, "HTTP/1.1 %d %s\r\n%s%s%sConnection: close\r\n\r\n", status,
-              mg_get_response_code_text(exchange->connection, status), lines, more ? more : "", guards);
+              mg_get_response_code_text(exchange->connection, status), lines, more ? more : "",
+              guards);
 }
 
 static bool is_head(const struct exchange *exchange)
@@ -137,7 +158,8 @@ static bool is_head(const struct exchange *exchange)
     return method && strcmp(method, "HEAD") == 0;
 }
 
-static int answer_text(struct exchange *exchange, int status, const char *type, char *text, const char *more)
+static int answer_text(struct exchange *exchange, int status, const char *type, char *text,
+                       const char *more)
 {
     size_t length = text ? strlen(text) : 0;
     if (!text) {
@@ -179,13 +201,15 @@ int answer_nothing(struct exchange *exchange, const char *more)
     return 204;
 }
 
-int answer_problem(struct exchange *exchange, int status, const char *code, const char *sentence, const char *more)
+int answer_problem(struct exchange *exchange, int status, const char *code, const char *sentence,
+                   const char *more)
 {
     char clean[1024];
-    text_printable(sentence, clean, sizeof clean); /* sentences hold foreign text; JSON holds UTF-8 only */
+    text_printable(sentence, clean,
+                   sizeof clean); /* sentences hold foreign text; JSON holds UTF-8 only */
     json_t *problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", "about:blank", "title",
-                                mg_get_response_code_text(exchange->connection, status), "status", status,
-                                "code", code, "detail", clean);
+                                mg_get_response_code_text(exchange->connection, status), "status",
+                                status, "code", code, "detail", clean);
     char *text = problem ? json_dumps(problem, JSON_COMPACT) : NULL;
     json_decref(problem);
     return answer_text(exchange, status, "application/problem+json", text, more);

@@ -1,8 +1,9 @@
 /*
  * exchange.h - one HTTP request and its answer, between CivetWeb and the handlers.
  *
- * An exchange belongs to the thread that serves its connection. A handler answers exactly once, with one of the
- * answer_... functions, whose result it returns: the status of the answer. Failures are problem details (RFC 9457).
+ * An exchange belongs to the thread that serves its connection. A handler answers exactly once,
+ * with one of the answer_... functions, whose result it returns: the status of the answer. Failures
+ * are problem details (RFC 9457).
  */
 #ifndef WEB_EXCHANGE_H
 #define WEB_EXCHANGE_H
@@ -51,37 +52,43 @@ struct exchange {
     json_t *body;                                   /* of a request that has one; the exchange's */
 };
 
-/* ---- the request
- * ----------------------------------------------------------------------------------- */
+/* ---- the request ----------------------------------------------------------------------------- */
 
 /* The request's header, or null. The connection's memory. */
 const char *exchange_header(const struct exchange *exchange, const char *name);
 
-/* Copies a query parameter, decoded. False: absent, or not so long that it fits. */
-bool exchange_query(const struct exchange *exchange, const char *name, char *value, size_t size);
+/* Copies a query parameter, decoded; absent: `value` stays. ERR_INVALID: longer than size - 1
+ * bytes. */
+int exchange_query(const struct exchange *exchange, const char *name, char *value, size_t size,
+                   struct failure *failure);
 
-/* ERR_INVALID: the query has a parameter that is not among `names` (separated by blanks), or one twice. */
-int exchange_check_query(const struct exchange *exchange, const char *names, struct failure *failure);
+/* ERR_INVALID: the query has a parameter that is not among `names` (separated by blanks), a zero,
+ * or one twice. */
+int exchange_check_query(const struct exchange *exchange, const char *names,
+                         struct failure *failure);
 
 /* A whole number from the query; absent: *value stays. ERR_INVALID. */
-int exchange_query_count(const struct exchange *exchange, const char *name, int64_t min, int64_t max,
-                         int64_t *value, struct failure *failure);
+int exchange_query_count(const struct exchange *exchange, const char *name, int64_t min,
+                         int64_t max, int64_t *value, struct failure *failure);
 
 /* ERR_INVALID: the body has a member that is not among `names`. */
-int exchange_check_body(const struct exchange *exchange, const char *names, struct failure *failure);
+int exchange_check_body(const struct exchange *exchange, const char *names,
+                        struct failure *failure);
 
-/* A string member of the body. The body's memory. ERR_INVALID: absent and required, or no string. */
+/* A string member of the body. The body's memory. ERR_INVALID: absent and required, or no string.
+ */
 int exchange_body_string(const struct exchange *exchange, const char *name, bool required,
                          const char **value, struct failure *failure);
 
-/* ---- the answer
- * ------------------------------------------------------------------------------------ */
+/* ---- the answer ------------------------------------------------------------------------------ */
 
-/* Begins every answer: status line and the headers that all answers have. `more`: whole header lines, or null. */
-void answer_head(struct exchange *exchange, int status, const char *type, int64_t length /* -1: none */,
-                 const char *more);
+/* Begins every answer: status line and the headers that all answers have. `more`: whole header
+ * lines, or null. */
+void answer_head(struct exchange *exchange, int status, const char *type,
+                 int64_t length /* -1: none */, const char *more);
 
-/* `value` is consumed. A GET has an ETag and may be answered by 304. `more`: whole header lines ("Name: value\r\n"), or null. */
+/* `value` is consumed. A GET has an ETag and may be answered by 304. `more`: whole header lines
+ * ("Name: value\r\n"), or null. */
 int answer_json(struct exchange *exchange, int status, json_t *value, const char *more);
 
 /* 204 */
@@ -97,7 +104,9 @@ int answer_failure(struct exchange *exchange, const struct failure *failure);
 /* The HTTP status for an error code. */
 int answer_status(int code);
 
-/* One line about what somebody did, on standard error: for the journal. No foreign bytes get through unprintable. */
-void exchange_log(const struct exchange *exchange, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* One line about what somebody did, on standard error: for the journal. No foreign bytes get
+ * through unprintable. */
+void exchange_log(const struct exchange *exchange, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -1,15 +1,16 @@
 /*
  * extraction_handlers.c - packets: what is asked for, and the stream itself.
  *
- * The happy path: who wants packets asks for an extraction and gets a ticket; the ticket is used once, at
- * the server for downloads; the recorder is asked to write into a pipe, and what comes out of it is handed
- * on as it comes. The recorder's result says whether anything is missing; it follows the packets, as the
- * trailer `Tapeloop-Complete`, for the first byte goes out long before it is known.
+ * The happy path: who wants packets asks for an extraction and gets a ticket; the ticket is used
+ * once, at the server for downloads; the recorder is asked to write into a pipe, and what comes out
+ * of it is handed on as it comes. The recorder's result says whether anything is missing; it
+ * follows the packets, as the trailer `Tapeloop-Complete`, for the first byte goes out long before
+ * it is known.
  *
- * Failures: before the first byte they are answers of their own. After it, the connection is closed without the
- * last chunk, so that no client takes a part for the whole. A client that goes, or takes nothing for
- * half a minute, ends the extraction; so does the end of the web process, and the recorder ends its work when
- * the control connection closes.
+ * Failures: before the first byte they are answers of their own. After it, the connection is closed
+ * without the last chunk, so that no client takes a part for the whole. A client that goes, or
+ * takes nothing for half a minute, ends the extraction; so does the end of the web process, and the
+ * recorder ends its work when the control connection closes.
  */
 #include <civetweb.h>
 #include <errno.h>
@@ -30,11 +31,10 @@
 
 #define PIPE_BYTES (1 << 20)
 #define CHUNK_BYTES (256u << 10)
-#define TURN_MS 250        /* how often it is looked whether somebody wants it to stop */
-#define ANSWER_MS 10000    /* from an answer's first byte to its last */
+#define TURN_MS 250     /* how often it is looked whether somebody wants it to stop */
+#define ANSWER_MS 10000 /* from an answer's first byte to its last */
 
-/* ---- asking for packets
- * ---------------------------------------------------------------------------- */
+/* ---- asking for packets ---------------------------------------------------------------------- */
 
 static int check_format(const char *format, struct failure *failure)
 {
@@ -51,12 +51,14 @@ static int take_time(const char *name, const char *text, int64_t *time_ns, struc
     if (!text || !*text)
         return 0;
     clock_gettime(CLOCK_REALTIME, &now);
-    int code = text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, time_ns, failure);
+    int code =
+        text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, time_ns, failure);
     return code == 0 ? 0 : fail_context(failure, code, "%s: ", name);
 }
 
-static int make_wish(const struct exchange *exchange, const char *ring, const char *from, const char *to,
-                     const char *filter, const char *format, struct extraction_wish *wish, struct failure *failure)
+static int make_wish(const struct exchange *exchange, const char *ring, const char *from,
+                     const char *to, const char *filter, const char *format,
+                     struct extraction_wish *wish, struct failure *failure)
 {
     *wish = (struct extraction_wish){.from_ns = INT64_MIN, .to_ns = INT64_MAX};
     int code = text_check_ring_name(ring, failure);
@@ -79,7 +81,8 @@ static int make_wish(const struct exchange *exchange, const char *ring, const ch
 }
 
 /* Where a ticket is to be used: the same name that the client knows us by, and the other port. */
-static void download_url(const struct exchange *exchange, const char *ticket, char *url, size_t size)
+static void download_url(const struct exchange *exchange, const char *ticket, char *url,
+                         size_t size)
 {
     const char *host = exchange_header(exchange, "Host");
     size_t length = host ? strlen(host) : 0;
@@ -90,14 +93,14 @@ static void download_url(const struct exchange *exchange, const char *ticket, ch
     const char *bracket = memchr(host, ']', length), *colon = strchr(bracket ? bracket : host, ':');
     if (colon)
         length = (size_t)(colon - host);
-    snprintf(url, size, "https://%.*s:%u/api/v1/downloads/%s", (int)(length < 256 ? length : 256), host,
-             exchange->server->options->download_port, ticket);
+    snprintf(url, size, "https://%.*s:%u/api/v1/downloads/%s", (int)(length < 256 ? length : 256),
+             host, exchange->server->options->download_port, ticket);
 }
 
 #define URL_SIZE 512
 
-static int add_wish(struct exchange *exchange, struct extraction_wish *wish, int64_t *number, char url[URL_SIZE],
-                    struct failure *failure)
+static int add_wish(struct exchange *exchange, struct extraction_wish *wish, int64_t *number,
+                    char url[URL_SIZE], struct failure *failure)
 {
     char ticket[SECRET_TEXT_SIZE];
     char from[TEXT_TIME_SIZE] = "the beginning", to[TEXT_TIME_SIZE] = "the end";
@@ -105,7 +108,8 @@ static int add_wish(struct exchange *exchange, struct extraction_wish *wish, int
         text_time(wish->from_ns, from);
     if (wish->to_ns != INT64_MAX)
         text_time(wish->to_ns, to);
-    exchange_log(exchange, "extracts from %s, %s to %s: %.200s", wish->ring, from, to, wish->filter);
+    exchange_log(exchange, "extracts from %s, %s to %s: %.200s", wish->ring, from, to,
+                 wish->filter);
     int code = extraction_list_add(exchange->server->extractions, wish, number, ticket, failure);
     if (code == 0)
         download_url(exchange, ticket, url, URL_SIZE);
@@ -143,24 +147,27 @@ int handle_extraction_create(struct exchange *exchange)
     return answer_json(exchange, 201, answer, NULL);
 }
 
-/* For a script: one request that ends in packets, by way of a redirection to the server for downloads. */
+/* For a script: one request that ends in packets, by way of a redirection to the server for
+ * downloads. */
 int handle_packets(struct exchange *exchange)
 {
     struct failure failure = {0};
     struct extraction_wish wish = {0};
     char from[64] = "", to[64] = "", format[16] = "pcapng", url[URL_SIZE], line[URL_SIZE + 16];
-    char *filter = calloc(1, FILTER_TEXT_MAX + 2);
+    char filter[FILTER_TEXT_MAX + 2] = "";
     int64_t number;
-    int code = filter ? exchange_check_query(exchange, "from to filter format", &failure)
-                      : fail(&failure, ERR_NO_MEMORY, "out of memory");
-    if (code == 0) {
-        (void)exchange_query(exchange, "from", from, sizeof from);
-        (void)exchange_query(exchange, "to", to, sizeof to);
-        (void)exchange_query(exchange, "format", format, sizeof format);
-        (void)exchange_query(exchange, "filter", filter, FILTER_TEXT_MAX + 2);
-        code = make_wish(exchange, exchange->parameter[0], from, to, filter, format, &wish, &failure);
-    }
-    free(filter);
+    int code = exchange_check_query(exchange, "from to filter format", &failure);
+    if (code == 0)
+        code = exchange_query(exchange, "from", from, sizeof from, &failure);
+    if (code == 0)
+        code = exchange_query(exchange, "to", to, sizeof to, &failure);
+    if (code == 0)
+        code = exchange_query(exchange, "format", format, sizeof format, &failure);
+    if (code == 0) /* one that is too long must not become none */
+        code = exchange_query(exchange, "filter", filter, sizeof filter, &failure);
+    if (code == 0)
+        code =
+            make_wish(exchange, exchange->parameter[0], from, to, filter, format, &wish, &failure);
     if (code == 0)
         code = add_wish(exchange, &wish, &number, url, &failure);
     extraction_wish_free(&wish);
@@ -176,8 +183,10 @@ int handle_extractions(struct exchange *exchange)
     struct failure failure = {0};
     if (exchange_check_query(exchange, "", &failure) != 0)
         return answer_failure(exchange, &failure);
-    return answer_json(exchange, 200,
-                       json_pack("{s:o}", "extractions", extraction_list_json(exchange->server->extractions)), NULL);
+    return answer_json(
+        exchange, 200,
+        json_pack("{s:o}", "extractions", extraction_list_json(exchange->server->extractions)),
+        NULL);
 }
 
 /* One's own; an admin may stop everybody's. */
@@ -187,18 +196,19 @@ int handle_extraction_stop(struct exchange *exchange)
     char *end;
     long long number = strtoll(exchange->parameter[0], &end, 10);
     const char *user = exchange->caller.rights & RIGHT_USERS ? NULL : exchange->caller.name;
-    int code = *end ? ERR_NOT_FOUND : extraction_list_stop(exchange->server->extractions, number, user);
+    int code =
+        *end ? ERR_NOT_FOUND : extraction_list_stop(exchange->server->extractions, number, user);
     if (code == 0) {
         exchange_log(exchange, "stopped extraction %lld", number);
         return answer_nothing(exchange, NULL);
     }
     fail(&failure, code, "%s",
-         code == ERR_NOT_FOUND ? "there is no such extraction, or it has ended" : "only its user or an admin may stop it");
+         code == ERR_NOT_FOUND ? "there is no such extraction, or it has ended"
+                               : "only its user or an admin may stop it");
     return answer_failure(exchange, &failure);
 }
 
-/* ---- the stream
- * ------------------------------------------------------------------------------------ */
+/* ---- the stream ------------------------------------------------------------------------------ */
 
 struct stream {
     struct exchange *exchange;
@@ -216,9 +226,11 @@ struct stream {
 
 static void take_progress(struct extraction_progress *progress, const json_t *value)
 {
-    static const char *const names[] = {"packets", "output_bytes", "segments_done", "segments_total", "gaps_total"};
-    int64_t *const fields[] = {&progress->packets, &progress->output_bytes, &progress->segments_done,
-                               &progress->segments_total, &progress->gaps_total};
+    static const char *const names[] = {"packets", "output_bytes", "segments_done",
+                                        "segments_total", "gaps_total"};
+    int64_t *const fields[] = {&progress->packets, &progress->output_bytes,
+                               &progress->segments_done, &progress->segments_total,
+                               &progress->gaps_total};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const json_t *number = json_object_get(value, names[i]);
         if (json_is_integer(number))
@@ -237,12 +249,13 @@ static void send_head(struct stream *stream)
         snprintf(from, sizeof from, "%" PRId64, wish->from_ns / 1000000000);
     if (wish->to_ns != INT64_MAX)
         snprintf(to, sizeof to, "%" PRId64, wish->to_ns / 1000000000);
-    snprintf(more, sizeof more,
-             "%sContent-Disposition: attachment; filename=\"%s_%s_%s.%s\"\r\n",
-             stream->chunked ? "Transfer-Encoding: chunked\r\nTrailer: Tapeloop-Complete\r\n" : "", wish->ring,
-             from, to, strcmp(wish->format, "pcapng") == 0 ? "pcapng" : "pcap");
+    snprintf(more, sizeof more, "%sContent-Disposition: attachment; filename=\"%s_%s_%s.%s\"\r\n",
+             stream->chunked ? "Transfer-Encoding: chunked\r\nTrailer: Tapeloop-Complete\r\n" : "",
+             wish->ring, from, to, strcmp(wish->format, "pcapng") == 0 ? "pcapng" : "pcap");
     answer_head(stream->exchange, 200,
-                strcmp(wish->format, "pcapng") == 0 ? "application/x-pcapng" : "application/vnd.tcpdump.pcap", -1, more);
+                strcmp(wish->format, "pcapng") == 0 ? "application/x-pcapng"
+                                                    : "application/vnd.tcpdump.pcap",
+                -1, more);
     stream->begun = true;
 }
 
@@ -263,13 +276,16 @@ static int take_bytes(struct stream *stream, struct failure *failure)
 {
     ssize_t got = read(stream->pipe, stream->buffer, CHUNK_BYTES);
     if (got < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : fail_errno(failure, errno, "reading packets");
+        return errno == EAGAIN || errno == EINTR ? 0
+                                                 : fail_errno(failure, errno, "reading packets");
     if (got == 0) {
         close(stream->pipe);
         stream->pipe = -1;
         return 0;
     }
-    return send_bytes(stream, stream->buffer, (size_t)got) ? 0 : fail(failure, ERR_CLOSED, "the client has gone");
+    return send_bytes(stream, stream->buffer, (size_t)got)
+               ? 0
+               : fail(failure, ERR_CLOSED, "the client has gone");
 }
 
 static int take_answer(struct stream *stream, struct failure *failure)
@@ -289,8 +305,9 @@ static int hand_over(struct stream *stream, struct failure *failure)
     struct extraction_list *list = stream->exchange->server->extractions;
     int code = 0;
     while (code == 0 && (stream->pipe >= 0 || !stream->answered)) {
-        struct pollfd watched[2] = {{.fd = stream->pipe, .events = POLLIN},
-                                    {.fd = stream->answered ? -1 : stream->recorder.fd, .events = POLLIN}};
+        struct pollfd watched[2] = {
+            {.fd = stream->pipe, .events = POLLIN},
+            {.fd = stream->answered ? -1 : stream->recorder.fd, .events = POLLIN}};
         if (poll(watched, 2, TURN_MS) < 0 && errno != EINTR)
             return fail_errno(failure, errno, "waiting for packets");
         if (watched[0].revents)
@@ -322,7 +339,8 @@ static int begin(struct stream *stream, struct failure *failure)
     (void)fcntl(ends[0], F_SETPIPE_SZ, PIPE_BYTES); /* a smaller one will do */
     stream->pipe = ends[0];
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    json_t *params = json_pack("{s:s, s:s, s:s}", "ring", wish->ring, "filter", wish->filter, "format", wish->format);
+    json_t *params = json_pack("{s:s, s:s, s:s}", "ring", wish->ring, "filter", wish->filter,
+                               "format", wish->format);
     snprintf(from, sizeof from, "%" PRId64, wish->from_ns);
     snprintf(to, sizeof to, "%" PRId64, wish->to_ns);
     if (wish->from_ns != INT64_MIN)
@@ -339,12 +357,14 @@ static int finish(struct stream *stream, int code, const struct failure *failure
 {
     struct mg_connection *connection = stream->exchange->connection;
     if (code != 0 && !stream->begun)
-        return code == ERR_CLOSED ? answer_problem(stream->exchange, 503, "closed", failure->text, "Retry-After: 2\r\n")
+        return code == ERR_CLOSED ? answer_problem(stream->exchange, 503, "closed", failure->text,
+                                                   "Retry-After: 2\r\n")
                                   : answer_failure(stream->exchange, failure);
     if (code == 0 && !stream->begun)
         send_head(stream);
     if (code == 0 && stream->chunked)
-        mg_printf(connection, "0\r\nTapeloop-Complete: %s\r\n\r\n", stream->progress.complete ? "true" : "false");
+        mg_printf(connection, "0\r\nTapeloop-Complete: %s\r\n\r\n",
+                  stream->progress.complete ? "true" : "false");
     return 200;
 }
 
@@ -352,7 +372,8 @@ int handle_download(struct exchange *exchange)
 {
     struct failure failure = {0};
     struct extraction_wish wish;
-    struct stream stream = {.exchange = exchange, .wish = &wish, .pipe = -1, .recorder = {.fd = -1}};
+    struct stream stream = {
+        .exchange = exchange, .wish = &wish, .pipe = -1, .recorder = {.fd = -1}};
     struct extraction_list *list = exchange->server->extractions;
     int code = extraction_list_begin(list, exchange->parameter[0], &stream.number, &wish, &failure);
     if (code == ERR_AGAIN)

@@ -32,8 +32,9 @@ struct extraction_list {
 };
 
 static const char *const state_names[] = {
-    [EXTRACTION_WAITING] = "waiting", [EXTRACTION_RUNNING] = "running", [EXTRACTION_DONE] = "done",
-    [EXTRACTION_FAILED] = "failed",   [EXTRACTION_STOPPED] = "stopped", [EXTRACTION_EXPIRED] = "expired",
+    [EXTRACTION_WAITING] = "waiting", [EXTRACTION_RUNNING] = "running",
+    [EXTRACTION_DONE] = "done",       [EXTRACTION_FAILED] = "failed",
+    [EXTRACTION_STOPPED] = "stopped", [EXTRACTION_EXPIRED] = "expired",
 };
 
 void extraction_wish_free(struct extraction_wish *wish)
@@ -114,7 +115,9 @@ int extraction_list_add(struct extraction_list *list, struct extraction_wish *wi
         *wish = (struct extraction_wish){0};
     }
     pthread_mutex_unlock(&list->lock);
-    return one ? 0 : fail(failure, ERR_BUSY, "too many extractions wait or run: stop one, or try again later");
+    return one ? 0
+               : fail(failure, ERR_BUSY,
+                      "too many extractions wait or run: stop one, or try again later");
 }
 
 static struct extraction *find_ticket(struct extraction_list *list, const uint8_t *ticket)
@@ -137,17 +140,19 @@ int extraction_list_begin(struct extraction_list *list, const char *ticket, int6
     pthread_mutex_lock(&list->lock);
     expire(list);
     struct extraction *one = find_ticket(list, digest);
+    char *filter = one && list->running < list->running_max ? strdup(one->wish.filter) : NULL;
     if (!one)
-        code = fail(failure, ERR_NOT_FOUND, "this download was used already, or not within %d s: ask for another", TICKET_S);
+        code =
+            fail(failure, ERR_NOT_FOUND,
+                 "this download was used already, or not within %d s: ask for another", TICKET_S);
     else if (list->running >= list->running_max)
-        code = fail(failure, ERR_AGAIN, "as many downloads run as may (%u): try again", list->running_max);
-    if (code == 0) {
+        code = fail(failure, ERR_AGAIN, "as many downloads run as may (%u): try again",
+                    list->running_max);
+    else if (!filter)
+        code = fail(failure, ERR_NO_MEMORY, "out of memory");
+    else {
         *wish = one->wish;
-        wish->filter = strdup(one->wish.filter);
-        if (!wish->filter)
-            code = fail(failure, ERR_NO_MEMORY, "out of memory");
-    }
-    if (code == 0) {
+        wish->filter = filter;
         one->state = EXTRACTION_RUNNING;
         one->began_s = time(NULL);
         list->running++;
@@ -157,7 +162,8 @@ int extraction_list_begin(struct extraction_list *list, const char *ticket, int6
     return code;
 }
 
-bool extraction_list_progress(struct extraction_list *list, int64_t number, const struct extraction_progress *progress)
+bool extraction_list_progress(struct extraction_list *list, int64_t number,
+                              const struct extraction_progress *progress)
 {
     pthread_mutex_lock(&list->lock);
     struct extraction *one = find(list, number);
@@ -202,8 +208,7 @@ int extraction_list_stop(struct extraction_list *list, int64_t number, const cha
     return code;
 }
 
-/* ---- as JSON
- * --------------------------------------------------------------------------------------- */
+/* ---- as JSON --------------------------------------------------------------------------------- */
 
 static json_t *time_json(int64_t time_ns, int64_t none)
 {
@@ -222,9 +227,10 @@ static json_t *second_json(int64_t second)
 static json_t *one_json(const struct extraction *one)
 {
     const struct extraction_progress *progress = &one->progress;
-    json_t *object = json_pack("{s:I, s:s, s:s, s:s, s:s, s:s}", "extraction", (json_int_t)one->number, "state",
-                               state_names[one->state], "user", one->wish.user, "ring", one->wish.ring, "filter",
-                               one->wish.filter, "format", one->wish.format);
+    json_t *object =
+        json_pack("{s:I, s:s, s:s, s:s, s:s, s:s}", "extraction", (json_int_t)one->number, "state",
+                  state_names[one->state], "user", one->wish.user, "ring", one->wish.ring, "filter",
+                  one->wish.filter, "format", one->wish.format);
     json_object_set_new(object, "from_ns", time_json(one->wish.from_ns, INT64_MIN));
     json_object_set_new(object, "to_ns", time_json(one->wish.to_ns, INT64_MAX));
     json_object_set_new(object, "created_s", second_json(one->created_s));
@@ -233,10 +239,12 @@ static json_t *one_json(const struct extraction *one)
     json_object_set_new(object, "packets", json_integer((json_int_t)progress->packets));
     json_object_set_new(object, "output_bytes", json_integer((json_int_t)progress->output_bytes));
     json_object_set_new(object, "segments_done", json_integer((json_int_t)progress->segments_done));
-    json_object_set_new(object, "segments_total", json_integer((json_int_t)progress->segments_total));
+    json_object_set_new(object, "segments_total",
+                        json_integer((json_int_t)progress->segments_total));
     json_object_set_new(object, "gaps_total", json_integer((json_int_t)progress->gaps_total));
     json_object_set_new(object, "complete",
-                        one->state == EXTRACTION_DONE ? json_boolean(progress->complete) : json_null());
+                        one->state == EXTRACTION_DONE ? json_boolean(progress->complete)
+                                                      : json_null());
     json_object_set_new(object, "error", one->error[0] ? json_string(one->error) : json_null());
     return object;
 }
@@ -257,7 +265,7 @@ json_t *extraction_list_json(struct extraction_list *list)
     for (unsigned i = 0; i < EXTRACTIONS_MAX; i++)
         if (list->entry[i].number)
             found[count++] = &list->entry[i];
-    qsort(found, count, sizeof found[0], newest_first);
+    qsort(found, count, sizeof(const struct extraction *), newest_first);
     for (size_t i = 0; i < count; i++)
         json_array_append_new(array, one_json(found[i]));
     pthread_mutex_unlock(&list->lock);

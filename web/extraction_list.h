@@ -1,12 +1,14 @@
 /*
- * extraction_list.h - extractions that were asked for through the web process: waiting for their download,
- * running, and the last ones that have ended. In memory: a restart forgets them, with their downloads.
+ * extraction_list.h - extractions that were asked for through the web process: waiting for their
+ * download, running, and the last ones that have ended. In memory: a restart forgets them, with
+ * their downloads.
  *
  *     WAITING --ticket is used--> RUNNING --> DONE | FAILED | STOPPED
  *        '------- 60 s -------> EXPIRED
  *
- * A ticket is 256 random bits and good for one download. An entry that runs belongs to its download's thread; others
- * look at it under the list's lock only. Entries that have ended give way to new ones.
+ * A ticket is 256 random bits and good for one download. An entry that runs belongs to its
+ * download's thread; others look at it under the list's lock only. Entries that have ended give way
+ * to new ones.
  */
 #ifndef WEB_EXTRACTION_LIST_H
 #define WEB_EXTRACTION_LIST_H
@@ -54,21 +56,23 @@ void extraction_wish_free(struct extraction_wish *wish);
 
 /* `running_max`: how many may run at a time. Null: out of memory. */
 struct extraction_list *extraction_list_open(unsigned running_max);
-void extraction_list_close(struct extraction_list **list);
+void extraction_list_close(struct extraction_list **slot);
 
-/* Adds one that waits; *wish is taken over. ERR_BUSY: the list is full of those that wait or run. */
+/* Adds one that waits; *wish is taken over. ERR_BUSY: the list is full of those that wait or run.
+ */
 int extraction_list_add(struct extraction_list *list, struct extraction_wish *wish, int64_t *number,
                         char ticket[SECRET_TEXT_SIZE], struct failure *failure);
 
 /*
- * Begins the one that the ticket is for; *wish is a copy. ERR_NOT_FOUND: no such ticket, or it has been used, or is too old.
- * ERR_AGAIN: as many run as may, and the ticket stays good.
+ * Begins the one that the ticket is for; *wish is a copy. ERR_NOT_FOUND: no such ticket, or it has
+ * been used, or is too old. ERR_AGAIN: as many run as may, and the ticket stays good.
  */
 int extraction_list_begin(struct extraction_list *list, const char *ticket, int64_t *number,
                           struct extraction_wish *wish, struct failure *failure);
 
 /* Says how far it is. False: somebody wants it to stop. */
-bool extraction_list_progress(struct extraction_list *list, int64_t number, const struct extraction_progress *progress);
+bool extraction_list_progress(struct extraction_list *list, int64_t number,
+                              const struct extraction_progress *progress);
 void extraction_list_end(struct extraction_list *list, int64_t number, enum extraction_state state,
                          const struct extraction_progress *progress, const char *error);
 

@@ -1,6 +1,6 @@
 /*
- * handlers.h - what answers the routes of routes.def, one function each, and the router before them.
- * Each returns the status that it has answered with.
+ * handlers.h - what answers the routes of routes.def, one function each, and the router before
+ * them. Each returns the status that it has answered with.
  */
 #ifndef WEB_HANDLERS_H
 #define WEB_HANDLERS_H

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SCRYPT_LOG_N 17u
@@ -52,8 +53,7 @@ static bool hex_bytes(const char *text, size_t count, uint8_t *bytes)
     return true;
 }
 
-/* ---- scrypt
- * ---------------------------------------------------------------------------------------- */
+/* ---- scrypt ---------------------------------------------------------------------------------- */
 
 static int enter(struct failure *failure)
 {
@@ -118,18 +118,32 @@ struct parameters {
     uint8_t salt[SALT_BYTES], hash[HASH_BYTES];
 };
 
-/* The parameters stand with each hash, so that they can grow without anybody's password becoming void. */
+/* A decimal number and the colon behind it; *text goes on after that. */
+static bool take_number(const char **text, unsigned *number)
+{
+    char *end;
+    unsigned long value = strtoul(*text, &end, 10);
+    if (**text < '0' || **text > '9' || *end != ':' || value > 99)
+        return false;
+    *number = (unsigned)value;
+    *text = end + 1;
+    return true;
+}
+
+/* The parameters stand with each hash, so that they can grow without anybody's password becoming
+ * void. */
 static bool take_apart(const char *text, struct parameters *found)
 {
-    char salt[2 * SALT_BYTES + 1], hash[2 * HASH_BYTES + 1];
-    int end = 0;
-    if (!text || sscanf(text, "scrypt:%2u:%2u:%2u:%32[0-9a-f]:%64[0-9a-f]%n", &found->log_n, &found->r,
-                        &found->p, salt, hash, &end) != 5 ||
-        text[end] != '\0')
+    static const char kind[] = "scrypt:";
+    if (!text || strncmp(text, kind, sizeof kind - 1) != 0)
         return false;
-    return strlen(salt) == 2 * SALT_BYTES && strlen(hash) == 2 * HASH_BYTES && found->log_n >= 1 &&
-           found->log_n <= SCRYPT_LOG_N && hex_bytes(salt, SALT_BYTES, found->salt) &&
-           hex_bytes(hash, HASH_BYTES, found->hash);
+    text += sizeof kind - 1;
+    if (!take_number(&text, &found->log_n) || !take_number(&text, &found->r) ||
+        !take_number(&text, &found->p) || found->log_n < 1 || found->log_n > SCRYPT_LOG_N)
+        return false;
+    const char *hash = text + 2 * SALT_BYTES + 1;
+    return strlen(text) == 2 * SALT_BYTES + 1 + 2 * HASH_BYTES && hash[-1] == ':' &&
+           hex_bytes(text, SALT_BYTES, found->salt) && hex_bytes(hash, HASH_BYTES, found->hash);
 }
 
 int password_verify(const char *password, const char *text, struct failure *failure)
@@ -147,8 +161,7 @@ int password_verify(const char *password, const char *text, struct failure *fail
     return known && equal ? 0 : fail(failure, ERR_PERMISSION, "wrong user name or password");
 }
 
-/* ---- secrets
- * --------------------------------------------------------------------------------------- */
+/* ---- secrets --------------------------------------------------------------------------------- */
 
 int secret_make(char text[SECRET_TEXT_SIZE])
 {

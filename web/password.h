@@ -23,13 +23,14 @@
 int password_check_new(const char *password, struct failure *failure);
 
 /* Hashes with a fresh salt. ERR_BUSY: as many are waiting as may. ERR_NO_MEMORY. Any thread. */
-int password_hash(const char *password, char hash[PASSWORD_HASH_SIZE], struct failure *failure);
+int password_hash(const char *password, char text[PASSWORD_HASH_SIZE], struct failure *failure);
 
 /*
- * Whether `password` is the one that `hash` was made of. A null hash, or one that makes no sense, costs the same time and is
- * ERR_PERMISSION, as a wrong password is. ERR_BUSY, ERR_NO_MEMORY. Any thread.
+ * Whether `password` is the one that `text` was made of. A null text, or one that makes no sense,
+ * costs the same time and is ERR_PERMISSION, as a wrong password is. ERR_BUSY, ERR_NO_MEMORY. Any
+ * thread.
  */
-int password_verify(const char *password, const char *hash, struct failure *failure);
+int password_verify(const char *password, const char *text, struct failure *failure);
 
 /* 256 random bits. ERR_INTERNAL: the random generator failed. */
 int secret_make(char text[SECRET_TEXT_SIZE]);
@@ -40,7 +41,8 @@ void secret_digest(const char *label, const char *text, uint8_t digest[SECRET_DI
 /* SHA-256 of any bytes. */
 void secret_digest_bytes(const void *bytes, size_t count, uint8_t digest[SECRET_DIGEST_BYTES]);
 
-/* A password that a person can type: 20 letters and digits in groups of five, 100 random bits. ERR_INTERNAL. */
+/* A password that a person can type: 20 letters and digits in groups of five, 100 random bits.
+ * ERR_INTERNAL. */
 #define PASSWORD_MADE_SIZE 24u
 int password_make(char text[PASSWORD_MADE_SIZE]);
 

@@ -87,13 +87,15 @@ int recorder_send(struct control_connection *connection, const char *method, jso
 {
     static _Atomic uint32_t last_id;
     *id = (json_int_t)atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
-    json_t *request = json_pack("{s:i, s:I, s:s, s:o}", "version", CONTROL_VERSION, "id", *id, "method",
-                                method, "params", params ? params : json_object());
+    json_t *request = json_pack("{s:i, s:I, s:s, s:o}", "version", CONTROL_VERSION, "id", *id,
+                                "method", method, "params", params ? params : json_object());
     if (!request)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
     int code = control_send(connection, request, descriptors, descriptor_count);
     json_decref(request);
-    return code == 0 ? 0 : fail(failure, ERR_CLOSED, "the recorder cannot be asked: %s", error_text(code));
+    return code == 0
+               ? 0
+               : fail(failure, ERR_CLOSED, "the recorder cannot be asked: %s", error_text(code));
 }
 
 static int remote_error(const json_t *error, struct failure *failure)

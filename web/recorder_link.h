@@ -1,7 +1,7 @@
 /*
- * recorder_link.h - how the web process reaches the recorder: it has no way into the state directory
- * itself, so the doorkeeper (doorkeeper.h) connects for it and hands over the connected socket. The recorder
- * thus sees the doorkeeper's credentials, and the web process needs none.
+ * recorder_link.h - how the web process reaches the recorder: it has no way into the state
+ * directory itself, so the doorkeeper (doorkeeper.h) connects for it and hands over the connected
+ * socket. The recorder thus sees the doorkeeper's credentials, and the web process needs none.
  *
  * A connection serves one question, or one extraction. Any thread may call.
  */
@@ -15,9 +15,10 @@
 
 struct recorder_link;
 
-/* `door_fd` is the worker's end of the doorkeeper's socket; it stays the caller's. Null: out of memory. */
+/* `door_fd` is the worker's end of the doorkeeper's socket; it stays the caller's. Null: out of
+ * memory. */
 struct recorder_link *recorder_link_open(int door_fd);
-void recorder_link_close(struct recorder_link **link);
+void recorder_link_close(struct recorder_link **slot);
 
 /* ERR_CLOSED with a sentence: no recorder runs, or the doorkeeper is gone. */
 int recorder_connect(struct recorder_link *link, struct control_connection *connection,
@@ -29,13 +30,14 @@ int recorder_send(struct control_connection *connection, const char *method, jso
                   struct failure *failure);
 
 /*
- * Receives one answer to `id`. 1: progress, in *value; 0: the result, in *value; negative: the recorder's error, or that
- * no answer came in time. The caller owns *value.
+ * Receives one answer to `id`. 1: progress, in *value; 0: the result, in *value; negative: the
+ * recorder's error, or that no answer came in time. The caller owns *value.
  */
 int recorder_receive(struct control_connection *connection, json_int_t id, int timeout_ms,
                      json_t **value, struct failure *failure);
 
-/* A question from connecting to hanging up; progress is skipped. *result is an object; the caller owns it. */
+/* A question from connecting to hanging up; progress is skipped. *result is an object; the caller
+ * owns it. */
 int recorder_ask(struct recorder_link *link, const char *method, json_t *params, json_t **result,
                  struct failure *failure);
 

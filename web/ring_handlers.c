@@ -1,6 +1,7 @@
 /*
- * ring_handlers.c - rings, disks, interfaces, captures, events, history: questions that the recorder
- * answers, handed on. What the recorder says is described in schema/PROTOCOL.md, and stays as it is.
+ * ring_handlers.c - rings, disks, interfaces, captures, events, history: questions that the
+ * recorder answers, handed on. What the recorder says is described in schema/PROTOCOL.md, and stays
+ * as it is.
  */
 #include <civetweb.h>
 #include <stdio.h>
@@ -24,10 +25,12 @@ static int hand_on(struct exchange *exchange, int status, const char *method, js
     struct failure failure = {0};
     json_t *result;
     int code = recorder_ask(exchange->server->recorder, method, params, &result, &failure);
-    return code == 0 ? answer_json(exchange, status, result, NULL) : answer_failure(exchange, &failure);
+    return code == 0 ? answer_json(exchange, status, result, NULL)
+                     : answer_failure(exchange, &failure);
 }
 
-/* The same for a change: logged, and answered with `member` of the result, or 204 where there is none. */
+/* The same for a change: logged, and answered with `member` of the result, or 204 where there is
+ * none. */
 static int hand_on_change(struct exchange *exchange, int status, const char *method, json_t *params,
                           const char *member, const char *ring)
 {
@@ -45,7 +48,8 @@ static int hand_on_change(struct exchange *exchange, int status, const char *met
 static int no_query(struct exchange *exchange)
 {
     struct failure failure = {0};
-    return exchange_check_query(exchange, "", &failure) == 0 ? 0 : answer_failure(exchange, &failure);
+    return exchange_check_query(exchange, "", &failure) == 0 ? 0
+                                                             : answer_failure(exchange, &failure);
 }
 
 static int check_ring(struct exchange *exchange, const char *name)
@@ -54,7 +58,8 @@ static int check_ring(struct exchange *exchange, const char *name)
     return text_check_ring_name(name, &failure) == 0 ? 0 : answer_failure(exchange, &failure);
 }
 
-/* The body as parameters, after its members' names have been checked. Null: answered already, *status. */
+/* The body as parameters, after its members' names have been checked. Null: answered already,
+ * *status. */
 static json_t *body_as_params(struct exchange *exchange, const char *names, int *status)
 {
     struct failure failure = {0};
@@ -64,8 +69,7 @@ static json_t *body_as_params(struct exchange *exchange, const char *names, int 
     return NULL;
 }
 
-/* ---- rings
- * ----------------------------------------------------------------------------------------- */
+/* ---- rings ----------------------------------------------------------------------------------- */
 
 int handle_rings(struct exchange *exchange)
 {
@@ -109,7 +113,8 @@ int handle_ring_change(struct exchange *exchange)
     json_t *result;
     int code = recorder_ask(exchange->server->recorder, "ring.set", params, &result, &failure);
     exchange_log(exchange, "ring.set %s: %s", ring, code == 0 ? "done" : failure.text);
-    return code == 0 ? answer_json(exchange, 200, result, NULL) : answer_failure(exchange, &failure);
+    return code == 0 ? answer_json(exchange, 200, result, NULL)
+                     : answer_failure(exchange, &failure);
 }
 
 int handle_ring_delete(struct exchange *exchange)
@@ -120,8 +125,9 @@ int handle_ring_delete(struct exchange *exchange)
     int status = check_ring(exchange, ring);
     if (status)
         return status;
-    (void)exchange_query(exchange, "wipe", wipe, sizeof wipe);
     int code = exchange_check_query(exchange, "wipe", &failure);
+    if (code == 0)
+        code = exchange_query(exchange, "wipe", wipe, sizeof wipe, &failure);
     if (code == 0 && strcmp(wipe, "true") != 0 && strcmp(wipe, "false") != 0)
         code = fail(&failure, ERR_INVALID, "wipe: expected true or false");
     if (code != 0)
@@ -140,7 +146,8 @@ int handle_ring_status(struct exchange *exchange)
         status = check_ring(exchange, ring);
     if (status)
         return status;
-    int code = recorder_ask(exchange->server->recorder, "status", json_pack("{s:s}", "ring", ring), &result, &failure);
+    int code = recorder_ask(exchange->server->recorder, "status", json_pack("{s:s}", "ring", ring),
+                            &result, &failure);
     if (code != 0)
         return answer_failure(exchange, &failure);
     json_t *one = json_incref(json_array_get(json_object_get(result, "rings"), 0));
@@ -148,8 +155,7 @@ int handle_ring_status(struct exchange *exchange)
     return answer_json(exchange, 200, one, NULL);
 }
 
-/* ---- history
- * --------------------------------------------------------------------------------------- */
+/* ---- history --------------------------------------------------------------------------------- */
 
 /* Rows of the recorder summed up to equal steps, a column a line of the account. */
 struct columns {
@@ -170,7 +176,9 @@ static void columns_free(struct columns *columns)
 
 static int columns_make(struct columns *columns, int64_t from_s, int64_t to_s, int64_t step_s)
 {
-    *columns = (struct columns){.from_s = from_s, .step_s = step_s, .count = (size_t)((to_s - from_s + step_s - 1) / step_s)};
+    *columns = (struct columns){.from_s = from_s,
+                                .step_s = step_s,
+                                .count = (size_t)((to_s - from_s + step_s - 1) / step_s)};
     bool made = (columns->stored_bytes = calloc(columns->count, sizeof(int64_t))) != NULL;
     made = (columns->known = calloc(columns->count, 1)) != NULL && made;
     for (int line = 0; line < ACCOUNT_LINES; line++)
@@ -188,12 +196,14 @@ static void add(int64_t *sum, const json_t *value)
 static void columns_add(struct columns *columns, const json_t *row)
 {
     int64_t second = json_integer_value(json_object_get(row, "second"));
-    if (second < columns->from_s || (uint64_t)(second - columns->from_s) / (uint64_t)columns->step_s >= columns->count)
+    if (second < columns->from_s ||
+        (uint64_t)(second - columns->from_s) / (uint64_t)columns->step_s >= columns->count)
         return;
     size_t at = (size_t)((second - columns->from_s) / columns->step_s);
     columns->known[at] = 1;
     for (int line = 0; line < ACCOUNT_LINES; line++)
-        add(&columns->packets[line][at], json_object_get(row, account_name((enum account_line)line)));
+        add(&columns->packets[line][at],
+            json_object_get(row, account_name((enum account_line)line)));
     add(&columns->stored_bytes[at], json_object_get(row, "stored_bytes"));
 }
 
@@ -201,7 +211,8 @@ static json_t *column_json(const struct columns *columns, const int64_t *values)
 {
     json_t *array = json_array();
     for (size_t i = 0; i < columns->count; i++)
-        json_array_append_new(array, columns->known[i] ? json_integer((json_int_t)values[i]) : json_null());
+        json_array_append_new(array, columns->known[i] ? json_integer((json_int_t)values[i])
+                                                       : json_null());
     return array;
 }
 
@@ -212,28 +223,30 @@ static json_t *columns_json(const struct columns *columns)
         json_object_set_new(packets, account_name((enum account_line)line),
                             column_json(columns, columns->packets[line]));
     return json_pack("{s:I, s:I, s:I, s:o, s:o}", "from_s", (json_int_t)columns->from_s, "step_s",
-                     (json_int_t)columns->step_s, "count", (json_int_t)columns->count, "packets", packets,
-                     "stored_bytes", column_json(columns, columns->stored_bytes));
+                     (json_int_t)columns->step_s, "count", (json_int_t)columns->count, "packets",
+                     packets, "stored_bytes", column_json(columns, columns->stored_bytes));
 }
 
 /* A time of the query, in seconds, rounded down. Absent: *time_s stays. */
-static int query_time(const struct exchange *exchange, const char *name, int64_t *time_s, struct failure *failure)
+static int query_time(const struct exchange *exchange, const char *name, int64_t *time_s,
+                      struct failure *failure)
 {
-    char text[64];
+    char text[64] = "";
     struct timespec now;
     int64_t time_ns;
-    if (!exchange_query(exchange, name, text, sizeof text))
-        return 0;
+    int code = exchange_query(exchange, name, text, sizeof text, failure);
+    if (code != 0 || !text[0])
+        return code;
     clock_gettime(CLOCK_REALTIME, &now);
-    int code = text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, &time_ns, failure);
+    code = text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, &time_ns, failure);
     if (code != 0)
         return fail_context(failure, code, "%s: ", name);
     *time_s = time_ns / 1000000000 - (time_ns % 1000000000 < 0);
     return 0;
 }
 
-static int take_span(const struct exchange *exchange, int64_t *from_s, int64_t *to_s, int64_t *step_s,
-                     struct failure *failure)
+static int take_span(const struct exchange *exchange, int64_t *from_s, int64_t *to_s,
+                     int64_t *step_s, struct failure *failure)
 {
     *to_s = time(NULL) + 1;
     *step_s = 0;
@@ -255,9 +268,10 @@ static int take_span(const struct exchange *exchange, int64_t *from_s, int64_t *
     if (*step_s == 0)
         *step_s = least;
     if (*step_s < least)
-        return fail(failure, ERR_INVALID, "step: more than %d points; expected %lld or more", HISTORY_POINTS_MAX,
-                    (long long)least);
-    /* Steps begin at multiples of themselves, so that the same second is in the same step each time. */
+        return fail(failure, ERR_INVALID, "step: more than %d points; expected %lld or more",
+                    HISTORY_POINTS_MAX, (long long)least);
+    /* Steps begin at multiples of themselves, so that the same second is in the same step each
+     * time. */
     int64_t rest = *from_s % *step_s;
     *from_s -= rest < 0 ? rest + *step_s : rest;
     return 0;
@@ -266,7 +280,7 @@ static int take_span(const struct exchange *exchange, int64_t *from_s, int64_t *
 int handle_ring_history(struct exchange *exchange)
 {
     struct failure failure = {0};
-    char interface[256];
+    char interface[256] = "";
     const char *ring = exchange->parameter[0];
     int64_t from_s, to_s, step_s;
     struct columns columns;
@@ -276,10 +290,13 @@ int handle_ring_history(struct exchange *exchange)
     if (status)
         return status;
     int code = take_span(exchange, &from_s, &to_s, &step_s, &failure);
+    if (code == 0)
+        code = exchange_query(exchange, "interface", interface, sizeof interface, &failure);
     if (code != 0)
         return answer_failure(exchange, &failure);
-    json_t *params = json_pack("{s:s, s:I, s:I}", "ring", ring, "from_s", (json_int_t)from_s, "to_s", (json_int_t)to_s);
-    if (exchange_query(exchange, "interface", interface, sizeof interface))
+    json_t *params = json_pack("{s:s, s:I, s:I}", "ring", ring, "from_s", (json_int_t)from_s,
+                               "to_s", (json_int_t)to_s);
+    if (interface[0])
         json_object_set_new(params, "interface", json_string(interface));
     code = recorder_ask(exchange->server->recorder, "history", params, &result, &failure);
     if (code == 0 && columns_make(&columns, from_s, to_s, step_s) != 0) {
@@ -288,26 +305,27 @@ int handle_ring_history(struct exchange *exchange)
     }
     if (code != 0)
         return answer_failure(exchange, &failure);
-    json_array_foreach (json_object_get(result, "rows"), i, row)
-        columns_add(&columns, row);
+    json_array_foreach(json_object_get(result, "rows"), i, row) columns_add(&columns, row);
     json_decref(result);
     json_t *answer = columns_json(&columns);
     columns_free(&columns);
     return answer_json(exchange, 200, answer, NULL);
 }
 
-/* ---- disks, interfaces, captures
- * ------------------------------------------------------------------- */
+/* ---- disks, interfaces, captures ------------------------------------------------------------- */
 
 int handle_disks(struct exchange *exchange)
 {
     struct failure failure = {0};
-    char ring[PARAMETER_SIZE];
-    if (exchange_check_query(exchange, "ring", &failure) != 0)
+    char ring[PARAMETER_SIZE] = "";
+    if (exchange_check_query(exchange, "ring", &failure) != 0 ||
+        exchange_query(exchange, "ring", ring, sizeof ring, &failure) != 0)
         return answer_failure(exchange, &failure);
-    bool one = exchange_query(exchange, "ring", ring, sizeof ring);
+    bool one = ring[0] != '\0';
     int status = one ? check_ring(exchange, ring) : 0;
-    return status ? status : hand_on(exchange, 200, "disk.list", one ? json_pack("{s:s}", "ring", ring) : NULL);
+    return status
+               ? status
+               : hand_on(exchange, 200, "disk.list", one ? json_pack("{s:s}", "ring", ring) : NULL);
 }
 
 int handle_interfaces(struct exchange *exchange)
@@ -323,13 +341,16 @@ int handle_captures(struct exchange *exchange)
     json_t *result, *ring, *recording, *captures = json_array();
     size_t i, j;
     int status = no_query(exchange);
-    if (status || recorder_ask(exchange->server->recorder, "status", NULL, &result, &failure) != 0) {
+    if (status ||
+        recorder_ask(exchange->server->recorder, "status", NULL, &result, &failure) != 0) {
         json_decref(captures);
         return status ? status : answer_failure(exchange, &failure);
     }
-    json_array_foreach (json_object_get(result, "rings"), i, ring) {
+    json_array_foreach(json_object_get(result, "rings"), i, ring)
+    {
         const json_t *name = json_object_get(json_object_get(ring, "ring"), "name");
-        json_array_foreach (json_object_get(ring, "recordings"), j, recording) {
+        json_array_foreach(json_object_get(ring, "recordings"), j, recording)
+        {
             json_t *capture = json_copy(recording);
             json_object_set_new(capture, "ring", json_string(json_string_value(name)));
             json_array_append_new(captures, capture);
@@ -346,7 +367,9 @@ int handle_capture_start(struct exchange *exchange)
     const char *ring;
     int status;
     json_t *params = body_as_params(
-        exchange, "ring interfaces backend snapshot_bytes buffer_bytes promiscuous outgoing generator", &status);
+        exchange,
+        "ring interfaces backend snapshot_bytes buffer_bytes promiscuous outgoing generator",
+        &status);
     if (!params)
         return status;
     if (exchange_body_string(exchange, "ring", true, &ring, &failure) != 0) {
@@ -365,13 +388,14 @@ int handle_capture_stop(struct exchange *exchange)
         return status;
     struct failure failure = {0};
     json_t *result;
-    int code = recorder_ask(exchange->server->recorder, "record.stop", json_pack("{s:s}", "ring", ring), &result, &failure);
+    int code = recorder_ask(exchange->server->recorder, "record.stop",
+                            json_pack("{s:s}", "ring", ring), &result, &failure);
     exchange_log(exchange, "record.stop %s: %s", ring, code == 0 ? "done" : failure.text);
-    return code == 0 ? answer_json(exchange, 200, result, NULL) : answer_failure(exchange, &failure);
+    return code == 0 ? answer_json(exchange, 200, result, NULL)
+                     : answer_failure(exchange, &failure);
 }
 
-/* ---- events, and everything at once
- * ---------------------------------------------------------------- */
+/* ---- events, and everything at once ---------------------------------------------------------- */
 
 int handle_events(struct exchange *exchange)
 {
@@ -384,10 +408,12 @@ int handle_events(struct exchange *exchange)
         code = exchange_query_count(exchange, "limit", 1, 10000, &limit, &failure);
     if (code != 0)
         return answer_failure(exchange, &failure);
-    return hand_on(exchange, 200, "events", json_pack("{s:I, s:I}", "after", (json_int_t)after, "limit", (json_int_t)limit));
+    return hand_on(exchange, 200, "events",
+                   json_pack("{s:I, s:I}", "after", (json_int_t)after, "limit", (json_int_t)limit));
 }
 
-/* One answer for a page that is looked at once a second, so that no page holds a connection open. */
+/* One answer for a page that is looked at once a second, so that no page holds a connection open.
+ */
 int handle_overview(struct exchange *exchange)
 {
     struct failure failure = {0};

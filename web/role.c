@@ -62,5 +62,7 @@ int rights_parse(const json_t *words, unsigned *rights, struct failure *failure)
             return fail(failure, ERR_INVALID, "a scope is read, packets, control or users");
         *rights |= right;
     }
-    return *rights ? 0 : fail(failure, ERR_INVALID, "scopes: at least one of read, packets, control, users");
+    return *rights ? 0
+                   : fail(failure, ERR_INVALID,
+                          "scopes: at least one of read, packets, control, users");
 }

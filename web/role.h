@@ -1,6 +1,6 @@
 /*
- * role.h - what users and tokens may do. Every route (routes.def) asks for one right; a role is a set
- * of rights, and each role has those of the ones before it.
+ * role.h - what users and tokens may do. Every route (routes.def) asks for one right; a role is a
+ * set of rights, and each role has those of the ones before it.
  */
 #ifndef WEB_ROLE_H
 #define WEB_ROLE_H
@@ -10,7 +10,7 @@
 #include "errors.h"
 
 enum right {
-    RIGHT_NONE = 0, /* whoever has logged in */
+    RIGHT_NONE = 0,    /* whoever has logged in */
     RIGHT_READ = 1,    /* statistics, history, events, what rings and disks there are */
     RIGHT_PACKETS = 2, /* packets, with payload */
     RIGHT_CONTROL = 4, /* rings, disks, captures */

@@ -1,6 +1,6 @@
 /*
- * router.c - from a request to its handler: Host, path, who, right, CSRF, body, in this order. What is
- * refused here reaches no handler.
+ * router.c - from a request to its handler: Host, path, who, right, CSRF, body, in this order. What
+ * is refused here reaches no handler.
  */
 #include <civetweb.h>
 #include <stdbool.h>
@@ -26,7 +26,8 @@ static const struct route {
     int access;
     int (*handle)(struct exchange *exchange);
 } routes[] = {
-#define ROUTE(method, path, access, handler) {#method, path, #access, (int)ACCESS_##access, handler},
+#define ROUTE(method, path, access, handler) \
+    {#method, path, #access, (int)ACCESS_##access, handler},
 #include "routes.def"
 #undef ROUTE
 };
@@ -37,6 +38,15 @@ void routes_print(void)
 {
     for (size_t i = 0; i < ROUTES; i++)
         printf("%s %s %s\n", routes[i].method, routes[i].path, routes[i].access_name);
+}
+
+/* One part of a path, decoded. False: nothing, too long, or with a zero or a slash in it. */
+static bool decode(const char *part, size_t length, char value[PARAMETER_SIZE])
+{
+    if (length == 0 || length > 3 * PARAMETER_SIZE)
+        return false;
+    int decoded = mg_url_decode(part, (int)length, value, (int)PARAMETER_SIZE, 0);
+    return decoded > 0 && strlen(value) == (size_t)decoded && !strchr(value, '/');
 }
 
 /* Whether `path` fits `pattern`; the parts in braces go to the exchange. */
@@ -50,17 +60,16 @@ static bool path_fits(struct exchange *exchange, const char *pattern, const char
             continue;
         }
         size_t length = strcspn(path, "/");
-        if (length == 0 || length >= PARAMETER_SIZE || count == PARAMETERS_MAX)
+        if (count == PARAMETERS_MAX || !decode(path, length, exchange->parameter[count++]))
             return false;
-        memcpy(exchange->parameter[count], path, length);
-        exchange->parameter[count++][length] = '\0';
         path += length;
         pattern = strchr(pattern, '}') + 1;
     }
     return *path == '\0';
 }
 
-/* The route, or null: then *allowed has the methods that the path does have, "" if there is no such path. */
+/* The route, or null: then *allowed has the methods that the path does have, "" if there is no such
+ * path. */
 static const struct route *find_route(struct exchange *exchange, char *allowed, size_t size)
 {
     allowed[0] = '\0';
@@ -81,20 +90,25 @@ static int refuse(struct exchange *exchange, const struct route *route)
     struct failure failure = {0};
     bool change = strcmp(route->method, "GET") != 0;
     if (change && exchange->entrance == ENTRANCE_MAIN && !access_origin_is_ours(exchange))
-        return answer_problem(exchange, 403, "origin", "the request comes from a page that is not ours", NULL);
+        return answer_problem(exchange, 403, "origin",
+                              "the request comes from a page that is not ours", NULL);
     if (route->access == ACCESS_PUBLIC)
         return 0;
     int code = access_identify(exchange, &failure);
     if (code == ERR_PERMISSION)
-        return answer_problem(exchange, 401, "unauthorized", failure.text, "WWW-Authenticate: Bearer\r\n");
+        return answer_problem(exchange, 401, "unauthorized", failure.text,
+                              "WWW-Authenticate: Bearer\r\n");
     if (code != 0)
         return answer_failure(exchange, &failure);
     if (change && !access_csrf_is_right(exchange))
-        return answer_problem(exchange, 403, "csrf", "the header X-CSRF-Token is missing or wrong", NULL);
+        return answer_problem(exchange, 403, "csrf", "the header X-CSRF-Token is missing or wrong",
+                              NULL);
     if (exchange->caller.must_change && strncmp(route->path, "/api/v1/session", 15) != 0)
-        return answer_problem(exchange, 403, "password-change", "set a password of your own first", NULL);
+        return answer_problem(exchange, 403, "password-change", "set a password of your own first",
+                              NULL);
     if ((exchange->caller.rights & (unsigned)route->access) != (unsigned)route->access)
-        return answer_problem(exchange, 403, "permission", "this user or token may not do that", NULL);
+        return answer_problem(exchange, 403, "permission", "this user or token may not do that",
+                              NULL);
     return 0;
 }
 
@@ -109,7 +123,8 @@ static int take_body(struct exchange *exchange)
         return answer_problem(exchange, 411, "length", "a body needs its Content-Length", NULL);
     if (length > (long long)BODY_BYTES_MAX)
         return answer_problem(exchange, 413, "too_large", "the body is too large", NULL);
-    if (!type || strncasecmp(type, json, sizeof json - 1) != 0 || !strchr("; ", type[sizeof json - 1]))
+    if (!type || strncasecmp(type, json, sizeof json - 1) != 0 ||
+        !strchr("; ", type[sizeof json - 1]))
         return answer_problem(exchange, 415, "type", "the body must be application/json", NULL);
     if ((size_t)length > sizeof bytes && !(body = malloc((size_t)length)))
         return answer_problem(exchange, 500, "no_memory", "out of memory", NULL);
@@ -123,7 +138,8 @@ static int take_body(struct exchange *exchange)
     int code = got == (size_t)length ? control_parse(body, got, &exchange->body) : ERR_PROTOCOL;
     if (body != bytes)
         free(body);
-    return code == 0 ? 0 : answer_problem(exchange, 400, "invalid", "the body is no JSON object", NULL);
+    return code == 0 ? 0
+                     : answer_problem(exchange, 400, "invalid", "the body is no JSON object", NULL);
 }
 
 static int route_api(struct exchange *exchange)
@@ -132,7 +148,8 @@ static int route_api(struct exchange *exchange)
     const struct route *route = find_route(exchange, allowed, sizeof allowed);
     /* Packets by ticket have an entrance of their own, and it has nothing else. */
     bool download = route && route->handle == handle_download;
-    if ((exchange->entrance == ENTRANCE_DOWNLOAD) != download && exchange->entrance != ENTRANCE_LOCAL)
+    if ((exchange->entrance == ENTRANCE_DOWNLOAD) != download &&
+        exchange->entrance != ENTRANCE_LOCAL)
         route = NULL, allowed[0] = '\0';
     if (!route && !allowed[0])
         return answer_problem(exchange, 404, "not_found", "there is nothing at this path", NULL);
@@ -151,11 +168,13 @@ int route_request(struct exchange *exchange)
 {
     const struct web_options *options = exchange->server->options;
     const char *path = exchange->info->local_uri;
-    mg_disable_connection_keep_alive(exchange->connection); /* what a refused body still sends is not read */
+    mg_disable_connection_keep_alive(
+        exchange->connection); /* what a refused body still sends is not read */
     if (exchange->entrance != ENTRANCE_LOCAL &&
         !access_host_is_ours(exchange_header(exchange, "Host"), options->host, options->hosts))
         return answer_problem(exchange, 421, "host",
-                              "this server is not known by that name: see --host of tapeloop-web", NULL);
+                              "this server is not known by that name: see --host of tapeloop-web",
+                              NULL);
     if (!path || path[0] != '/')
         return answer_problem(exchange, 400, "invalid", "that is no path", NULL);
     bool file = exchange->entrance == ENTRANCE_MAIN && strncmp(path, "/api/", 5) != 0;

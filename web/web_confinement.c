@@ -1,6 +1,6 @@
 /*
- * web_confinement.c - see web_confinement.h. Landlock has no wrappers in the C library: its calls are
- * made by number.
+ * web_confinement.c - see web_confinement.h. Landlock has no wrappers in the C library: its calls
+ * are made by number.
  *
  * System calls are refused (EPERM), not deadly: OpenSSL, SQLite and the C library try things and go
  * on without them, and a refused call is as harmless.
@@ -40,7 +40,8 @@
 #define USER "tapeloop-web"
 #define USER_OTHERWISE "nobody"
 
-int web_confinement_identity(const char *name, struct web_identity *identity, struct failure *failure)
+int web_confinement_identity(const char *name, struct web_identity *identity,
+                             struct failure *failure)
 {
     *identity = (struct web_identity){geteuid(), getegid()};
     if (!name && geteuid() != 0)
@@ -51,22 +52,21 @@ int web_confinement_identity(const char *name, struct web_identity *identity, st
     if (!user)
         return fail(failure, ERR_NOT_FOUND, "there is no user %s", name ? name : USER_OTHERWISE);
     if (geteuid() != 0 && user->pw_uid != geteuid())
-        return fail(failure, ERR_PERMISSION, "only root can become another user: leave --user away");
+        return fail(failure, ERR_PERMISSION,
+                    "only root can become another user: leave --user away");
     if (user->pw_uid == 0)
         return fail(failure, ERR_INVALID, "the web process must not run as root");
     *identity = (struct web_identity){user->pw_uid, user->pw_gid};
     return 0;
 }
 
-/* ---- the first step
- * -------------------------------------------------------------------------------- */
+/* ---- the first step -------------------------------------------------------------------------- */
 
 static int become(const struct web_identity *identity, struct failure *failure)
 {
-    if (geteuid() == 0 &&
-        (setgroups(0, NULL) != 0 ||
-         setresgid(identity->group, identity->group, identity->group) != 0 ||
-         setresuid(identity->user, identity->user, identity->user) != 0))
+    if (geteuid() == 0 && (setgroups(0, NULL) != 0 ||
+                           setresgid(identity->group, identity->group, identity->group) != 0 ||
+                           setresuid(identity->user, identity->user, identity->user) != 0))
         return fail_errno(failure, errno, "the web process cannot give up being root");
     /* Forgotten with the change of user. */
     if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || prctl(PR_SET_DUMPABLE, LEAKS_LOOKED_FOR) != 0)
@@ -79,7 +79,7 @@ static int become(const struct web_identity *identity, struct failure *failure)
 }
 
 #define READING (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
-#define KEEPING \
+#define KEEPING                                                                 \
     (READING | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_FILE | \
      LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK)
 #define REFER (UINT64_C(1) << 13)
@@ -116,7 +116,7 @@ static int lock_files(const char *directory, struct failure *failure)
     long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
     if (abi < 1)
         return 0; /* a kernel without Landlock: user and system calls are what there is */
-    struct { /* newer than some headers that this is built with */
+    struct {      /* newer than some headers that this is built with */
         uint64_t files, network;
     } handled = {.files = rights_known(abi), .network = CONNECT_TCP};
     int ruleset = (int)syscall(SYS_landlock_create_ruleset, &handled,
@@ -134,7 +134,8 @@ static int lock_files(const char *directory, struct failure *failure)
     return error ? fail_errno(failure, error, "Landlock cannot be applied") : 0;
 }
 
-int web_confinement_begin(const struct web_identity *identity, const char *directory, struct failure *failure)
+int web_confinement_begin(const struct web_identity *identity, const char *directory,
+                          struct failure *failure)
 {
     struct rlimit none = {0, 0};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || setrlimit(RLIMIT_CORE, &none) != 0)
@@ -143,32 +144,73 @@ int web_confinement_begin(const struct web_identity *identity, const char *direc
     return result ? result : lock_files(directory, failure);
 }
 
-/* ---- the second step
- * ------------------------------------------------------------------------------- */
+/* ---- the second step ------------------------------------------------------------------------- */
 
 /* What no web server needs, and what has been a way out of confinements. */
 static const int refused[] = {
-    SCMP_SYS(execve),         SCMP_SYS(execveat),        SCMP_SYS(fork),
-    SCMP_SYS(vfork),          SCMP_SYS(ptrace),          SCMP_SYS(process_vm_readv),
-    SCMP_SYS(process_vm_writev), SCMP_SYS(kcmp),         SCMP_SYS(pidfd_getfd),
-    SCMP_SYS(pidfd_open),     SCMP_SYS(io_uring_setup),  SCMP_SYS(io_uring_enter),
-    SCMP_SYS(io_uring_register), SCMP_SYS(bpf),          SCMP_SYS(perf_event_open),
-    SCMP_SYS(userfaultfd),    SCMP_SYS(keyctl),          SCMP_SYS(add_key),
-    SCMP_SYS(request_key),    SCMP_SYS(unshare),         SCMP_SYS(setns),
-    SCMP_SYS(mount),          SCMP_SYS(umount2),         SCMP_SYS(pivot_root),
-    SCMP_SYS(chroot),         SCMP_SYS(open_tree),       SCMP_SYS(move_mount),
-    SCMP_SYS(fsopen),         SCMP_SYS(fsmount),         SCMP_SYS(kexec_load),
-    SCMP_SYS(init_module),    SCMP_SYS(finit_module),    SCMP_SYS(delete_module),
-    SCMP_SYS(reboot),         SCMP_SYS(swapon),          SCMP_SYS(swapoff),
-    SCMP_SYS(settimeofday),   SCMP_SYS(clock_settime),   SCMP_SYS(adjtimex),
-    SCMP_SYS(setuid),         SCMP_SYS(setgid),          SCMP_SYS(setresuid),
-    SCMP_SYS(setresgid),      SCMP_SYS(setgroups),       SCMP_SYS(capset),
-    SCMP_SYS(memfd_create),   SCMP_SYS(memfd_secret),    SCMP_SYS(personality),
-    SCMP_SYS(bind),           SCMP_SYS(connect),         SCMP_SYS(listen),
-    SCMP_SYS(mknod),          SCMP_SYS(mknodat),         SCMP_SYS(name_to_handle_at),
-    SCMP_SYS(open_by_handle_at), SCMP_SYS(quotactl),     SCMP_SYS(acct),
-    SCMP_SYS(iopl),           SCMP_SYS(ioperm),          SCMP_SYS(modify_ldt),
-    SCMP_SYS(socket),         SCMP_SYS(inotify_init1),   SCMP_SYS(fanotify_init),
+    SCMP_SYS(execve),
+    SCMP_SYS(execveat),
+    SCMP_SYS(fork),
+    SCMP_SYS(vfork),
+    SCMP_SYS(ptrace),
+    SCMP_SYS(process_vm_readv),
+    SCMP_SYS(process_vm_writev),
+    SCMP_SYS(kcmp),
+    SCMP_SYS(pidfd_getfd),
+    SCMP_SYS(pidfd_open),
+    SCMP_SYS(io_uring_setup),
+    SCMP_SYS(io_uring_enter),
+    SCMP_SYS(io_uring_register),
+    SCMP_SYS(bpf),
+    SCMP_SYS(perf_event_open),
+    SCMP_SYS(userfaultfd),
+    SCMP_SYS(keyctl),
+    SCMP_SYS(add_key),
+    SCMP_SYS(request_key),
+    SCMP_SYS(unshare),
+    SCMP_SYS(setns),
+    SCMP_SYS(mount),
+    SCMP_SYS(umount2),
+    SCMP_SYS(pivot_root),
+    SCMP_SYS(chroot),
+    SCMP_SYS(open_tree),
+    SCMP_SYS(move_mount),
+    SCMP_SYS(fsopen),
+    SCMP_SYS(fsmount),
+    SCMP_SYS(kexec_load),
+    SCMP_SYS(init_module),
+    SCMP_SYS(finit_module),
+    SCMP_SYS(delete_module),
+    SCMP_SYS(reboot),
+    SCMP_SYS(swapon),
+    SCMP_SYS(swapoff),
+    SCMP_SYS(settimeofday),
+    SCMP_SYS(clock_settime),
+    SCMP_SYS(adjtimex),
+    SCMP_SYS(setuid),
+    SCMP_SYS(setgid),
+    SCMP_SYS(setresuid),
+    SCMP_SYS(setresgid),
+    SCMP_SYS(setgroups),
+    SCMP_SYS(capset),
+    SCMP_SYS(memfd_create),
+    SCMP_SYS(memfd_secret),
+    SCMP_SYS(personality),
+    SCMP_SYS(bind),
+    SCMP_SYS(connect),
+    SCMP_SYS(listen),
+    SCMP_SYS(mknod),
+    SCMP_SYS(mknodat),
+    SCMP_SYS(name_to_handle_at),
+    SCMP_SYS(open_by_handle_at),
+    SCMP_SYS(quotactl),
+    SCMP_SYS(acct),
+    SCMP_SYS(iopl),
+    SCMP_SYS(ioperm),
+    SCMP_SYS(modify_ldt),
+    SCMP_SYS(socket),
+    SCMP_SYS(inotify_init1),
+    SCMP_SYS(fanotify_init),
 };
 
 static int add_rules(scmp_filter_ctx filter)
@@ -181,7 +223,8 @@ static int add_rules(scmp_filter_ctx filter)
     if (!error && !LEAKS_LOOKED_FOR)
         error = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
                                  SCMP_A0(SCMP_CMP_MASKED_EQ, 0x00010000 /* CLONE_THREAD */, 0));
-    if (!error) /* its flags lie in memory, where no filter sees them: the C library then takes clone */
+    if (!error) /* its flags lie in memory, where no filter sees them: the C library then takes
+                   clone */
         error = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
     if (!error)
         error = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(kill), 1,
@@ -200,5 +243,7 @@ int web_confinement_finish(struct failure *failure)
     if (!error)
         error = seccomp_load(filter);
     seccomp_release(filter);
-    return error ? fail_errno(failure, -error, "the system calls of the web process cannot be restricted") : 0;
+    return error ? fail_errno(failure, -error,
+                              "the system calls of the web process cannot be restricted")
+                 : 0;
 }

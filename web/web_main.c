@@ -33,22 +33,29 @@
 static const char usage[] =
     "Usage: tapeloop-web [OPTION...]\n"
     "\n"
-    "The web interface and REST API of tapeloop, over HTTPS. It asks the recorder (tapeloopd) through its\n"
-    "control socket, and stays in the foreground. Started as root, what faces the network runs as another user.\n"
+    "The web interface and REST API of tapeloop, over HTTPS. It asks the recorder (tapeloopd) "
+    "through its\n"
+    "control socket, and stays in the foreground. Started as root, what faces the network runs as "
+    "another user.\n"
     "\n"
-    "  --state DIR          the recorder's state directory; default: TAPELOOP_STATE, or " STATE_DEFAULT "\n"
-    "  --web-state DIR      where users, sessions and the certificate are kept, made where it is missing;\n"
+    "  --state DIR          the recorder's state directory; default: TAPELOOP_STATE, "
+    "or " STATE_DEFAULT "\n"
+    "  --web-state DIR      where users, sessions and the certificate are kept, made where it is "
+    "missing;\n"
     "                       default: the state directory's name with \"-web\" behind it\n"
     "  --listen ADDRESS     listen there only; default: everywhere\n"
     "  --port N             for the interface and the API; default: 8443\n"
     "  --download-port N    for downloads of packets; default: the next one\n"
-    "  --socket PATH|none   Unix socket for the API, tokens only; default: web.sock in the web state directory\n"
+    "  --socket PATH|none   Unix socket for the API, tokens only; default: web.sock in the web "
+    "state directory\n"
     "  --certificate FILE   certificate chain (PEM); default: one of its own making\n"
     "  --key FILE           its key (PEM); default: in the same file\n"
-    "  --host NAME          a name that browsers may know this server by, besides its addresses, localhost\n"
+    "  --host NAME          a name that browsers may know this server by, besides its addresses, "
+    "localhost\n"
     "                       and the machine's name; may be given several times\n"
     "  --downloads N        so many at a time (1 to 64); default: 8\n"
-    "  --user NAME          whom to run as where started as root; default: tapeloop-web, or else nobody\n"
+    "  --user NAME          whom to run as where started as root; default: tapeloop-web, or else "
+    "nobody\n"
     "  --new-password USER  give the user a new one-time password, print it, and end\n"
     "  --routes             print what the API answers, and what right each needs\n"
     "  --version, --help\n"
@@ -63,8 +70,7 @@ struct arguments {
     char directory[PATH_MAX], socket_path[PATH_MAX + 16];
 };
 
-/* ---- options
- * --------------------------------------------------------------------------------------- */
+/* ---- options --------------------------------------------------------------------------------- */
 
 static int wrong(const char *sentence, const char *value)
 {
@@ -117,7 +123,9 @@ static int take_option(int option, const char *value, struct arguments *argument
     case PORT:
         return take_number(value, 1, 65534, &options->port) ? -1 : wrong("--port: no port", value);
     case DOWNLOAD_PORT:
-        return take_number(value, 1, 65535, &options->download_port) ? -1 : wrong("--download-port: no port", value);
+        return take_number(value, 1, 65535, &options->download_port)
+                   ? -1
+                   : wrong("--download-port: no port", value);
     case SOCKET:
         arguments->no_socket = strcmp(value, "none") == 0;
         options->socket_path = arguments->no_socket ? NULL : value;
@@ -134,8 +142,9 @@ static int take_option(int option, const char *value, struct arguments *argument
         options->host[options->hosts++] = value;
         return -1;
     case DOWNLOADS:
-        return take_number(value, 1, DOWNLOADS_MAX, &options->downloads_max) ? -1
-                                                                            : wrong("--downloads: expected 1 to 64", value);
+        return take_number(value, 1, DOWNLOADS_MAX, &options->downloads_max)
+                   ? -1
+                   : wrong("--downloads: expected 1 to 64", value);
     case USER:
         arguments->user = value;
         return -1;
@@ -178,7 +187,8 @@ static int take_arguments(int count, char **values, struct arguments *arguments)
     };
     const char *environment = getenv("TAPELOOP_STATE");
     int option;
-    arguments->state = environment && environment[0] ? environment : STATE_DEFAULT;
+    if (environment && environment[0])
+        arguments->state = environment;
     while ((option = getopt_long(count, values, "", options, NULL)) != -1) {
         int status = take_option(option, optarg, arguments);
         if (status >= 0)
@@ -195,10 +205,10 @@ static int take_arguments(int count, char **values, struct arguments *arguments)
     return -1;
 }
 
-/* ---- the directory
- * --------------------------------------------------------------------------------- */
+/* ---- the directory --------------------------------------------------------------------------- */
 
-/* Makes it, and gives it to whom the web process runs as; its group is that of the state directory. */
+/* Makes it, and gives it to whom the web process runs as; its group is that of the state directory.
+ */
 static int make_directory(struct arguments *arguments, struct failure *failure)
 {
     char name[PATH_MAX];
@@ -208,7 +218,8 @@ static int make_directory(struct arguments *arguments, struct failure *failure)
     while (length > 1 && arguments->state[length - 1] == '/')
         length--;
     if (!options->directory) {
-        snprintf(name, sizeof name, "%.*s-web", (int)(length < PATH_MAX - 8 ? length : PATH_MAX - 8), arguments->state);
+        snprintf(name, sizeof name, "%.*s-web",
+                 (int)(length < PATH_MAX - 8 ? length : PATH_MAX - 8), arguments->state);
         options->directory = name;
     }
     gid_t group = stat(arguments->state, &status) == 0 ? status.st_gid : arguments->identity.group;
@@ -223,17 +234,19 @@ static int make_directory(struct arguments *arguments, struct failure *failure)
         return fail_errno(failure, errno, "directory %s", options->directory);
     options->directory = arguments->directory;
     if (!options->socket_path && !arguments->no_socket) {
-        snprintf(arguments->socket_path, sizeof arguments->socket_path, "%s/web.sock", arguments->directory);
+        snprintf(arguments->socket_path, sizeof arguments->socket_path, "%s/web.sock",
+                 arguments->directory);
         options->socket_path = arguments->socket_path;
     }
     return 0;
 }
 
-/* ---- the web process
- * ------------------------------------------------------------------------------- */
+/* ---- the web process ------------------------------------------------------------------------- */
 
-/* Gives a user a one-time password and prints it; makes the user where `role` says what it is to be. */
-static int give_password(struct web_store *store, const char *name, const enum role *role, struct failure *failure)
+/* Gives a user a one-time password and prints it; makes the user where `role` says what it is to
+ * be. */
+static int give_password(struct web_store *store, const char *name, const enum role *role,
+                         struct failure *failure)
 {
     char password[PASSWORD_MADE_SIZE];
     struct web_user user = {.must_change = true, .created_s = time(NULL)};
@@ -251,12 +264,15 @@ static int give_password(struct web_store *store, const char *name, const enum r
     }
     if (code != 0)
         return fail(failure, code, "user %.63s: %s", name, error_text(code));
-    printf("tapeloop-web: user %s has the one-time password %s: log in with it, and set your own.\n", user.name, password);
+    printf(
+        "tapeloop-web: user %s has the one-time password %s: log in with it, and set your own.\n",
+        user.name, password);
     fflush(stdout);
     return 0;
 }
 
-static int open_store(const struct web_options *options, struct web_store **store, struct failure *failure)
+static int open_store(const struct web_options *options, struct web_store **store,
+                      struct failure *failure)
 {
     static const enum role admin = ROLE_ADMIN;
     int code = web_store_open(options->directory, store, failure);
@@ -277,11 +293,13 @@ static void say_where(const struct web_server *server)
     char host[256] = "localhost", fingerprint[FINGERPRINT_SIZE];
     const struct web_options *options = server->options;
     if (options->listen)
-        snprintf(host, sizeof host, strchr(options->listen, ':') ? "[%.200s]" : "%.200s", options->listen);
+        snprintf(host, sizeof host, strchr(options->listen, ':') ? "[%.200s]" : "%.200s",
+                 options->listen);
     else
         (void)gethostname(host, sizeof host - 1);
     certificate_fingerprint(server->tls, fingerprint);
-    printf("tapeloop-web: https://%s:%u/ (certificate SHA-256 %s)\n", host, options->port, fingerprint);
+    printf("tapeloop-web: https://%s:%u/ (certificate SHA-256 %s)\n", host, options->port,
+           fingerprint);
     if (options->socket_path)
         printf("tapeloop-web: API with tokens on %s\n", options->socket_path);
     fflush(stdout);
@@ -299,7 +317,8 @@ static void wait_for_signal(void)
         ;
 }
 
-/* From root, if that is what we are, to serving: the operator's key is read before root is given up, all else after. */
+/* From root, if that is what we are, to serving: the operator's key is read before root is given
+ * up, all else after. */
 static int open_all(struct arguments *arguments, struct web_server *server, struct failure *failure)
 {
     const struct web_options *options = &arguments->options;
@@ -309,9 +328,10 @@ static int open_all(struct arguments *arguments, struct web_server *server, stru
     if (code == 0)
         code = web_confinement_begin(&arguments->identity, options->directory, failure);
     if (code == 0 && access(options->directory, W_OK | X_OK) != 0)
-        code = fail_errno(failure, errno,
-                          "user %ld cannot use directory %s, or not get there: choose another with --web-state",
-                          (long)geteuid(), options->directory);
+        code = fail_errno(
+            failure, errno,
+            "user %ld cannot use directory %s, or not get there: choose another with --web-state",
+            (long)geteuid(), options->directory);
     if (code == 0 && !options->certificate) {
         char path[PATH_MAX + sizeof CERTIFICATE_FILE];
         snprintf(path, sizeof path, "%s/%s", options->directory, CERTIFICATE_FILE);
@@ -334,7 +354,8 @@ static int web_process(int door_fd, void *context)
         code = give_password(server.store, arguments->new_password, NULL, &failure);
     } else if (code == 0) {
         server.recorder = recorder_link_open(door_fd);
-        code = server.recorder ? web_server_start(&server, &failure) : fail(&failure, ERR_NO_MEMORY, "out of memory");
+        code = server.recorder ? web_server_start(&server, &failure)
+                               : fail(&failure, ERR_NO_MEMORY, "out of memory");
         if (code == 0) {
             code = web_confinement_finish(&failure);
             if (code == 0) {
@@ -355,7 +376,8 @@ static int web_process(int door_fd, void *context)
 int main(int count, char **values)
 {
     static struct arguments arguments = {
-        .options = {.port = PORT_DEFAULT, .downloads_max = DOWNLOADS_DEFAULT}};
+        .options = {.port = PORT_DEFAULT, .downloads_max = DOWNLOADS_DEFAULT},
+        .state = STATE_DEFAULT};
     struct failure failure = {0};
     int status = take_arguments(count, values, &arguments);
     if (status >= 0)

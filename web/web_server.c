@@ -14,7 +14,8 @@
 #include "extraction_list.h"
 #include "handlers.h"
 
-/* Every connection has a thread, and a client that says nothing has it until the time is over: so many, and so short. */
+/* Every connection has a thread, and a client that says nothing has it until the time is over: so
+ * many, and so short. */
 #define MAIN_THREADS "256"
 #define MAIN_TIMEOUT_MS "10000"
 #define DOWNLOAD_THREADS_SPARE 24 /* beside those that hand over packets: to refuse others */
@@ -44,7 +45,8 @@ static int take_error(struct mg_connection *connection, int status, const char *
     (void)sentence;
     if (!exchange.info)
         return 1;
-    (void)answer_problem(&exchange, status, "protocol", "that was no request that can be answered", NULL);
+    (void)answer_problem(&exchange, status, "protocol", "that was no request that can be answered",
+                         NULL);
     return 0;
 }
 
@@ -64,24 +66,36 @@ static int give_tls(void **tls, void *data)
 }
 
 /* `tls`: with it, and on `port`; else `port` is a whole entry. */
-static int start(struct web_server *server, enum entrance entrance, const char *ports, const char *threads,
-                 const char *timeout_ms, struct failure *failure)
+static int start(struct web_server *server, enum entrance entrance, const char *ports,
+                 const char *threads, const char *timeout_ms, struct failure *failure)
 {
     const struct mg_callbacks callbacks = {.begin_request = take_request,
                                            .http_error = take_error,
                                            .log_message = take_message,
                                            .external_ssl_ctx = give_tls};
     const char *options[] = {
-        "listening_ports", ports,
-        "num_threads", threads,
-        "request_timeout_ms", timeout_ms,
-        "enable_keep_alive", "no",
-        "enable_auth_domain_check", "no",
-        "enable_directory_listing", "no",
-        "max_request_size", "16384",
-        "connection_queue", "128",
-        "listen_backlog", "512",
-        "tcp_nodelay", "1",
+        "listening_ports",
+        ports,
+        "num_threads",
+        threads,
+        "request_timeout_ms",
+        timeout_ms,
+        "decode_url",
+        "no", /* what is behind a zero would be lost */
+        "enable_keep_alive",
+        "no",
+        "enable_auth_domain_check",
+        "no",
+        "enable_directory_listing",
+        "no",
+        "max_request_size",
+        "16384",
+        "connection_queue",
+        "128",
+        "listen_backlog",
+        "512",
+        "tcp_nodelay",
+        "1",
         NULL,
     };
     char words[256] = "";
@@ -92,18 +106,20 @@ static int start(struct web_server *server, enum entrance entrance, const char *
                                 .configuration_options = options};
     server->context[entrance] = mg_start2(&init, &error);
     if (!server->context[entrance])
-        return fail(failure, ERR_BUSY, "%s cannot be served: %s", ports, words[0] ? words : strerror(errno));
+        return fail(failure, ERR_BUSY, "%s cannot be served: %s", ports,
+                    words[0] ? words : strerror(errno));
     return 0;
 }
 
-static int start_tls(struct web_server *server, enum entrance entrance, unsigned port, const char *threads,
-                     const char *timeout_ms, struct failure *failure)
+static int start_tls(struct web_server *server, enum entrance entrance, unsigned port,
+                     const char *threads, const char *timeout_ms, struct failure *failure)
 {
     char ports[128];
     const char *listen = server->options->listen;
     if (listen) {
         bool colons = strchr(listen, ':') != NULL;
-        snprintf(ports, sizeof ports, "%s%.90s%s:%us", colons ? "[" : "", listen, colons ? "]" : "", port);
+        snprintf(ports, sizeof ports, "%s%.90s%s:%us", colons ? "[" : "", listen, colons ? "]" : "",
+                 port);
         return start(server, entrance, ports, threads, timeout_ms, failure);
     }
     snprintf(ports, sizeof ports, "+%us", port); /* both versions of IP */
@@ -134,16 +150,19 @@ int web_server_start(struct web_server *server, struct failure *failure)
 {
     char download_threads[16];
     const struct web_options *options = server->options;
-    snprintf(download_threads, sizeof download_threads, "%u", options->downloads_max + DOWNLOAD_THREADS_SPARE);
+    snprintf(download_threads, sizeof download_threads, "%u",
+             options->downloads_max + DOWNLOAD_THREADS_SPARE);
     mg_init_library(MG_FEATURES_TLS);
     server->guard = login_guard_open();
     server->extractions = extraction_list_open(options->downloads_max);
-    int code = server->guard && server->extractions ? 0 : fail(failure, ERR_NO_MEMORY, "out of memory");
+    int code =
+        server->guard && server->extractions ? 0 : fail(failure, ERR_NO_MEMORY, "out of memory");
     if (code == 0)
-        code = start_tls(server, ENTRANCE_MAIN, options->port, MAIN_THREADS, MAIN_TIMEOUT_MS, failure);
+        code =
+            start_tls(server, ENTRANCE_MAIN, options->port, MAIN_THREADS, MAIN_TIMEOUT_MS, failure);
     if (code == 0)
-        code = start_tls(server, ENTRANCE_DOWNLOAD, options->download_port, download_threads, DOWNLOAD_TIMEOUT_MS,
-                         failure);
+        code = start_tls(server, ENTRANCE_DOWNLOAD, options->download_port, download_threads,
+                         DOWNLOAD_TIMEOUT_MS, failure);
     if (code == 0)
         code = start_local(server, failure);
     if (code != 0)

@@ -1,9 +1,9 @@
 /*
  * web_server.h - the three HTTP servers of the web process and what their handlers share.
  *
- * CivetWeb gives every connection a thread for as long as it lasts. So there are three servers with threads of their
- * own: the interface and the API; downloads, of which there are only so many; the Unix socket. Nothing stays open
- * longer than its answer.
+ * CivetWeb gives every connection a thread for as long as it lasts. So there are three servers with
+ * threads of their own: the interface and the API; downloads, of which there are only so many; the
+ * Unix socket. Nothing stays open longer than its answer.
  */
 #ifndef WEB_WEB_SERVER_H
 #define WEB_WEB_SERVER_H
@@ -24,11 +24,11 @@ struct web_store;
 #define HOST_NAMES_MAX 16u
 
 struct web_options {
-    const char *listen;        /* address, or null: all */
+    const char *listen; /* address, or null: all */
     unsigned port, download_port;
-    const char *socket_path;   /* of the Unix socket; null: none */
-    const char *certificate, *key; /* the operator's own; null: ours */
-    const char *directory;     /* the web process's own */
+    const char *socket_path;          /* of the Unix socket; null: none */
+    const char *certificate, *key;    /* the operator's own; null: ours */
+    const char *directory;            /* the web process's own */
     const char *host[HOST_NAMES_MAX]; /* names that a Host header may have */
     unsigned hosts;
     unsigned downloads_max;
@@ -52,8 +52,8 @@ struct web_server {
 };
 
 /*
- * Starts to serve. `server` is zeroed but for options, store, recorder and tls, which stay the caller's. ERR_BUSY:
- * somebody else has the port; after a failure nothing is left.
+ * Starts to serve. `server` is zeroed but for options, store, recorder and tls, which stay the
+ * caller's. ERR_BUSY: somebody else has the port; after a failure nothing is left.
  */
 int web_server_start(struct web_server *server, struct failure *failure);
 

@@ -26,8 +26,9 @@ static const struct database_kind web_kind = {
 
 #define USER_COLUMNS "name, role, must_change, created_s, password"
 #define TOKEN_COLUMNS "number, user, name, rights, created_s, expires_s"
-#define NOT_THE_LAST_ADMIN                                                                         \
-    "(role <> 3 OR EXISTS (SELECT 1 FROM user AS other WHERE other.role = 3 AND other.name <> ?1))"
+#define NOT_THE_LAST_ADMIN                                                                      \
+    "(role <> 3 OR EXISTS (SELECT 1 FROM user AS other WHERE other.role = 3 AND other.name <> " \
+    "?1))"
 
 /* clang-format off */
 #define WEB_STATEMENTS                                                                             \
@@ -78,8 +79,7 @@ struct web_store {
     sqlite3_stmt *statement[SQL_STATEMENTS];
 };
 
-/* ---- statements: take one, bind, step, give back
- * ---------------------------------------------------- */
+/* ---- statements: take one, bind, step, give back --------------------------------------------- */
 
 /* The lock is ours from here to finish(). */
 static sqlite3_stmt *begin(struct web_store *store, enum web_statement which)
@@ -121,8 +121,7 @@ static void bind_secret(sqlite3_stmt *statement, const uint8_t *secret)
     sqlite3_bind_blob(statement, 1, secret, SECRET_DIGEST_BYTES, SQLITE_STATIC);
 }
 
-/* ---- opening
- * --------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 int web_store_open(const char *directory, struct web_store **result, struct failure *failure)
 {
@@ -169,19 +168,18 @@ void web_store_close(struct web_store **slot)
 
 int web_store_check_name(const char *name, struct failure *failure)
 {
-    static const char good[] =
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.@";
+    static const char good[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.@";
     size_t length = strlen(name);
     if (length == 0 || length > USER_NAME_MAX || strspn(name, good) != length || name[0] == '-' ||
         name[0] == '.')
         return fail(failure, ERR_INVALID,
-                    "a name has 1 to %u of a-z, A-Z, 0-9, \"-\", \"_\", \".\", \"@\", and begins with none of \"-\" and \".\"",
+                    "a name has 1 to %u of a-z, A-Z, 0-9, \"-\", \"_\", \".\", \"@\", and begins "
+                    "with none of \"-\" and \".\"",
                     USER_NAME_MAX);
     return 0;
 }
 
-/* ---- users
- * ----------------------------------------------------------------------------------------- */
+/* ---- users ----------------------------------------------------------------------------------- */
 
 static void take_user(sqlite3_stmt *statement, struct web_user *user)
 {
@@ -301,8 +299,8 @@ int web_store_delete_user(struct web_store *store, const char *name)
     return code == ERR_BUSY ? why_not(store, name) : code;
 }
 
-int web_store_users(struct web_store *store, int (*each)(const struct web_user *user, void *context),
-                    void *context)
+int web_store_users(struct web_store *store,
+                    int (*each)(const struct web_user *user, void *context), void *context)
 {
     sqlite3_stmt *statement = begin(store, SQL_USERS);
     int result, code = 0;
@@ -315,8 +313,7 @@ int web_store_users(struct web_store *store, int (*each)(const struct web_user *
     return code == 0 ? end_code : code;
 }
 
-/* ---- sessions
- * -------------------------------------------------------------------------------------- */
+/* ---- sessions -------------------------------------------------------------------------------- */
 
 int web_store_add_session(struct web_store *store, const uint8_t secret[SECRET_DIGEST_BYTES],
                           const struct web_session *session)
@@ -344,7 +341,8 @@ int web_store_session(struct web_store *store, const uint8_t secret[SECRET_DIGES
     return code == 0 && result != SQLITE_ROW ? ERR_NOT_FOUND : code;
 }
 
-int web_store_use_session(struct web_store *store, const uint8_t secret[SECRET_DIGEST_BYTES], int64_t used_s)
+int web_store_use_session(struct web_store *store, const uint8_t secret[SECRET_DIGEST_BYTES],
+                          int64_t used_s)
 {
     sqlite3_stmt *statement = begin(store, SQL_SESSION_USE);
     bind_secret(statement, secret);
@@ -367,8 +365,7 @@ int web_store_trim_sessions(struct web_store *store, int64_t created_s, int64_t 
     return change(store, statement, 0);
 }
 
-/* ---- tokens
- * ---------------------------------------------------------------------------------------- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
 static void take_token(sqlite3_stmt *statement, struct web_token *token)
 {

@@ -1,6 +1,6 @@
 /*
- * web_store.h - web.db: users, sessions, tokens. One SQLite connection behind one lock; any thread may
- * call. Every change is on the disk when its function returns 0.
+ * web_store.h - web.db: users, sessions, tokens. One SQLite connection behind one lock; any thread
+ * may call. Every change is on the disk when its function returns 0.
  */
 #ifndef WEB_WEB_STORE_H
 #define WEB_WEB_STORE_H
@@ -40,31 +40,34 @@ struct web_token {
 };
 
 /* Opens or makes DIR/web.db. A file that is damaged or not ours is never replaced. */
-int web_store_open(const char *directory, struct web_store **store, struct failure *failure);
-void web_store_close(struct web_store **store);
+int web_store_open(const char *directory, struct web_store **result, struct failure *failure);
+void web_store_close(struct web_store **slot);
 
 /* 1 to 63 of a-z, A-Z, 0-9, '-', '_', '.', '@', not beginning with '-' or '.'. ERR_INVALID. */
 int web_store_check_name(const char *name, struct failure *failure);
 
 /* How many users there are, or a negative code. */
 int web_store_user_count(struct web_store *store);
-int web_store_user(struct web_store *store, const char *name, struct web_user *user); /* ERR_NOT_FOUND */
-int web_store_add_user(struct web_store *store, const struct web_user *user);         /* ERR_EXISTS */
+int web_store_user(struct web_store *store, const char *name,
+                   struct web_user *user);                                    /* ERR_NOT_FOUND */
+int web_store_add_user(struct web_store *store, const struct web_user *user); /* ERR_EXISTS */
 int web_store_set_password(struct web_store *store, const char *name, const char *password,
                            bool must_change); /* ERR_NOT_FOUND. Ends the user's sessions */
 /* ERR_NOT_FOUND; ERR_BUSY: there would be no admin left. */
 int web_store_set_role(struct web_store *store, const char *name, enum role role);
-int web_store_delete_user(struct web_store *store, const char *name); /* with sessions and tokens; as above */
+int web_store_delete_user(struct web_store *store,
+                          const char *name); /* with sessions and tokens; as above */
 /* By name; `each` must not call the store. */
-int web_store_users(struct web_store *store, int (*each)(const struct web_user *user, void *context),
-                    void *context);
+int web_store_users(struct web_store *store,
+                    int (*each)(const struct web_user *user, void *context), void *context);
 
 /* Sessions go by secret_digest("session", ...). */
 int web_store_add_session(struct web_store *store, const uint8_t secret[SECRET_DIGEST_BYTES],
                           const struct web_session *session);
 int web_store_session(struct web_store *store, const uint8_t secret[SECRET_DIGEST_BYTES],
                       struct web_session *session); /* ERR_NOT_FOUND */
-int web_store_use_session(struct web_store *store, const uint8_t secret[SECRET_DIGEST_BYTES], int64_t used_s);
+int web_store_use_session(struct web_store *store, const uint8_t secret[SECRET_DIGEST_BYTES],
+                          int64_t used_s);
 int web_store_delete_session(struct web_store *store, const uint8_t secret[SECRET_DIGEST_BYTES]);
 /* Forgets sessions that began before or were last used before these times. */
 int web_store_trim_sessions(struct web_store *store, int64_t created_s, int64_t used_s);
@@ -74,7 +77,8 @@ int web_store_put_token(struct web_store *store, const uint8_t secret[SECRET_DIG
                         struct web_token *token);
 int web_store_token(struct web_store *store, const uint8_t secret[SECRET_DIGEST_BYTES],
                     struct web_token *token); /* ERR_NOT_FOUND */
-int web_store_delete_token(struct web_store *store, const char *user, int64_t number); /* ERR_NOT_FOUND */
+int web_store_delete_token(struct web_store *store, const char *user,
+                           int64_t number); /* ERR_NOT_FOUND */
 int web_store_tokens(struct web_store *store, const char *user,
                      int (*each)(const struct web_token *token, void *context), void *context);
 

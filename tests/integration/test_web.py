@@ -263,6 +263,8 @@ class Rings(WebWorld):
         recorder = self.start()
         admin = self.admin(self.web())
         self.assertEqual(admin.ask("GET", "/api/v1/rings").json["rings"], [])
+        for path in ("%72%2e", "a%00b", "a%2fb"):  # parts of paths are decoded, and hold neither zeros nor slashes
+            self.problem(admin.ask("GET", "/api/v1/rings/" + path), 404)
         disk = {"path": self.path("disk"), "bytes": 64 * MIB}
         answer = admin.ask("POST", "/api/v1/rings", {"name": "r", "disks": [disk]})
         self.assertEqual(answer.status, 201, answer.body)
@@ -381,6 +383,9 @@ class Packets(WebWorld):
         answer = token.ask("GET", "/api/v1/rings/r/packets?format=pcap&filter=ether%20proto%200x800")
         self.assertEqual(answer.status, 307)
         self.assertEqual(read_pcap(token.download(answer.headers["Location"])[1]), extract(recorder, "r")[0])
+        # What is too long is refused, never left out: without its filter it would be everything.
+        for wrong in ("filter=" + "a" * 4200, "filter=" + "a" * 9000, "filter=tcp%00", "from=" + "1" * 80, "filter=tcp&filter=udp"):
+            self.problem(token.ask("GET", "/api/v1/rings/r/packets?" + wrong), 400)
         # On the Unix socket as well, where there are no sessions, and nobody without a token.
         local = User(web, token=token.token, local=True)
         answer = local.ask("GET", "/api/v1/rings/r/packets?format=pcap")

@@ -1,6 +1,6 @@
 /*
- * test_civetweb.c - the CivetWeb that is linked is the one that web/ counts on: its version, and what
- * it was built with and without.
+ * test_civetweb.c - the CivetWeb that is linked is the one that web/ counts on: its version, and
+ * what it was built with and without.
  */
 #include <stdio.h>
 

@@ -1,5 +1,6 @@
 /*
- * test_web_access.c - passwords, who is kept waiting, which Host is ours, users and tokens on the disk.
+ * test_web_access.c - passwords, who is kept waiting, which Host is ours, users and tokens on the
+ * disk.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,8 @@ static void passwords_are_recognised(void **state)
 static void a_hash_is_scrypt_as_rfc_7914_has_it(void **state)
 {
     (void)state;
-    /* Made by another implementation (Python's hashlib): N = 2^14, r = 8, p = 1, salt of 16 zeros, 32 bytes. */
+    /* Made by another implementation (Python's hashlib): N = 2^14, r = 8, p = 1, salt of 16 zeros,
+     * 32 bytes. */
     static const char known[] = "scrypt:14:8:1:00000000000000000000000000000000:"
                                 "99b284e6de83e771345d75d459857c6d357724e0f5e618ee1adf34981cb8a809";
     assert_int_equal(password_verify("pleaseletmein", known, NULL), 0);
@@ -41,7 +43,11 @@ static void hashes_that_make_no_sense_let_nobody_in(void **state)
 {
     (void)state;
     static const char *const wrong[] = {
-        NULL, "", "scrypt", "scrypt:17:8:1::", "scrypt:99:8:1:00000000000000000000000000000000:00",
+        NULL,
+        "",
+        "scrypt",
+        "scrypt:17:8:1::",
+        "scrypt:99:8:1:00000000000000000000000000000000:00",
         "plain:secret",
         "scrypt:63:8:1:00000000000000000000000000000000:"
         "0000000000000000000000000000000000000000000000000000000000000000"};
@@ -117,10 +123,12 @@ static void only_our_own_names_are_hosts(void **state)
 {
     (void)state;
     static const char *const names[] = {"tapeloop.example"};
-    static const char *const ours[] = {"127.0.0.1", "10.1.2.3:8443", "[::1]", "[fe80::1]:8443", "localhost:1", "LOCALHOST",
+    static const char *const ours[] = {"127.0.0.1",        "10.1.2.3:8443",        "[::1]",
+                                       "[fe80::1]:8443",   "localhost:1",          "LOCALHOST",
                                        "tapeloop.example", "Tapeloop.Example:8443"};
-    static const char *const others[] = {"", ":8443", "evil.example", "tapeloop.example.evil", "127.0.0.1.evil",
-                                         "[::1", "[::1]x", "[]", "127.0.0.1@evil"};
+    static const char *const others[] = {
+        "",     ":8443",  "evil.example", "tapeloop.example.evil", "127.0.0.1.evil",
+        "[::1", "[::1]x", "[]",           "127.0.0.1@evil"};
     for (size_t i = 0; i < COUNT(ours); i++)
         assert_true(access_host_is_ours(ours[i], names, 1));
     for (size_t i = 0; i < COUNT(others); i++)
@@ -133,8 +141,10 @@ static void users_tokens_and_sessions_stay(void **state)
 {
     (void)state;
     struct web_store *store;
-    struct web_user user = {.name = "ann", .role = ROLE_ADMIN, .created_s = 5, .password = "x"}, found;
-    struct web_token token = {.user = "ann", .name = "t", .rights = RIGHT_READ, .created_s = 7}, other;
+    struct web_user user = {.name = "ann", .role = ROLE_ADMIN, .created_s = 5, .password = "x"},
+                    found;
+    struct web_token token = {.user = "ann", .name = "t", .rights = RIGHT_READ, .created_s = 7},
+                     other;
     struct web_session session = {.user = "ann", .created_s = 1, .used_s = 2}, seen;
     uint8_t secret[SECRET_DIGEST_BYTES] = {1};
     assert_int_equal(web_store_open(directory, &store, NULL), 0);
