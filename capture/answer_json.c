@@ -96,6 +96,7 @@ struct disk_answers {
     const struct ring_look *look;
     const struct ring_state *state; /* null: the ring is not up */
     json_t *disks;
+    int64_t oldest_ns[RING_DISKS_MAX]; /* packet on the keeper's i-th disk; INT64_MAX: none */
 };
 
 static const struct keeper_disk_state *keeper_disk_of(const struct ring_state *state,
@@ -151,13 +152,33 @@ static int append_disk(const struct state_disk *row, void *context)
         (json_int_t)keeper->written_bytes, "in_flight_bytes",
         (json_int_t)keeper->in_flight_bytes);
     describe_hardware(disk, &note);
+    int64_t oldest_ns = found ? answers->oldest_ns[found - answers->state->keeper.disk] : INT64_MAX;
+    json_set_time(disk, "oldest", oldest_ns, oldest_ns != INT64_MAX);
     return json_array_append_new(answers->disks, disk) == 0 ? 0 : ERR_NO_MEMORY;
 }
 
+static int note_oldest(const struct segment_row *row, const struct segment_place *place,
+                       void *context)
+{
+    struct disk_answers *answers = context;
+    const struct keeper_disk_state *disk = keeper_disk_of(answers->state, &place->disk);
+    if (!disk || row->first_ns > row->last_ns)
+        return 0;
+    int64_t *oldest_ns = &answers->oldest_ns[disk - answers->state->keeper.disk];
+    if (row->first_ns < *oldest_ns)
+        *oldest_ns = row->first_ns;
+    return 0;
+}
+
 static int append_disks(const struct ring_look *look, const struct ring_state *state, json_t *disks,
-                        struct failure *failure)
+                        bool with_oldest, struct failure *failure)
 {
     struct disk_answers answers = {.look = look, .state = state, .disks = disks};
+    for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
+        answers.oldest_ns[i] = INT64_MAX;
+    if (state && with_oldest) /* without it less is said, no more */
+        (void)catalog_places(look->entry->recorder->catalog, &look->entry->row.ring, note_oldest,
+                             &answers);
     int result =
         state_disks(look->entry->recorder->state, &look->entry->row.ring, append_disk, &answers);
     return result == 0 ? 0
@@ -177,7 +198,16 @@ int json_append_disks(const struct ring_look *look, json_t *disks, struct failur
 {
     struct ring_state state;
     int result = look->live ? state_of(look, &state, failure) : 0;
-    return result == 0 ? append_disks(look, look->live ? &state : NULL, disks, failure) : result;
+    return result == 0 ? append_disks(look, look->live ? &state : NULL, disks, false, failure)
+                       : result;
+}
+
+int json_append_disks_oldest(const struct ring_look *look, json_t *disks, struct failure *failure)
+{
+    struct ring_state state;
+    int result = look->live ? state_of(look, &state, failure) : 0;
+    return result == 0 ? append_disks(look, look->live ? &state : NULL, disks, true, failure)
+                       : result;
 }
 
 /* ---- rings
@@ -221,6 +251,12 @@ static const char *ring_state_word(const struct ring_look *look, const struct ri
     return look->live && state->streams > 0 ? "recording" : "idle";
 }
 
+/* What the ring holds of segments when each is written as often as it should be. */
+static uint64_t logical_total(const struct ring_look *look, const struct ring_state *state)
+{
+    return look->copies > 0 ? state->total_bytes / look->copies : 0;
+}
+
 static int ring_with_state(const struct ring_look *look, const struct ring_state *state,
                            json_t **result, struct failure *failure)
 {
@@ -239,6 +275,11 @@ static int ring_with_state(const struct ring_look *look, const struct ring_state
         (json_int_t)look->slot_bytes, "state", ring_state_word(look, state), "error",
         error_of(look), "disks", disks, "total_bytes", (json_int_t)state->total_bytes, "used_bytes",
         (json_int_t)state->used_bytes, "packets", (json_int_t)catalog->packets);
+    json_object_set_new(ring, "logical_total_bytes",
+                        json_integer((json_int_t)logical_total(look, state)));
+    json_object_set_new(ring, "logical_used_bytes",
+                        json_integer((json_int_t)(catalog->segments * look->slot_bytes)));
+    json_object_set_new(ring, "packet_bytes", json_integer((json_int_t)state->logical_bytes));
     json_set_time(ring, "oldest", catalog->first_ns, any);
     json_set_time(ring, "newest", catalog->last_ns, any);
     *result = ring;
@@ -276,7 +317,7 @@ int json_ring_whole(const struct ring_look *look, json_t **result, struct failur
     if (code == 0)
         code = ring_with_state(look, &state, &ring, failure);
     if (code == 0)
-        code = append_disks(look, look->live ? &state : NULL, disks, failure);
+        code = append_disks(look, look->live ? &state : NULL, disks, false, failure);
     if (code == 0) {
         code = catalog_interfaces(entry->recorder->catalog, &entry->row.ring, append_interface,
                                   interfaces);
@@ -352,6 +393,25 @@ static json_t *errors_of(const struct ring_state *state)
                      "failed_disks", failed);
 }
 
+/* How far back the ring will reach if everything goes on as in the last second; null while nothing is recorded. */
+static json_t *forecast_s(const struct ring_look *look, const struct ring_state *state)
+{
+    uint64_t rate = atomic_load(&look->entry->bytes_per_s);
+    return look->live && rate > 0 ? json_integer((json_int_t)(logical_total(look, state) / rate))
+                                  : json_null();
+}
+
+/* Whether packets are, or would be now, on fewer disks than they should be, or a disk is away. */
+static bool is_degraded(const struct ring_look *look, const struct ring_state *state,
+                        json_int_t disks)
+{
+    json_int_t there = 0;
+    for (uint32_t i = 0; i < state->keeper.disks; i++)
+        there += state->keeper.disk[i].disk && state->keeper.disk[i].state != DISK_FAILED;
+    return look->live && (state->keeper.durable_copies < look->copies || there != disks ||
+                          state->mender.degraded_segments > 0);
+}
+
 int json_ring_status(const struct ring_look *look, json_t **result, struct failure *failure)
 {
     struct ring_entry *entry = look->entry;
@@ -367,9 +427,8 @@ int json_ring_status(const struct ring_look *look, json_t **result, struct failu
     if (look->live)
         ring_entry_accounts(entry, append_account, &answers);
     bool any = look->live && state.catalog.first_ns <= state.catalog.last_ns;
-    bool degraded = look->live && (state.keeper.durable_copies < look->copies ||
-                                   json_integer_value(json_object_get(ring, "disks")) !=
-                                       (json_int_t)state.keeper.disks);
+    bool degraded =
+        is_degraded(look, &state, json_integer_value(json_object_get(ring, "disks")));
     json_t *status = json_pack(
         "{s:o, s:o, s:o, s:I, s:I, s:o, s:I, s:{s:I, s:I}, s:i, s:b, s:I, s:I, s:o}", "ring", ring,
         "account", json_account(&answers.total), "account_bytes",
@@ -380,6 +439,7 @@ int json_ring_status(const struct ring_look *look, json_t **result, struct failu
         (int)state.keeper.durable_copies, "degraded", (int)degraded, "reach_back_s",
         look->live ? reach_back_s(&state.catalog) : 0, "bytes_per_s",
         (json_int_t)atomic_load(&entry->bytes_per_s), "errors", errors_of(&state));
+    json_object_set_new(status, "forecast_s", forecast_s(look, &state));
     json_object_set_new(status, "mending", look->live ? json_mending(&state.mender) : json_null());
     json_set_time(status, "oldest", state.catalog.first_ns, any);
     json_set_time(status, "newest", state.catalog.last_ns, any);

@@ -43,6 +43,8 @@ int json_ring_whole(const struct ring_look *look, json_t **result, struct failur
 
 /* Appends the disks of one ring, as in disk.list. */
 int json_append_disks(const struct ring_look *look, json_t *disks, struct failure *failure);
+/* With the time of the oldest packet on each, for which all places in the catalog are looked through. */
+int json_append_disks_oldest(const struct ring_look *look, json_t *disks, struct failure *failure);
 
 /* As in status. */
 int json_ring_status(const struct ring_look *look, json_t **result, struct failure *failure);

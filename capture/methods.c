@@ -50,7 +50,7 @@ static const struct method {
     {"ring.delete", "ring wipe", method_ring_delete},
     {"ring.adopt", "disks name", method_ring_adopt},
     {"ring.rebuild", "ring", method_ring_rebuild},
-    {"disk.list", "ring", method_disk_list},
+    {"disk.list", "ring oldest", method_disk_list},
     {"disk.add", "ring disk force", method_disk_add},
     {"disk.remove", "ring disk forget", method_disk_remove},
     {"disk.resume", "ring disk force", method_disk_resume},
@@ -172,11 +172,16 @@ int method_ring_show(struct request *request, json_t **result)
 int method_disk_list(struct request *request, json_t **result)
 {
     const char *name = NULL;
+    bool oldest = false;
     int code = request_string(request, "ring", false, &name);
+    if (code == 0)
+        code = request_bool(request, "oldest", &oldest);
     if (code != 0)
         return code;
     json_t *disks = json_array();
-    return answer_array(for_rings(request, name, disks, json_append_disks), disks, "disks", result);
+    return answer_array(for_rings(request, name, disks,
+                                  oldest ? json_append_disks_oldest : json_append_disks),
+                        disks, "disks", result);
 }
 
 int method_status(struct request *request, json_t **result)

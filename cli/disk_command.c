@@ -20,7 +20,7 @@ static int list_run(const struct invocation *invocation, struct failure *failure
     if (code != 0)
         return code;
     json_t *result = NULL;
-    json_t *params = json_pack("{s:s?}", "ring", ring);
+    json_t *params = json_pack("{s:s?, s:b}", "ring", ring, "oldest", 1);
     code = session_ask(invocation, SESSION_START | SESSION_RINGS, "disk.list", params, &result,
                        failure);
     if (code != 0)

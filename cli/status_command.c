@@ -133,6 +133,8 @@ static void status_ring_print(const json_t *row, const json_t *disks)
     view_ring(ring);
     if (answer_number(row, "reach_back_s") > 0)
         printf("  %-14s %s\n", "reaches back", output_duration(answer_number(row, "reach_back_s")));
+    if (answer_number(row, "forecast_s") > 0)
+        printf("  %-14s %s at the present rate\n", "will reach", output_duration(answer_number(row, "forecast_s")));
     writing_print(row);
     if (answer_object(row, "mending"))
         mending_print(answer_object(row, "mending"));

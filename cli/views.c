@@ -39,21 +39,34 @@ static void line_time(const char *label, const json_t *time_ns)
     printf("  %-14s %s\n", label, answer_time(time_ns, &value) ? text_time(value, text) : "-");
 }
 
+/* Bytes as a user counts them, each packet once, and in parentheses as the disks do, where that is another number. */
+static const char *both_sizes(uint64_t logical, uint64_t raw, char text[64])
+{
+    char one[TEXT_SIZE_SIZE], other[TEXT_SIZE_SIZE];
+    if (logical == raw)
+        snprintf(text, 64, "%s", text_size(raw, one));
+    else
+        snprintf(text, 64, "%s (%s raw)", text_size(logical, one), text_size(raw, other));
+    return text;
+}
+
 /* Used and whole size, in words. */
 static void line_sizes(const json_t *ring)
 {
-    char total[TEXT_SIZE_SIZE];
-    char used[TEXT_SIZE_SIZE];
+    char total[64], used[64], slot[TEXT_SIZE_SIZE];
     uint64_t total_bytes = answer_count(ring, "total_bytes");
     uint64_t used_bytes = answer_count(ring, "used_bytes");
+    bool copies = answer_count(ring, "copies") > 1;
     const json_t *disks = json_object_get(ring, "disks");
     uint64_t count = json_is_array(disks) ? json_array_size(disks) : answer_count(ring, "disks");
-    printf("  %-14s %s on %" PRIu64 " disk%s", "size", text_size(total_bytes, total), count,
-           count == 1 ? "" : "s");
+    uint64_t logical_total = copies ? answer_count(ring, "logical_total_bytes") : total_bytes;
+    uint64_t logical_used = copies ? answer_count(ring, "logical_used_bytes") : used_bytes;
+    printf("  %-14s %s on %" PRIu64 " disk%s", "size", both_sizes(logical_total, total_bytes, total),
+           count, count == 1 ? "" : "s");
     if (total_bytes > 0)
-        printf(", %s used (%u %%)", text_size(used_bytes, used),
+        printf(", %s used (%u %%)", both_sizes(logical_used, used_bytes, used),
                (unsigned)((double)used_bytes * 100 / (double)total_bytes));
-    printf("\n  %-14s %s\n", "segment size", size_of(ring, "slot_bytes", used));
+    printf("\n  %-14s %s\n", "segment size", size_of(ring, "slot_bytes", slot));
     printf("  %-14s %" PRIu64 "\n", "copies", answer_count(ring, "copies"));
 }
 

@@ -324,7 +324,7 @@ class Questions(World):
                          history={"rows": [dict(account(seen=5, stored=4, dropped_kernel=1), second=1700000000,
                                                 interface="eth0", stored_bytes=400)]})
         self.assertIn("/data/dmz.disk", self.run_command("disk", "list", "dmz", status=0).out)
-        self.assertEqual(self.params(fake, "disk.list"), {"ring": "dmz"})
+        self.assertEqual(self.params(fake, "disk.list"), {"ring": "dmz", "oldest": True})
         self.assertEqual(self.run_command("flush", "dmz", status=0).out, "")
         self.run_command("shutdown", status=0)
         self.assertRegex(self.run_command("rebuild", "dmz", status=0).out, r"slots_read +9")

@@ -202,6 +202,26 @@ class While(Disks):
         self.assertEqual(extract(recorder, "dmz")[0], numbered(5000))
         self.check_clean(recorder, "dmz")
 
+    def test_sizes_as_users_expect(self):
+        recorder = self.make(disks=2, copies=2)
+        self.record(recorder)
+        self.more(recorder, 30000)
+        status = recorder.call("status", ring="dmz")["rings"][0]
+        ring = status["ring"]
+        self.assertEqual(ring["logical_total_bytes"] * 2, ring["total_bytes"])
+        self.assertEqual(ring["total_bytes"], sum(disk["slots"] for disk in self.disks(recorder).values()) * ring["slot_bytes"])
+        self.assertFalse(status["degraded"])
+        self.until(lambda: recorder.call("status", ring="dmz")["rings"][0]["forecast_s"] is not None)
+        self.assertRegex(self.command("status", "dmz").stdout, r"size +60.0 MiB \(120 MiB raw\) on 2 disks, .*\n(.*\n)*.*will reach")
+        self.stop(recorder)
+        oldest = recorder.call("ring.show", ring="dmz")["oldest_ns"]
+        for disk in recorder.call("disk.list", ring="dmz", oldest=True)["disks"]:
+            self.assertEqual(disk["oldest_ns"], oldest)
+        recorder.call("disk.remove", ring="dmz", disk="2")
+        status = recorder.call("status", ring="dmz")["rings"][0]
+        self.assertTrue(status["degraded"])
+        self.assertEqual((status["ring"]["disks"], status["ring"]["logical_total_bytes"]), (1, 30 * MIB))
+
     def test_replaced(self):
         recorder = self.make(disks=2, copies=2)
         import_packets(recorder, "dmz", numbered(3000))
