@@ -36,9 +36,32 @@ static void keep(struct recorder *recorder, const struct identity *ring, const s
     (void)state_put_setting(recorder->state, ring, STOOD, text);
 }
 
+static struct mender_options options_of(const struct settings *settings)
+{
+    return (struct mender_options){
+        .heal_delay_ns = settings->value[SETTING_heal_delay],
+        .heal_rate = settings->value[SETTING_heal_rate],
+        .scrub_interval_ns = settings->value[SETTING_scrub_interval],
+        .scrub_rate = settings->value[SETTING_scrub_rate],
+    };
+}
+
+bool mending_has_setting(const char *name)
+{
+    int setting = setting_find(name, NULL);
+    return setting == SETTING_heal_delay || setting == SETTING_heal_rate || setting == SETTING_scrub_interval ||
+           setting == SETTING_scrub_rate;
+}
+
+void mending_set(struct ring_entry *entry, const struct settings *settings)
+{
+    struct mender_options options = options_of(settings);
+    ring_set_mender(entry->ring, &options);
+}
+
 struct mender_options mending_options(struct ring_entry *entry)
 {
-    const uint64_t *value = entry->settings.value;
+    struct mender_options options = options_of(&entry->settings);
     struct stood stood = {0};
     int result = state_settings(entry->recorder->state, &entry->row.ring, find_stood, &stood);
     if (!stood.known) {
@@ -49,14 +72,9 @@ struct mender_options mending_options(struct ring_entry *entry)
         if (result == 0)
             keep(entry->recorder, &entry->row.ring, &stood);
     }
-    return (struct mender_options){
-        .heal_delay_ns = value[SETTING_heal_delay],
-        .heal_rate = value[SETTING_heal_rate],
-        .scrub_interval_ns = value[SETTING_scrub_interval],
-        .scrub_rate = value[SETTING_scrub_rate],
-        .scrub_position = stood.position,
-        .scrub_started_ns = stood.started_ns,
-    };
+    options.scrub_position = stood.position;
+    options.scrub_started_ns = stood.started_ns;
+    return options;
 }
 
 static void keep_ring(struct recorder *recorder, const struct ring_look *look)

@@ -12,10 +12,15 @@
 #include "mender.h"
 
 struct recorder;
+struct settings;
 struct ring_entry;
 
 /* From the settings in force, and from what state.db says of the last scrub. */
 struct mender_options mending_options(struct ring_entry *entry);
+
+/* Whether a setting is the mender's: then it is in force at once, whoever uses the ring. */
+bool mending_has_setting(const char *name);
+void mending_set(struct ring_entry *entry, const struct settings *settings);
 
 /* Once a second, `second` of the wall clock: keeps where each ring's scrub stands. */
 void mending_watch(struct recorder *recorder, int64_t second);

@@ -16,6 +16,7 @@
 #include "catalog_care.h"
 #include "disk_rows.h"
 #include "event_log.h"
+#include "mending.h"
 #include "methods.h"
 #include "new_disk.h"
 #include "ring_opening.h"
@@ -606,6 +607,24 @@ static int set_ring(struct request *request, const char *name, const json_t *giv
     return code;
 }
 
+/* What the mender is told is in force although the ring is in use. Whether that was all. */
+static bool set_mender(struct request *request, const char *name, json_t *wanted, const struct settings *settings)
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    struct ring_entry *entry;
+    struct failure busy = {0};
+    const char *key;
+    json_t *value;
+    bool all = true;
+    if (ring_registry_use(registry, name, &entry, &busy) != 0)
+        return false;
+    mending_set(entry, settings);
+    ring_registry_release(registry, &entry);
+    json_object_foreach(wanted, key, value)
+        all = all && (strcmp(key, "copies") == 0 || mending_has_setting(key));
+    return all;
+}
+
 int method_ring_set(struct request *request, json_t **result)
 {
     const json_t *wanted = json_object_get(request->params, "settings");
@@ -631,6 +650,8 @@ int method_ring_set(struct request *request, json_t **result)
         return fail(&request->failure, why.code,
                     "the settings are kept, but the ring could not be opened again: %.400s",
                     why.text);
+    if (!in_force)
+        in_force = set_mender(request, name, (json_t *)wanted, &settings);
     json_t *all = json_settings(&settings);
     if (with_copies)
         json_object_set(all, "copies", json_object_get(wanted, "copies"));

@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import signal
 import struct
 import unittest
 
@@ -126,6 +127,18 @@ class Mending(World):
         shown = json.loads(self.run_command("ring", "show", "dmz", "--json", status=0).out)
         self.assertIn('"heal_rate": "8M"', json.dumps(shown))
         self.run_command("ring", "set", "dmz", "scrub_rate=0", status=2)
+
+    def test_settings_while_recording(self):
+        process = self.start("record", "dmz", "--backend", "generator", "--json")
+        while json.loads(self.run_command("status", "dmz", "--json", status=0).out)["rings"][0]["account"]["seen"] <= 9000:
+            self.assertIsNone(process.poll())
+        answer = self.run_command("ring", "set", "dmz", "scrub_interval=0s", "heal_rate=9M", status=0)
+        self.assertNotIn("in use", answer.out + answer.err)
+        self.assertIsNone(self.mending()["scrub"]["next_ns"])
+        answer = self.run_command("ring", "set", "dmz", "scrub_interval=9s", "flush_window=2s", status=0)
+        self.assertIn("in use", answer.out + answer.err)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
 
 
 if __name__ == "__main__":
