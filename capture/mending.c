@@ -25,7 +25,8 @@ static int find_stood(const char *name, const char *value, void *context)
 {
     struct stood *stood = context;
     if (strcmp(name, STOOD) == 0)
-        stood->known = sscanf(value, "%" SCNu64 " %" SCNd64, &stood->position, &stood->started_ns) == 2;
+        stood->known =
+            sscanf(value, "%" SCNu64 " %" SCNd64, &stood->position, &stood->started_ns) == 2;
     return 0;
 }
 
@@ -49,8 +50,8 @@ static struct mender_options options_of(const struct settings *settings)
 bool mending_has_setting(const char *name)
 {
     int setting = setting_find(name, NULL);
-    return setting == SETTING_heal_delay || setting == SETTING_heal_rate || setting == SETTING_scrub_interval ||
-           setting == SETTING_scrub_rate;
+    return setting == SETTING_heal_delay || setting == SETTING_heal_rate ||
+           setting == SETTING_scrub_interval || setting == SETTING_scrub_rate;
 }
 
 void mending_set(struct ring_entry *entry, const struct settings *settings)
@@ -96,7 +97,8 @@ void mending_watch(struct recorder *recorder, int64_t second)
 {
     struct ring_look *looks;
     uint32_t count;
-    if (second % KEEP_S != 0 || ring_registry_look(&recorder->registry, NULL, &looks, &count, NULL) != 0)
+    if (second % KEEP_S != 0 ||
+        ring_registry_look(&recorder->registry, NULL, &looks, &count, NULL) != 0)
         return;
     for (uint32_t i = 0; i < count; i++)
         if (looks[i].live)
@@ -125,14 +127,16 @@ static double scrub_progress(const struct mender_state *state)
 json_t *json_mending(const struct mender_state *state)
 {
     json_t *object = json_pack(
-        "{s:I, s:I, s:b, s:I, s:I, s:I, s:I, s:I, s:{s:b, s:f, s:I, s:I, s:I, s:o}}", "degraded_segments",
-        (json_int_t)state->degraded_segments, "degraded_bytes", (json_int_t)state->degraded_bytes, "healing",
-        (int)state->healing, "healed_segments", (json_int_t)state->healed_segments, "healed_bytes",
-        (json_int_t)state->healed_bytes, "repaired", (json_int_t)state->repaired, "unrepairable",
-        (json_int_t)state->unrepairable, "repairs_waiting", (json_int_t)state->repairs_waiting, "scrub", "running",
-        (int)state->scrubbing, "progress", scrub_progress(state), "bytes", (json_int_t)state->scrub.bytes, "found",
-        (json_int_t)state->scrub.found, "mended", (json_int_t)state->scrub.mended, "last",
-        json_scrub(&state->last_scrub));
-    json_set_time(json_object_get(object, "scrub"), "next", state->scrub_next_ns, state->scrub_next_ns != 0);
+        "{s:I, s:I, s:b, s:I, s:I, s:I, s:I, s:I, s:{s:b, s:f, s:I, s:I, s:I, s:o}}",
+        "degraded_segments", (json_int_t)state->degraded_segments, "degraded_bytes",
+        (json_int_t)state->degraded_bytes, "healing", (int)state->healing, "healed_segments",
+        (json_int_t)state->healed_segments, "healed_bytes", (json_int_t)state->healed_bytes,
+        "repaired", (json_int_t)state->repaired, "unrepairable", (json_int_t)state->unrepairable,
+        "repairs_waiting", (json_int_t)state->repairs_waiting, "scrub", "running",
+        (int)state->scrubbing, "progress", scrub_progress(state), "bytes",
+        (json_int_t)state->scrub.bytes, "found", (json_int_t)state->scrub.found, "mended",
+        (json_int_t)state->scrub.mended, "last", json_scrub(&state->last_scrub));
+    json_set_time(json_object_get(object, "scrub"), "next", state->scrub_next_ns,
+                  state->scrub_next_ns != 0);
     return object;
 }

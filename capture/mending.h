@@ -1,7 +1,9 @@
 /*
- * mending.h - a ring's mender as the recorder sees it: its settings, where its scrub stood, how it is shown.
+ * mending.h - a ring's mender as the recorder sees it: its settings, where its scrub stood, how it
+ * is shown.
  *
- * Where a scrub stands is kept in state.db, with the ring's settings, twice a minute: after a restart it goes on from there.
+ * Where a scrub stands is kept in state.db, with the ring's settings, twice a minute: after a
+ * restart it goes on from there.
  */
 #ifndef CAPTURE_MENDING_H
 #define CAPTURE_MENDING_H

@@ -82,17 +82,19 @@ struct mended {
     bool waited; /* until nothing was left that could be mended */
 };
 
-/* Waits until all that was found is mended, as far as it can be, and copies that were missing are made. */
+/* Waits until all that was found is mended, as far as it can be, and copies that were missing are
+ * made. */
 static int wait_until_mended(struct request *request, struct ring *ring, struct mended *mended)
 {
     int code = 0;
     while (!ring_mended(ring) && code == 0) {
         ring_mender_state(ring, &mended->after);
-        request_progress(request,
-                         json_pack("{s:I, s:I}", "repairs_waiting", (json_int_t)mended->after.repairs_waiting,
-                                   "segments_healed",
-                                   (json_int_t)(mended->after.healed_segments - mended->before.healed_segments)),
-                         false);
+        request_progress(
+            request,
+            json_pack("{s:I, s:I}", "repairs_waiting", (json_int_t)mended->after.repairs_waiting,
+                      "segments_healed",
+                      (json_int_t)(mended->after.healed_segments - mended->before.healed_segments)),
+            false);
         switch (request_watch(request, -1, MENDED_MS, NULL)) {
         case REQUEST_GONE:
             code = fail(&request->failure, ERR_INTERRUPTED, "interrupted");
@@ -113,42 +115,50 @@ static int wait_until_mended(struct request *request, struct ring *ring, struct 
 /* What is damaged, or lacks a copy, after all. */
 static uint64_t left_over(const struct mended *mended, const struct superblocks *superblocks)
 {
-    return mended->after.unrepairable - mended->before.unrepairable + mended->after.repairs_dropped -
-           mended->before.repairs_dropped + mended->after.degraded_segments + superblocks->bad - superblocks->repaired;
+    return mended->after.unrepairable - mended->before.unrepairable +
+           mended->after.repairs_dropped - mended->before.repairs_dropped +
+           mended->after.degraded_segments + superblocks->bad - superblocks->repaired;
 }
 
-static json_t *verify_answer(const struct reading_result *checked, struct superblocks *superblocks, struct ring *ring,
-                             const struct mended *mended)
+static json_t *verify_answer(const struct reading_result *checked, struct superblocks *superblocks,
+                             struct ring *ring, const struct mended *mended)
 {
     const struct worker_done *done = &checked->done;
     const struct mender_state *before = &mended->before, *after = &mended->after;
     uint64_t left = left_over(mended, superblocks);
     /* A gap without a bad frame is of packets that are known to be missing: no finding of today. */
-    bool clean = !checked->not_flushed &&
-                 (mended->waited ? left == 0 : checked->damaged == 0 && superblocks->bad == superblocks->repaired);
+    bool clean =
+        !checked->not_flushed &&
+        (mended->waited ? left == 0
+                        : checked->damaged == 0 && superblocks->bad == superblocks->repaired);
     json_t *answer = json_pack(
-        "{s:I, s:I, s:I, s:o, s:I, s:I, s:O, s:I, s:I, s:b}", "frames_checked", (json_int_t)done->frames_checked,
-        "frames_bad", (json_int_t)checked->damaged, "segments", (json_int_t)done->total.segments_done, "bad",
-        json_bad(checked, ring), "superblocks_bad", (json_int_t)superblocks->bad, "superblocks_repaired",
-        (json_int_t)superblocks->repaired, "superblocks", superblocks->list, "gaps_total", (json_int_t)done->gaps,
-        "bytes_read", (json_int_t)done->total.bytes_read, "clean", (int)clean);
+        "{s:I, s:I, s:I, s:o, s:I, s:I, s:O, s:I, s:I, s:b}", "frames_checked",
+        (json_int_t)done->frames_checked, "frames_bad", (json_int_t)checked->damaged, "segments",
+        (json_int_t)done->total.segments_done, "bad", json_bad(checked, ring), "superblocks_bad",
+        (json_int_t)superblocks->bad, "superblocks_repaired", (json_int_t)superblocks->repaired,
+        "superblocks", superblocks->list, "gaps_total", (json_int_t)done->gaps, "bytes_read",
+        (json_int_t)done->total.bytes_read, "clean", (int)clean);
     if (mended->waited)
         json_object_set_new(
             answer, "mended",
-            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "frames", (json_int_t)(after->repaired - before->repaired),
-                      "frames_left",
-                      (json_int_t)(after->unrepairable - before->unrepairable + after->repairs_dropped -
-                                   before->repairs_dropped),
-                      "copies", (json_int_t)(after->healed_segments - before->healed_segments), "segments_left",
-                      (json_int_t)after->degraded_segments, "superblocks", (json_int_t)superblocks->repaired,
-                      "superblocks_left", (json_int_t)(superblocks->bad - superblocks->repaired)));
+            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "frames",
+                      (json_int_t)(after->repaired - before->repaired), "frames_left",
+                      (json_int_t)(after->unrepairable - before->unrepairable +
+                                   after->repairs_dropped - before->repairs_dropped),
+                      "copies", (json_int_t)(after->healed_segments - before->healed_segments),
+                      "segments_left", (json_int_t)after->degraded_segments, "superblocks",
+                      (json_int_t)superblocks->repaired, "superblocks_left",
+                      (json_int_t)(superblocks->bad - superblocks->repaired)));
     return answer;
 }
 
 static int verify(struct request *request, struct ring_entry *entry, bool repair, json_t **result)
 {
-    struct reading_options options = {
-        .kind = WORKER_VERIFY, .from_ns = INT64_MIN, .to_ns = INT64_MAX, .output = -1, .repair = repair};
+    struct reading_options options = {.kind = WORKER_VERIFY,
+                                      .from_ns = INT64_MIN,
+                                      .to_ns = INT64_MAX,
+                                      .output = -1,
+                                      .repair = repair};
     struct reading_result checked = {0};
     struct superblocks superblocks = {.list = json_array()};
     struct mended mended = {.waited = false};

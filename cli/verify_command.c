@@ -25,7 +25,8 @@ static void verify_progress(const json_t *answer, void *context)
     uint64_t total = answer_count(answer, "segments_total");
     if (json_object_get(answer, "segments_healed")) {
         progress_show(progress, "mending: %" PRIu64 " repairs wait, %" PRIu64 " copies made",
-                      answer_count(answer, "repairs_waiting"), answer_count(answer, "segments_healed"));
+                      answer_count(answer, "repairs_waiting"),
+                      answer_count(answer, "segments_healed"));
         return;
     }
     progress_show(progress, "segment %" PRIu64 " of %" PRIu64 ", %s", done, total,
@@ -66,9 +67,12 @@ static void mended_print(const json_t *mended)
 {
     if (!mended)
         return;
-    printf("  mended: %" PRIu64 " frames, %" PRIu64 " superblocks, %" PRIu64 " missing copies made\n",
-           answer_count(mended, "frames"), answer_count(mended, "superblocks"), answer_count(mended, "copies"));
-    uint64_t frames = answer_count(mended, "frames_left"), blocks = answer_count(mended, "superblocks_left");
+    printf("  mended: %" PRIu64 " frames, %" PRIu64 " superblocks, %" PRIu64
+           " missing copies made\n",
+           answer_count(mended, "frames"), answer_count(mended, "superblocks"),
+           answer_count(mended, "copies"));
+    uint64_t frames = answer_count(mended, "frames_left"),
+             blocks = answer_count(mended, "superblocks_left");
     uint64_t segments = answer_count(mended, "segments_left");
     if (frames + blocks + segments > 0)
         printf("  not to be mended: %" PRIu64 " frames, %" PRIu64 " superblocks; %" PRIu64
@@ -113,7 +117,9 @@ static int verify_run(const struct invocation *invocation, struct failure *failu
             bad_print(answer_array(result, "bad"));
             mended_print(answer_object(result, "mended"));
         }
-        code = clean ? EXIT_DONE : options_given(invocation, "repair") ? EXIT_INCOMPLETE : EXIT_FAILED;
+        code = clean                                 ? EXIT_DONE
+               : options_given(invocation, "repair") ? EXIT_INCOMPLETE
+                                                     : EXIT_FAILED;
     }
     json_decref(result);
     return session_close(&session, code, failure);
@@ -130,7 +136,8 @@ const struct command verify_command = {
     .operands_min = 1,
     .operands_max = 1,
     .summary = "read everything in a ring and check everything",
-    .details = "Exit status 1 if something is damaged; each place is listed. With --repair, damage is mended from\n"
+    .details = "Exit status 1 if something is damaged; each place is listed. With --repair, damage "
+               "is mended from\n"
                "another copy and missing copies are made; exit status 3 if something is left.",
     .examples = "  tapeloop verify dmz\n  tapeloop verify dmz --repair",
     .options = verify_options,

@@ -1,9 +1,10 @@
 /*
  * mender.c - see mender.h: what is to be done next, and when.
  *
- * Repairs that wait come first, then healing, then the scrub. What lacks a copy is found by counting what the keeper believes of the slots
- * (survey), a window of positions at a time from the newest down: no catalog is asked, and memory does not depend on the ring's size. A count
- * begins when the state of a disk has changed, and once a minute.
+ * Repairs that wait come first, then healing, then the scrub. What lacks a copy is found by
+ * counting what the keeper believes of the slots (survey), a window of positions at a time from the
+ * newest down: no catalog is asked, and memory does not depend on the ring's size. A count begins
+ * when the state of a disk has changed, and once a minute.
  */
 #include "mender_inside.h"
 
@@ -51,7 +52,8 @@ void mender_stop(struct mender *mender)
     mender->stopping = true;
 }
 
-/* ---- counting ------------------------------------------------------------------------------------ */
+/* ---- counting
+ * ------------------------------------------------------------------------------------ */
 
 /* Changes whenever copies may have come or gone by more than one. */
 static uint64_t disks_signature(const struct keeper *keeper)
@@ -183,7 +185,8 @@ static uint64_t heal_due_ns(const struct mender *mender)
     if (mender->degraded_since_ns == 0 || (mender->options.heal_rate == 0 && mender->hurry == 0) ||
         good_disks(mender->keeper) < 2)
         return UINT64_MAX;
-    uint64_t due_ns = mender->degraded_since_ns + (mender->hurry > 0 ? 0 : mender->options.heal_delay_ns);
+    uint64_t due_ns =
+        mender->degraded_since_ns + (mender->hurry > 0 ? 0 : mender->options.heal_delay_ns);
     return due_ns > mender->heal_due_ns ? due_ns : mender->heal_due_ns;
 }
 
@@ -223,7 +226,8 @@ static bool survey_go_on(struct mender *mender)
     return true;
 }
 
-/* ---- the scrub ----------------------------------------------------------------------------------- */
+/* ---- the scrub
+ * ----------------------------------------------------------------------------------- */
 
 /* The lowest position of a segment that is not below `from`; 0: there is none. */
 static uint64_t next_segment(const struct keeper *keeper, uint64_t from)
@@ -255,7 +259,8 @@ static void scrub_end(struct mender *mender, int64_t wall_ns)
     mender->state.scrub_position = 0;
 }
 
-/* Its first one begins an interval after the ring was first opened with it: scrub_started_ns is then the time of that. */
+/* Its first one begins an interval after the ring was first opened with it: scrub_started_ns is
+ * then the time of that. */
 static bool scrub_due(const struct mender *mender, int64_t wall_ns)
 {
     const struct mender_options *options = &mender->options;
@@ -296,7 +301,8 @@ static bool scrub_go_on(struct mender *mender)
     return true;
 }
 
-/* ---- repairs that readers wish ---------------------------------------------------------------------- */
+/* ---- repairs that readers wish
+ * ---------------------------------------------------------------------- */
 
 static struct keeper_disk *disk_of(struct keeper *keeper, const struct identity *identity)
 {
@@ -306,23 +312,28 @@ static struct keeper_disk *disk_of(struct keeper *keeper, const struct identity 
     return NULL;
 }
 
-bool mender_repair(struct keeper *keeper, const struct identity *identity, uint32_t slot, const struct identity *segment,
-                   uint32_t offset, uint32_t bytes)
+bool mender_repair(struct keeper *keeper, const struct identity *identity, uint32_t slot,
+                   const struct identity *segment, uint32_t offset, uint32_t bytes)
 {
     struct mender *mender = keeper->mender;
     struct keeper_disk *disk = disk_of(keeper, identity);
-    if (!disk || slot >= disk->slots || offset % PAGE_BYTES != 0 || offset >= keeper->options.slot_bytes ||
-        disk->position[slot] == POSITION_IN_USE || !identity_equal(&disk->belief[slot].segment, segment)) {
+    if (!disk || slot >= disk->slots || offset % PAGE_BYTES != 0 ||
+        offset >= keeper->options.slot_bytes || disk->position[slot] == POSITION_IN_USE ||
+        !identity_equal(&disk->belief[slot].segment, segment)) {
         mender->state.repairs_dropped++;
         return false;
     }
     if (bytes > keeper->options.slot_bytes - offset)
         bytes = (uint32_t)keeper->options.slot_bytes - offset;
-    const struct mend_wish wish = {
-        .segment = *segment, .disk = disk, .slot = slot, .offset = offset, .bytes = bytes > 0 ? bytes : 1};
+    const struct mend_wish wish = {.segment = *segment,
+                                   .disk = disk,
+                                   .slot = slot,
+                                   .offset = offset,
+                                   .bytes = bytes > 0 ? bytes : 1};
     for (uint32_t i = 0; i < mender->wishes; i++) {
         const struct mend_wish *one = &mender->wish[(mender->wish_first + i) % MENDER_REPAIRS_MAX];
-        if (one->disk == disk && one->slot == slot && one->offset == offset && one->bytes >= wish.bytes)
+        if (one->disk == disk && one->slot == slot && one->offset == offset &&
+            one->bytes >= wish.bytes)
             return true;
     }
     if (mender->wishes == MENDER_REPAIRS_MAX) {
@@ -346,7 +357,8 @@ static bool repair_begin(struct mender *mender)
     return true;
 }
 
-/* ---- segments without a seal ------------------------------------------------------------------------ */
+/* ---- segments without a seal
+ * ------------------------------------------------------------------------ */
 
 void mender_ended(struct mender *mender, const struct segment_row *row)
 {
@@ -357,7 +369,8 @@ void mender_ended(struct mender *mender, const struct segment_row *row)
         }
 }
 
-/* Tries each now and then: its slots may still have a write under way, or the disk comes to itself. */
+/* Tries each now and then: its slots may still have a write under way, or the disk comes to itself.
+ */
 static bool seal_begin(struct mender *mender)
 {
     for (uint32_t i = 0; i < MENDER_ENDED_MAX && mender->options.heal_rate > 0; i++) {
@@ -383,7 +396,8 @@ static uint64_t seal_due_ns(const struct mender *mender)
     return due_ns;
 }
 
-/* ---- running -------------------------------------------------------------------------------------- */
+/* ---- running
+ * -------------------------------------------------------------------------------------- */
 
 void mender_job_done(struct mend_job *job, bool good)
 {
@@ -399,7 +413,8 @@ void mender_job_done(struct mend_job *job, bool good)
         if (mender->ended[i].row.position == job->position)
             mender->ended[i].row.position = 0;
     struct survey *survey = &mender->survey;
-    if (job->kind != MEND_HEAL || !survey->running || !survey->healing || survey->cursor != job->position + 1)
+    if (job->kind != MEND_HEAL || !survey->running || !survey->healing ||
+        survey->cursor != job->position + 1)
         return;
     if (good) {
         survey->count[job->position - survey->low]++; /* it may lack another one */
@@ -451,7 +466,8 @@ bool mender_run(struct mender *mender, uint64_t now_ns)
     }
     if (mender->stopping || mender->keeper->dead)
         return false;
-    return repair_begin(mender) || seal_begin(mender) || survey_go_on(mender) || scrub_go_on(mender);
+    return repair_begin(mender) || seal_begin(mender) || survey_go_on(mender) ||
+           scrub_go_on(mender);
 }
 
 static uint64_t sooner(uint64_t a, uint64_t b)
@@ -468,7 +484,8 @@ uint64_t mender_due_ns(const struct mender *mender)
     return sooner(sooner(mender->survey_due_ns, heal_due_ns(mender)), seal_due_ns(mender));
 }
 
-/* ---- asking --------------------------------------------------------------------------------------- */
+/* ---- asking
+ * --------------------------------------------------------------------------------------- */
 
 void mender_hurry(struct keeper *keeper, bool begin)
 {

@@ -1,24 +1,30 @@
 /*
- * mender.h - brings back what was lost: copies of segments that have too few, frames that a disk has spoiled.
+ * mender.h - brings back what was lost: copies of segments that have too few, frames that a disk
+ * has spoiled.
  *
- *     healing   a segment that lost a copy gets it back on another disk, newest first, some time after the loss
- *     repair    a frame that a reader could not believe is written anew from another copy, and read back
- *     sealing   a segment that a failed write has ended, or that took what such a one could not, gets its index and seal
- *     scrub     every place of every segment is read and checked now and then, and repaired where it is damaged
+ *     healing   a segment that lost a copy gets it back on another disk, newest first, some time
+ * after the loss repair    a frame that a reader could not believe is written anew from another
+ * copy, and read back sealing   a segment that a failed write has ended, or that took what such a
+ * one could not, gets its index and seal scrub     every place of every segment is read and checked
+ * now and then, and repaired where it is damaged
  *
- * A part of the keeper: it runs on the keeper's thread, from keeper_run(), does all I/O through the keeper's requests, and believes
- * only what is on the disks. One segment at a time, through one buffer of MENDER_CHUNK_BYTES (longer for one oversized frame); a
- * disk that hangs keeps its buffer, and at most MENDER_ORPHANS_MAX of them are left behind so, then it waits.
+ * A part of the keeper: it runs on the keeper's thread, from keeper_run(), does all I/O through the
+ * keeper's requests, and believes only what is on the disks. One segment at a time, through one
+ * buffer of MENDER_CHUNK_BYTES (longer for one oversized frame); a disk that hangs keeps its
+ * buffer, and at most MENDER_ORPHANS_MAX of them are left behind so, then it waits.
  *
  * Life of a healed copy, in the slot that it takes:
  *
- *     header read -> OPEN (marked as healing) and cleared seal page durable -> DATA durable -> INDEX durable -> SEAL durable
+ *     header read -> OPEN (marked as healing) and cleared seal page durable -> DATA durable ->
+ * INDEX durable -> SEAL durable
  *     -> the mark is taken away -> in the catalog
  *
- * Before its seal such a copy is worth nothing: a start that meets one drops it. So a crash at any instant costs the work only.
+ * Before its seal such a copy is worth nothing: a start that meets one drops it. So a crash at any
+ * instant costs the work only.
  *
- * A slot is taken as recording takes one: a free one, else the oldest of that disk, but only if what lies there is older than the segment that is
- * healed; otherwise the segment stays as it is, and expires sooner.
+ * A slot is taken as recording takes one: a free one, else the oldest of that disk, but only if
+ * what lies there is older than the segment that is healed; otherwise the segment stays as it is,
+ * and expires sooner.
  */
 #ifndef STORAGE_MENDER_H
 #define STORAGE_MENDER_H
@@ -31,7 +37,8 @@
 struct segment_row;
 
 #define MENDER_CHUNK_BYTES (1u << 20)
-#define MENDER_REPAIRS_MAX 256u /* that wait; more are not taken, and found again by the next reader or scrub */
+#define MENDER_REPAIRS_MAX \
+    256u /* that wait; more are not taken, and found again by the next reader or scrub */
 #define MENDER_ORPHANS_MAX 4u
 
 struct keeper;
@@ -43,8 +50,9 @@ struct mender_options {
     uint64_t scrub_interval_ns; /* between the starts of two scrubs; 0: none */
     uint64_t scrub_rate;        /* bytes a second; 0: none */
     /* Where the last run stood. */
-    uint64_t scrub_position;    /* of the scrub that was under way: what lies below has been read; 0: none was under way */
-    int64_t scrub_started_ns;   /* wall clock, of that or of the last one; 0: never */
+    uint64_t scrub_position;  /* of the scrub that was under way: what lies below has been read; 0:
+                                 none was under way */
+    int64_t scrub_started_ns; /* wall clock, of that or of the last one; 0: never */
 };
 
 /* One scrub. */
@@ -57,26 +65,29 @@ struct mender_scrub {
 };
 
 struct mender_state {
-    uint64_t degraded_segments; /* with fewer good copies than the ring's level, when it was last counted */
+    uint64_t degraded_segments; /* with fewer good copies than the ring's level, when it was last
+                                   counted */
     uint64_t degraded_bytes;    /* slots' worth of missing copies */
     bool counted;               /* the two are of now: nothing has changed since */
     bool healing;
-    uint64_t healed_segments;   /* copies made since the start */
+    uint64_t healed_segments; /* copies made since the start */
     uint64_t healed_bytes;
     uint64_t heals_failed;
-    uint64_t sealed;            /* segments that a failed write had ended */
-    uint64_t repaired;          /* frames written anew, and read back */
-    uint64_t unrepairable;      /* frames without a good copy, or whose place could not be written */
+    uint64_t sealed;       /* segments that a failed write had ended */
+    uint64_t repaired;     /* frames written anew, and read back */
+    uint64_t unrepairable; /* frames without a good copy, or whose place could not be written */
     uint64_t repairs_waiting;
-    uint64_t repairs_dropped;   /* reported, and not taken up: too many waited, or the segment was still being filled */
+    uint64_t repairs_dropped; /* reported, and not taken up: too many waited, or the segment was
+                                 still being filled */
     bool scrubbing;
-    uint64_t scrub_position;    /* 0: not under way */
+    uint64_t scrub_position; /* 0: not under way */
     uint64_t scrub_position_end;
     struct mender_scrub scrub, last_scrub;
-    int64_t scrub_next_ns;      /* wall clock; 0: no scrub is planned */
+    int64_t scrub_next_ns; /* wall clock; 0: no scrub is planned */
 };
 
-/* ---- for the keeper ------------------------------------------------------------------------------ */
+/* ---- for the keeper
+ * ------------------------------------------------------------------------------ */
 
 /* ERR_NO_MEMORY. */
 int mender_new(struct keeper *keeper, const struct mender_options *options, struct mender **mender);
@@ -86,7 +97,8 @@ void mender_free(struct mender **mender);
 /* Goes on with what is due. Whether it did anything. */
 bool mender_run(struct mender *mender, uint64_t now_ns);
 
-/* When mender_run() wants to be called again though nothing is posted; UINT64_MAX: when something is posted. */
+/* When mender_run() wants to be called again though nothing is posted; UINT64_MAX: when something
+ * is posted. */
 uint64_t mender_due_ns(const struct mender *mender);
 
 /* The segment is closed without a seal; `row` (copied) says what of it is durable and where. */
@@ -95,16 +107,18 @@ void mender_ended(struct mender *mender, const struct segment_row *row);
 /* Begins nothing any more, and ends what it does at the next answer of a disk. */
 void mender_stop(struct mender *mender);
 
-/* ---- inside keeper_call() ------------------------------------------------------------------------ */
+/* ---- inside keeper_call()
+ * ------------------------------------------------------------------------ */
 
 /*
- * A reader has found this stretch of a place damaged, and it was judged so. Whole frames are mended. False: the queue is full, or the place is
- * not the segment's any more.
+ * A reader has found this stretch of a place damaged, and it was judged so. Whole frames are
+ * mended. False: the queue is full, or the place is not the segment's any more.
  */
-bool mender_repair(struct keeper *keeper, const struct identity *disk, uint32_t slot, const struct identity *segment,
-                   uint32_t offset, uint32_t bytes);
+bool mender_repair(struct keeper *keeper, const struct identity *disk, uint32_t slot,
+                   const struct identity *segment, uint32_t offset, uint32_t bytes);
 
-/* While set, neither delay nor rate holds the mender back; what is degraded is looked for at once. Nests. */
+/* While set, neither delay nor rate holds the mender back; what is degraded is looked for at once.
+ * Nests. */
 void mender_hurry(struct keeper *keeper, bool begin);
 
 /* Nothing waits to be repaired, and nothing that could be healed is left. */

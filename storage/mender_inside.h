@@ -20,7 +20,8 @@ enum mend_kind {
     MEND_SEAL,   /* index and seal of a segment that a failed write has ended */
 };
 
-/* The parts of a slot, in the order in which they are checked; a healed copy is written in this order, too, each part durable before the next. */
+/* The parts of a slot, in the order in which they are checked; a healed copy is written in this
+ * order, too, each part durable before the next. */
 enum mend_part { PART_OPEN, PART_DATA, PART_INDEX, PART_SEAL, PARTS };
 
 struct mend_place {
@@ -29,8 +30,8 @@ struct mend_place {
 };
 
 /*
- * One piece of work. `next` is what happens when all that it waits for has been answered; where it has been left behind, or the mender
- * stops, it ends there instead.
+ * One piece of work. `next` is what happens when all that it waits for has been answered; where it
+ * has been left behind, or the mender stops, it ends there instead.
  */
 struct mend_job {
     struct mender *mender;
@@ -44,7 +45,7 @@ struct mend_job {
     uint8_t places;
     uint8_t primary; /* healing: read from; else: the one that is checked */
     uint8_t asked;
-    bool sealed;     /* `row` and the seal's page are known */
+    bool sealed; /* `row` and the seal's page are known */
     struct segment_row row;
 
     uint8_t *buffer;
@@ -52,13 +53,13 @@ struct mend_job {
     uint8_t *page; /* two of them: the seal; a header */
 
     enum mend_part part;
-    uint32_t at, end;       /* what is left to be walked of the part */
-    uint32_t length;        /* of what was read last */
-    uint32_t good;          /* of it: whole frames */
-    uint32_t want;          /* of a frame that is longer than the buffer; 0: none */
-    uint32_t from, limit;   /* a repair: the stretch */
-    bool from_start;        /* a repair whose stretch began with no frame: all before it is walked */
-    uint32_t reason;        /* enum worker_bad_reason of the damage at `at`; 0: none */
+    uint32_t at, end;     /* what is left to be walked of the part */
+    uint32_t length;      /* of what was read last */
+    uint32_t good;        /* of it: whole frames */
+    uint32_t want;        /* of a frame that is longer than the buffer; 0: none */
+    uint32_t from, limit; /* a repair: the stretch */
+    bool from_start;      /* a repair whose stretch began with no frame: all before it is walked */
+    uint32_t reason;      /* enum worker_bad_reason of the damage at `at`; 0: none */
     uint64_t bytes, found, mended;
 
     bool has_target;
@@ -77,7 +78,7 @@ struct mend_job {
     uint32_t writes;
     uint32_t outstanding; /* not answered yet, or, where that is waited for, not flushed */
     uint32_t unflushed;
-    bool failed;          /* a write or a flush of the target */
+    bool failed; /* a write or a flush of the target */
     void (*next)(struct mend_job *job);
     void (*when_flushed)(struct mend_job *job);
     void (*paused)(struct mend_job *job);
@@ -102,12 +103,12 @@ struct mend_ended { /* a segment without a seal; what is not taken is sealed by 
 /* The count of copies, window by window from the newest position down. */
 struct survey {
     bool running;
-    bool healing;      /* the window's segments are healed; else they are only counted */
+    bool healing;       /* the window's segments are healed; else they are only counted */
     uint64_t low, high; /* positions [low, high) */
-    uint64_t below;    /* highest position below the window */
+    uint64_t below;     /* highest position below the window */
     uint32_t disk, slot;
-    bool scanned;      /* the window has been counted */
-    uint64_t cursor;   /* positions at and above it have been dealt with */
+    bool scanned;    /* the window has been counted */
+    uint64_t cursor; /* positions at and above it have been dealt with */
     uint64_t degraded, missing;
     uint8_t count[MENDER_WINDOW];
 };
@@ -140,8 +141,8 @@ struct mender {
 };
 
 /* Begins a job; false: there is nothing to do, or no memory. mender->job is it while it lasts. */
-bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, uint8_t place, const struct mend_wish *wish,
-                const struct segment_row *ended);
+bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, uint8_t place,
+                const struct mend_wish *wish, const struct segment_row *ended);
 
 /* The job goes on: it had paused, and may. */
 void mend_resume(struct mend_job *job);

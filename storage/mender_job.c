@@ -1,17 +1,22 @@
 /*
- * mender_job.c - one piece of the mender's work: a segment's copy made, a place checked, a stretch repaired.
+ * mender_job.c - one piece of the mender's work: a segment's copy made, a place checked, a stretch
+ * repaired.
  *
- * The happy path of healing: seal_ask() learns from a seal what the segment is -> target_choose() -> its slot's header is read ->
- * target_open() -> walk() reads whole frames from a good copy, checks them, writes them to the target; part by part, each durable before
- * the next -> heal_done() tells keeper and catalog.
+ * The happy path of healing: seal_ask() learns from a seal what the segment is -> target_choose()
+ * -> its slot's header is read -> target_open() -> walk() reads whole frames from a good copy,
+ * checks them, writes them to the target; part by part, each durable before the next -> heal_done()
+ * tells keeper and catalog.
  *
- * A scrub walks the same way and writes nothing. Where a frame does not pass, damage_ask() looks for it in the other copies;
- * damage_mend() writes it in place, while the slot is held, flushes, and reads it back.
+ * A scrub walks the same way and writes nothing. Where a frame does not pass, damage_ask() looks
+ * for it in the other copies; damage_mend() writes it in place, while the slot is held, flushes,
+ * and reads it back.
  *
- * Failure: a write of the target that fails ends the healing, and its slot is free again. A frame that no copy has is counted, named, and passed
- * over; a healed copy gets its bytes as they are, for readers can use the good blocks of it.
+ * Failure: a write of the target that fails ends the healing, and its slot is free again. A frame
+ * that no copy has is counted, named, and passed over; a healed copy gets its bytes as they are,
+ * for readers can use the good blocks of it.
  *
- * Everything is a step: a function that asks the disks for something and says with `next` where it goes on.
+ * Everything is a step: a function that asks the disks for something and says with `next` where it
+ * goes on.
  */
 #include "mender_inside.h"
 
@@ -33,7 +38,8 @@ static void damage_ask(struct mend_job *job);
 static void target_choose(struct mend_job *job);
 static void open_build(struct mend_job *job, uint8_t *page, bool healing);
 
-/* ---- requests ----------------------------------------------------------------------------------- */
+/* ---- requests -----------------------------------------------------------------------------------
+ */
 
 /* Everything that the job waited for has been answered. */
 static void step_done(struct mend_job *job)
@@ -58,20 +64,25 @@ static void answered(struct keeper *keeper, struct keeper_request *request)
     step_done(job);
 }
 
-static struct disk_request *request_make(struct mend_job *job, struct keeper_request *request, enum disk_op op,
-                                         const struct mend_place *place, uint32_t offset, uint8_t *bytes,
-                                         uint32_t length)
+static struct disk_request *request_make(struct mend_job *job, struct keeper_request *request,
+                                         enum disk_op op, const struct mend_place *place,
+                                         uint32_t offset, uint8_t *bytes, uint32_t length)
 {
     *request = (struct keeper_request){
-        .request = {.op = op, .slot = place->slot, .offset = offset, .buffer = bytes, .bytes = length, .buffer_index = -1},
+        .request = {.op = op,
+                    .slot = place->slot,
+                    .offset = offset,
+                    .buffer = bytes,
+                    .bytes = length,
+                    .buffer_index = -1},
         .finished = answered,
         .context = job,
     };
     return &request->request;
 }
 
-static void read_from(struct mend_job *job, const struct mend_place *place, uint32_t offset, uint8_t *bytes,
-                      uint32_t length, void (*next)(struct mend_job *))
+static void read_from(struct mend_job *job, const struct mend_place *place, uint32_t offset,
+                      uint8_t *bytes, uint32_t length, void (*next)(struct mend_job *))
 {
     request_make(job, &job->request, DISK_READ, place, offset, bytes, length);
     job->outstanding++;
@@ -100,8 +111,9 @@ static void written(struct keeper *keeper, struct keeper_request *request)
 }
 
 /* A write that is waited for until it is durable; `failed` says whether it is. */
-static void write_durably(struct mend_job *job, struct keeper_request *request, const struct mend_place *place,
-                          uint32_t offset, uint8_t *bytes, uint32_t length, void (*next)(struct mend_job *))
+static void write_durably(struct mend_job *job, struct keeper_request *request,
+                          const struct mend_place *place, uint32_t offset, uint8_t *bytes,
+                          uint32_t length, void (*next)(struct mend_job *))
 {
     request_make(job, request, DISK_WRITE, place, offset, bytes, length);
     request->finished = written;
@@ -111,7 +123,8 @@ static void write_durably(struct mend_job *job, struct keeper_request *request, 
     keeper_request_submit(place->disk, request);
 }
 
-/* ---- writes of a healed copy: many to a flush ---------------------------------------------------- */
+/* ---- writes of a healed copy: many to a flush
+ * ---------------------------------------------------- */
 
 static void flushed_some(struct keeper *keeper, struct keeper_request *request, bool good)
 {
@@ -147,7 +160,8 @@ static void written_some(struct keeper *keeper, struct keeper_request *request)
 static void when_durable(struct mend_job *job, void (*then)(struct mend_job *))
 {
     if (job->unflushed == 0) {
-        job->writes = 0; /* nothing is outstanding: a step never runs before all of it is answered */
+        job->writes =
+            0; /* nothing is outstanding: a step never runs before all of it is answered */
         then(job);
         return;
     }
@@ -168,7 +182,8 @@ static void target_write(struct mend_job *job, uint32_t offset, uint8_t *bytes, 
     keeper_request_submit(job->target.disk, request);
 }
 
-/* ---- the end ------------------------------------------------------------------------------------- */
+/* ---- the end
+ * ------------------------------------------------------------------------------------- */
 
 static bool place_holds(const struct mend_job *job, const struct mend_place *place)
 {
@@ -230,7 +245,8 @@ void mend_free(struct mend_job *job)
     free(job);
 }
 
-/* The job's end. What was written and is not flushed is waited for by the orphan that it becomes. */
+/* The job's end. What was written and is not flushed is waited for by the orphan that it becomes.
+ */
 static void finish(struct mend_job *job, bool good)
 {
     mender_job_done(job, good);
@@ -267,7 +283,8 @@ void mend_resume(struct mend_job *job)
     step(job);
 }
 
-/* ---- frames -------------------------------------------------------------------------------------- */
+/* ---- frames
+ * -------------------------------------------------------------------------------------- */
 
 static const char *reason_text(uint32_t reason)
 {
@@ -283,21 +300,24 @@ static const char *reason_text(uint32_t reason)
     }
 }
 
-/* What is wrong with the frame at `bytes`, of which `length` are there: 0 nothing; *need: how long it is, where that is more. */
-static uint32_t frame_wrong(const struct mend_job *job, const uint8_t *bytes, uint32_t offset, uint32_t length,
-                            uint32_t *need, struct frame_info *info)
+/* What is wrong with the frame at `bytes`, of which `length` are there: 0 nothing; *need: how long
+ * it is, where that is more. */
+static uint32_t frame_wrong(const struct mend_job *job, const uint8_t *bytes, uint32_t offset,
+                            uint32_t length, uint32_t *need, struct frame_info *info)
 {
     static const enum frame_kind kind[PARTS] = {FRAME_OPEN, FRAME_DATA, FRAME_INDEX, FRAME_SEAL};
     *need = 0;
     int result = frame_parse(bytes, length, info);
-    if (result == ERR_AGAIN && info->header_bytes <= FRAME_BYTES_MAX && job->end - offset > length) {
+    if (result == ERR_AGAIN && info->header_bytes <= FRAME_BYTES_MAX &&
+        job->end - offset > length) {
         *need = (uint32_t)round_up(info->header_bytes, PAGE_BYTES);
         return 0;
     }
     if (result != 0)
         return result == ERR_NOT_FOUND ? WORKER_BAD_MISSING : WORKER_BAD_CHECKSUM;
     uint32_t revision = job->part >= PART_INDEX ? job->row.revision : job->row.data_revision;
-    if (info->kind != kind[job->part] || info->offset != offset || info->position != job->position ||
+    if (info->kind != kind[job->part] || info->offset != offset ||
+        info->position != job->position ||
         !identity_equal(&info->ring, &job->mender->keeper->options.ring) ||
         !identity_equal(&info->segment, &job->segment) || info->revision != revision)
         return WORKER_BAD_IDENTITY;
@@ -310,7 +330,8 @@ static uint32_t frame_wrong(const struct mend_job *job, const uint8_t *bytes, ui
     return frame_check(bytes, info) == 0 ? 0 : WORKER_BAD_CHECKSUM;
 }
 
-/* Looks at what has been read: sets `good`, `want` and `reason`. `one`: only the first frame is wanted. */
+/* Looks at what has been read: sets `good`, `want` and `reason`. `one`: only the first frame is
+ * wanted. */
 static void look(struct mend_job *job, bool one)
 {
     struct frame_info info;
@@ -318,8 +339,8 @@ static void look(struct mend_job *job, bool one)
     job->reason = job->request.request.result != 0 ? WORKER_BAD_READ : 0;
     while (job->reason == 0 && job->good < job->length) {
         uint32_t need;
-        job->reason = frame_wrong(job, job->buffer + job->good, job->at + job->good, job->length - job->good, &need,
-                                  &info);
+        job->reason = frame_wrong(job, job->buffer + job->good, job->at + job->good,
+                                  job->length - job->good, &need, &info);
         if (job->reason != 0)
             break;
         if (need > 0) {
@@ -348,7 +369,8 @@ static bool buffer_grow(struct mend_job *job, uint32_t bytes)
 
 static void buffer_shrink(struct mend_job *job)
 {
-    uint32_t usual = job->slot_bytes < MENDER_CHUNK_BYTES ? (uint32_t)job->slot_bytes : MENDER_CHUNK_BYTES;
+    uint32_t usual =
+        job->slot_bytes < MENDER_CHUNK_BYTES ? (uint32_t)job->slot_bytes : MENDER_CHUNK_BYTES;
     if (job->room == usual)
         return;
     uint8_t *buffer = aligned_alloc(PAGE_BYTES, usual);
@@ -360,7 +382,8 @@ static void buffer_shrink(struct mend_job *job)
 }
 
 /* Reads at `at`, as much as fits or as one long frame wants. False: it cannot be had. */
-static bool read_at(struct mend_job *job, const struct mend_place *place, void (*next)(struct mend_job *))
+static bool read_at(struct mend_job *job, const struct mend_place *place,
+                    void (*next)(struct mend_job *))
 {
     uint32_t left = job->end - job->at;
     if (job->want > left || (job->want > 0 && !buffer_grow(job, job->want)))
@@ -374,18 +397,21 @@ static void tell(struct mend_job *job, const char *severity, const char *kind, c
 {
     char text[640], id[IDENTITY_TEXT_SIZE];
     const struct mend_place *place = &job->place[job->primary];
-    snprintf(text, sizeof text, "disk %.255s, slot %" PRIu32 ", offset %" PRIu32 ", segment %s: %s; %s",
-             place->disk->name, place->slot, job->at,
-             identity_text(&job->segment, id), reason_text(job->reason), what);
+    snprintf(text, sizeof text,
+             "disk %.255s, slot %" PRIu32 ", offset %" PRIu32 ", segment %s: %s; %s",
+             place->disk->name, place->slot, job->at, identity_text(&job->segment, id),
+             reason_text(job->reason), what);
     keeper_say(job->mender->keeper, severity, kind, text);
 }
 
-/* ---- the walk ------------------------------------------------------------------------------------ */
+/* ---- the walk
+ * ------------------------------------------------------------------------------------ */
 
 /* Another place that still holds the segment takes the primary's part in healing. */
 static bool primary_lives(struct mend_job *job)
 {
-    if (place_holds(job, &job->place[job->primary]) && (job->kind != MEND_HEAL || mender_disk_good(job->place[job->primary].disk)))
+    if (place_holds(job, &job->place[job->primary]) &&
+        (job->kind != MEND_HEAL || mender_disk_good(job->place[job->primary].disk)))
         return true;
     for (uint8_t i = 0; i < job->places && job->kind == MEND_HEAL; i++)
         if (place_holds(job, &job->place[i]) && mender_disk_good(job->place[i].disk)) {
@@ -412,11 +438,12 @@ static void heal_done(struct mend_job *job)
     /* The row names the good places first: there may be more places than a row holds. */
     struct segment_row *row = &job->row;
     row->places = 0;
-    row->place[row->places++] = (struct segment_place){.disk = job->target.disk->identity, .slot = job->target.slot};
+    row->place[row->places++] =
+        (struct segment_place){.disk = job->target.disk->identity, .slot = job->target.slot};
     for (uint8_t i = 0; i < job->places && row->places < COPIES_MAX; i++)
         if (place_holds(job, &job->place[i]))
-            row->place[row->places++] =
-                (struct segment_place){.disk = job->place[i].disk->identity, .slot = job->place[i].slot};
+            row->place[row->places++] = (struct segment_place){.disk = job->place[i].disk->identity,
+                                                               .slot = job->place[i].slot};
     catalog_put_segment(mender->keeper->options.catalog, row);
     target_release(job, true);
     mender->state.healed_segments++;
@@ -454,9 +481,12 @@ static void part_done(struct mend_job *job)
 static void part_begin(struct mend_job *job)
 {
     uint32_t slot_bytes = (uint32_t)job->slot_bytes;
-    const uint32_t from[PARTS + 1] = {0, PAGE_BYTES, job->row.index_offset, slot_bytes - PAGE_BYTES, slot_bytes};
+    const uint32_t from[PARTS + 1] = {0, PAGE_BYTES, job->row.index_offset, slot_bytes - PAGE_BYTES,
+                                      slot_bytes};
     job->at = from[job->part];
-    job->end = job->part == PART_OPEN ? PAGE_BYTES : job->part == PART_DATA ? job->row.data_end : from[job->part + 1];
+    job->end = job->part == PART_OPEN   ? PAGE_BYTES
+               : job->part == PART_DATA ? job->row.data_end
+                                        : from[job->part + 1];
     walk(job);
 }
 
@@ -527,7 +557,8 @@ static void walk_looked(struct mend_job *job)
         walk_advance(job);
 }
 
-/* ---- segments that a failed write has ended ------------------------------------------------------ */
+/* ---- segments that a failed write has ended
+ * ------------------------------------------------------ */
 
 /* Index and seal are durable at every place. */
 static void ended_sealed(struct mend_job *job)
@@ -543,7 +574,8 @@ static void ended_sealed(struct mend_job *job)
         if (!place_holds(job, place) || place->disk->held != place->slot)
             continue;
         place->disk->belief[place->slot].revision = row->revision;
-        row->place[row->places++] = (struct segment_place){.disk = place->disk->identity, .slot = place->slot};
+        row->place[row->places++] =
+            (struct segment_place){.disk = place->disk->identity, .slot = place->slot};
     }
     catalog_put_segment(job->mender->keeper->options.catalog, row);
     job->mender->state.sealed++;
@@ -561,12 +593,13 @@ static void ended_write(struct mend_job *job)
         ended_sealed(job);
         return;
     }
-    uint32_t offset, length =
-        segment_index_part(&job->prefix.index, &job->seal, job->parts_written++, job->buffer, &offset);
+    uint32_t offset, length = segment_index_part(&job->prefix.index, &job->seal,
+                                                 job->parts_written++, job->buffer, &offset);
     for (uint8_t i = 0; i < job->places; i++)
         if (place_holds(job, &job->place[i]) && mender_disk_good(job->place[i].disk)) {
             hold(job, &job->place[i]);
-            write_durably(job, &job->write[i], &job->place[i], offset, job->buffer, length, ended_write);
+            write_durably(job, &job->write[i], &job->place[i], offset, job->buffer, length,
+                          ended_write);
         }
     if (job->outstanding == 0)
         finish(job, false); /* none of its disks takes anything */
@@ -602,7 +635,8 @@ static void ended_read(struct mend_job *job)
         abort();
     uint32_t offset, bytes;
     segment_index_extent(index, &job->seal, &offset, &bytes);
-    if (index->packets != row->packets || index->missing > 0 || index->data_end != row->data_end || offset < row->data_end)
+    if (index->packets != row->packets || index->missing > 0 || index->data_end != row->data_end ||
+        offset < row->data_end)
         finish(job, false); /* the next start looks at it with more time */
     else
         ended_write(job);
@@ -631,7 +665,8 @@ static void ended_begin(struct mend_job *job)
     walk(job);
 }
 
-/* ---- damage -------------------------------------------------------------------------------------- */
+/* ---- damage
+ * -------------------------------------------------------------------------------------- */
 
 /* After a frame that has been dealt with. */
 static void damage_passed(struct mend_job *job)
@@ -665,7 +700,8 @@ static void mended(struct mend_job *job)
     if (job->failed) {
         job->mender->state.unrepairable++;
         let_go(job);
-        tell(job, "error", "not-repaired", "another copy is good, but it could not be written here");
+        tell(job, "error", "not-repaired",
+             "another copy is good, but it could not be written here");
         finish(job, false);
         return;
     }
@@ -681,16 +717,19 @@ static void damage_mend(struct mend_job *job)
         return;
     }
     hold(job, &job->place[job->primary]);
-    write_durably(job, &job->request, &job->place[job->primary], job->at, job->buffer, job->good, mended);
+    write_durably(job, &job->request, &job->place[job->primary], job->at, job->buffer, job->good,
+                  mended);
 }
 
-/* The end of a stretch of the primary that is no frame: the next one of the segment, or all that was read. */
+/* The end of a stretch of the primary that is no frame: the next one of the segment, or all that
+ * was read. */
 static uint32_t next_frame(const struct mend_job *job)
 {
     struct frame_info info;
     uint32_t need, offset = PAGE_BYTES;
     for (; offset < job->length; offset += PAGE_BYTES)
-        if (frame_wrong(job, job->buffer + offset, job->at + offset, job->length - offset, &need, &info) == 0)
+        if (frame_wrong(job, job->buffer + offset, job->at + offset, job->length - offset, &need,
+                        &info) == 0)
             break;
     return offset < job->length ? offset : job->length;
 }
@@ -712,7 +751,8 @@ static void lost_read(struct mend_job *job)
 /* No copy has it. */
 static void damage_lost(struct mend_job *job)
 {
-    if (job->kind == MEND_REPAIR && !job->from_start && job->at == job->from && job->part == PART_DATA) {
+    if (job->kind == MEND_REPAIR && !job->from_start && job->at == job->from &&
+        job->part == PART_DATA) {
         /* What a reader names may begin in the midst of a frame. */
         job->from_start = true;
         job->found--;
@@ -751,7 +791,8 @@ static void damage_read(struct mend_job *job)
     }
     /* The copy goes on; the place that it was read from has its repair later. */
     const struct mend_place *place = &job->place[job->primary];
-    (void)mender_repair(job->mender->keeper, &place->disk->identity, place->slot, &job->segment, job->at, job->good);
+    (void)mender_repair(job->mender->keeper, &place->disk->identity, place->slot, &job->segment,
+                        job->at, job->good);
     target_write(job, job->at, job->buffer, job->good, damage_passed);
 }
 
@@ -767,12 +808,14 @@ static void damage_ask(struct mend_job *job)
         (void)read_at(job, &job->place[job->asked], damage_read);
 }
 
-/* ---- the target of healing ------------------------------------------------------------------------ */
+/* ---- the target of healing
+ * ------------------------------------------------------------------------ */
 
 static bool domain_used(const struct mend_job *job, uint64_t domain)
 {
     for (uint8_t i = 0; i < job->places; i++)
-        if (domain != 0 && place_holds(job, &job->place[i]) && mender_disk_good(job->place[i].disk) &&
+        if (domain != 0 && place_holds(job, &job->place[i]) &&
+            mender_disk_good(job->place[i].disk) &&
             mender_failure_domain(job->place[i].disk) == domain)
             return true;
     return false;
@@ -801,8 +844,10 @@ static bool target_find(struct mend_job *job)
                 continue;
             candidate[i].slots = disk->slots;
             candidate[i].in_flight_bytes = disk->in_flight_bytes;
-            victim[i] = keeper_victim(disk, &candidate[i].oldest_position, &candidate[i].free_slots);
-            candidate[i].usable = victim[i] != UINT32_MAX && candidate[i].oldest_position < job->position;
+            victim[i] =
+                keeper_victim(disk, &candidate[i].oldest_position, &candidate[i].free_slots);
+            candidate[i].usable =
+                victim[i] != UINT32_MAX && candidate[i].oldest_position < job->position;
         }
         if (placement_choose(candidate, keeper->disks, 1, &chosen) == 1) {
             job->target = (struct mend_place){.disk = keeper->disk[chosen], .slot = victim[chosen]};
@@ -860,8 +905,8 @@ static void target_open(struct mend_job *job)
     uint8_t *open = job->page + PAGE_BYTES, *zeros = job->buffer;
     open_build(job, open, true);
     memset(zeros, 0, PAGE_BYTES);
-    write_durably(job, &job->second, &job->target, (uint32_t)job->slot_bytes - PAGE_BYTES, zeros, PAGE_BYTES,
-                  target_opened);
+    write_durably(job, &job->second, &job->target, (uint32_t)job->slot_bytes - PAGE_BYTES, zeros,
+                  PAGE_BYTES, target_opened);
     write_durably(job, &job->request, &job->target, 0, open, PAGE_BYTES, target_opened);
 }
 
@@ -873,7 +918,8 @@ static void target_checked(struct mend_job *job)
         return;
     }
     uint64_t position = disk->position[job->target.slot];
-    if (keeper_slot_is_stale(disk, job->target.slot, job->page + PAGE_BYTES) || position >= job->position)
+    if (keeper_slot_is_stale(disk, job->target.slot, job->page + PAGE_BYTES) ||
+        position >= job->position)
         target_choose(job); /* it was not what it was believed to be, or somebody was faster */
     else
         target_open(job);
@@ -888,7 +934,8 @@ static void target_choose(struct mend_job *job)
     read_from(job, &job->target, 0, job->page + PAGE_BYTES, PAGE_BYTES, target_checked);
 }
 
-/* ---- the beginning -------------------------------------------------------------------------------- */
+/* ---- the beginning
+ * -------------------------------------------------------------------------------- */
 
 /* A repair of a segment that has no seal knows the frames by what was believed. */
 static void begin_unsealed(struct mend_job *job)
@@ -902,8 +949,8 @@ static void begin_unsealed(struct mend_job *job)
 static void begin_repair(struct mend_job *job)
 {
     uint32_t slot_bytes = (uint32_t)job->slot_bytes;
-    job->part = job->from < PAGE_BYTES                ? PART_OPEN
-                : job->from < job->row.data_end       ? PART_DATA
+    job->part = job->from < PAGE_BYTES                 ? PART_OPEN
+                : job->from < job->row.data_end        ? PART_DATA
                 : job->from == slot_bytes - PAGE_BYTES ? PART_SEAL
                                                        : PART_INDEX;
     if (job->part == PART_INDEX && (!job->sealed || job->from < job->row.index_offset)) {
@@ -954,7 +1001,8 @@ static void begin(struct mend_job *job)
     }
 }
 
-static void row_from_seal(struct mend_job *job, const struct frame_info *info, const struct seal_body *body)
+static void row_from_seal(struct mend_job *job, const struct frame_info *info,
+                          const struct seal_body *body)
 {
     job->row = (struct segment_row){
         .ring = info->ring,
@@ -988,7 +1036,8 @@ static void seal_read(struct mend_job *job)
     struct seal_body body;
     const struct keeper_request *request = &job->request;
     if (request->request.result == 0 && frame_parse(job->page, PAGE_BYTES, &info) == 0 &&
-        info.frame_bytes == PAGE_BYTES && frame_check(job->page, &info) == 0 && info.position == job->position &&
+        info.frame_bytes == PAGE_BYTES && frame_check(job->page, &info) == 0 &&
+        info.position == job->position &&
         identity_equal(&info.ring, &job->mender->keeper->options.ring) &&
         identity_equal(&info.segment, &job->segment) &&
         segment_seal_read(job->page, &info, job->slot_bytes, &body) == 0) {
@@ -1003,12 +1052,14 @@ static void seal_read(struct mend_job *job)
 
 static void seal_ask(struct mend_job *job)
 {
-    while (job->asked < job->places && (!place_holds(job, &job->place[job->asked]) || job->place[job->asked].disk->suspect))
+    while (job->asked < job->places &&
+           (!place_holds(job, &job->place[job->asked]) || job->place[job->asked].disk->suspect))
         job->asked++;
     if (job->asked == job->places || job->mender->stopping)
         begin(job);
     else
-        read_from(job, &job->place[job->asked], (uint32_t)job->slot_bytes - PAGE_BYTES, job->page, PAGE_BYTES, seal_read);
+        read_from(job, &job->place[job->asked], (uint32_t)job->slot_bytes - PAGE_BYTES, job->page,
+                  PAGE_BYTES, seal_read);
 }
 
 /* Where the segment lies, good disks first. */
@@ -1030,8 +1081,8 @@ static void places_find(struct mend_job *job)
         }
 }
 
-bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, uint8_t place, const struct mend_wish *wish,
-                const struct segment_row *ended)
+bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, uint8_t place,
+                const struct mend_wish *wish, const struct segment_row *ended)
 {
     uint64_t slot_bytes = mender->keeper->options.slot_bytes;
     struct mend_job *job = calloc(1, sizeof *job);
@@ -1054,7 +1105,8 @@ bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, u
     }
     if (ended)
         job->row = *ended;
-    if (!job->buffer || !job->page || place >= job->places || !mender_disk_good(job->place[place].disk) ||
+    if (!job->buffer || !job->page || place >= job->places ||
+        !mender_disk_good(job->place[place].disk) ||
         (ended && segment_prefix_open(&job->prefix, slot_bytes) != 0)) {
         free(job->buffer);
         free(job->page);

@@ -10,7 +10,8 @@ int segment_prefix_open(struct segment_prefix *prefix, uint64_t slot_bytes)
     *prefix = (struct segment_prefix){0};
     prefix->table = malloc(sizeof *prefix->table);
     prefix->interface_account = calloc(FRAME_ENTRIES_MAX, sizeof *prefix->interface_account);
-    if (!prefix->table || !prefix->interface_account || segment_index_open(&prefix->index, slot_bytes) != 0) {
+    if (!prefix->table || !prefix->interface_account ||
+        segment_index_open(&prefix->index, slot_bytes) != 0) {
         free(prefix->table);
         free(prefix->interface_account);
         return ERR_NO_MEMORY;
@@ -26,7 +27,8 @@ void segment_prefix_close(struct segment_prefix *prefix)
     free(prefix->interface_account);
 }
 
-int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame, const struct frame_info *info)
+int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame,
+                       const struct frame_info *info)
 {
     struct frame_cursor cursor;
     struct frame_packet packet;
@@ -51,7 +53,8 @@ int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame, cons
     if (prefix->index.entries > 0 && info->first_packet > expected)
         prefix->index.missing += info->first_packet - expected;
     segment_index_add(&prefix->index, info->offset, info->frame_bytes, info->number, info->packets,
-                      info->first_packet, captured_bytes, info->head_ns, info->first_ns, info->last_ns);
+                      info->first_packet, captured_bytes, info->head_ns, info->first_ns,
+                      info->last_ns);
     prefix->account = info->account;
     if (info->frontier > prefix->frontier)
         prefix->frontier = info->frontier;

@@ -1,7 +1,9 @@
 /*
- * segment_prefix.h - what can be believed of a segment without a seal: its frames, one after the other, and what a seal of them would say.
+ * segment_prefix.h - what can be believed of a segment without a seal: its frames, one after the
+ * other, and what a seal of them would say.
  *
- * For recovery, which seals what a crash has left open, and the mender, which seals what a failed write has ended.
+ * For recovery, which seals what a crash has left open, and the mender, which seals what a failed
+ * write has ended.
  */
 #ifndef STORAGE_SEGMENT_PREFIX_H
 #define STORAGE_SEGMENT_PREFIX_H
@@ -20,7 +22,9 @@ struct segment_prefix {
 int segment_prefix_open(struct segment_prefix *prefix, uint64_t slot_bytes);
 void segment_prefix_close(struct segment_prefix *prefix);
 
-/* Adds a data frame that has been checked; packets between it and the one before count as missing. ERR_CORRUPT: its records are not whole. */
-int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame, const struct frame_info *info);
+/* Adds a data frame that has been checked; packets between it and the one before count as missing.
+ * ERR_CORRUPT: its records are not whole. */
+int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame,
+                       const struct frame_info *info);
 
 #endif

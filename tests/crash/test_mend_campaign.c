@@ -1,13 +1,16 @@
 /*
- * test_mend_campaign.c - disks that fail while copies are being made, and disks that lie while they are written: from seeds.
+ * test_mend_campaign.c - disks that fail while copies are being made, and disks that lie while they
+ * are written: from seeds.
  *
  *     test_mend_campaign [--runs N] [--faults N] [--seed N] [--only heal|lies]
  *
- * heal: 2 to 4 copies on 4 to 8 disks; all but one copy's worth of disks fail at random moments, in the midst of recording, healing and
- * after it. Then every segment has as many copies as there are disks for, and every durable packet is there (P1, P4).
+ * heal: 2 to 4 copies on 4 to 8 disks; all but one copy's worth of disks fail at random moments, in
+ * the midst of recording, healing and after it. Then every segment has as many copies as there are
+ * disks for, and every durable packet is there (P1, P4).
  *
- * lies: one disk tears, loses, misdirects or flips a random choice of its writes, until N of each kind have struck. Whatever the scrub
- * then finds it mends from the other disks, and every packet is right (P3).
+ * lies: one disk tears, loses, misdirects or flips a random choice of its writes, until N of each
+ * kind have struck. Whatever the scrub then finds it mends from the other disks, and every packet
+ * is right (P3).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +37,8 @@ static void mend(struct machine *machine)
     for (int i = 0; i < 4000; i++) {
         machine_settle(machine);
         mender_state(machine->keeper, &state);
-        if (mender_is_done(machine->keeper) && !state.healing && (state.degraded_segments == 0 || i > 2000))
+        if (mender_is_done(machine->keeper) && !state.healing &&
+            (state.degraded_segments == 0 || i > 2000))
             return;
         simulation_advance(machine->simulation, SECOND / 4);
     }
@@ -63,7 +67,8 @@ static int count_copies(const struct segment_row *row, void *context)
     uint32_t here = 0;
     for (uint8_t p = 0; p < row->places; p++)
         for (uint32_t d = 0; d < copies->machine->options.disks; d++)
-            here += !copies->machine->absent[d] && identity_equal(&copies->machine->identity[d], &row->place[p].disk);
+            here += !copies->machine->absent[d] &&
+                    identity_equal(&copies->machine->identity[d], &row->place[p].disk);
     if (row->packets == 0 || row->state == SEGMENT_OPEN)
         return 0;
     copies->segments++;
@@ -76,7 +81,8 @@ static struct copies copies_of(struct machine *machine)
 {
     struct copies copies = {.machine = machine, .least = UINT32_MAX};
     catalog_memory_catch_up(machine->catalog, UINT32_MAX);
-    (void)catalog_find(machine->catalog, &machine->ring, INT64_MIN, INT64_MAX, count_copies, &copies);
+    (void)catalog_find(machine->catalog, &machine->ring, INT64_MIN, INT64_MAX, count_copies,
+                       &copies);
     return copies;
 }
 
@@ -97,7 +103,8 @@ static struct machine_options options_of(uint64_t seed, uint32_t disks, uint8_t 
     };
 }
 
-/* ---- disks that fail ------------------------------------------------------------------------------- */
+/* ---- disks that fail
+ * ------------------------------------------------------------------------------- */
 
 static uint64_t heal_run(uint64_t seed)
 {
@@ -115,7 +122,8 @@ static uint64_t heal_run(uint64_t seed)
             disk = (uint32_t)machine_random(&machine, disks);
         while (gone[disk]);
         gone[disk] = true;
-        /* At some request from now: of recording, or of the healing that the one before has caused. */
+        /* At some request from now: of recording, or of the healing that the one before has caused.
+         */
         simulated_media_fault(machine.media[disk], FAULT_VANISHED, DISK_WRITE,
                               (uint32_t)machine_random(&machine, 20), 0);
         machine_work(&machine, 50 + (uint32_t)machine_random(&machine, 200));
@@ -140,7 +148,8 @@ static uint64_t heal_run(uint64_t seed)
     struct machine_check checked;
     machine_verify(&machine, &checked); /* fails where a durable packet is missing */
     check(&machine, checked.bad_frames == 0, "a bad frame after healing");
-    check(&machine, have.segments > 0 && have.least >= wanted, "a segment has too few copies after healing");
+    check(&machine, have.segments > 0 && have.least >= wanted,
+          "a segment has too few copies after healing");
     struct mender_state state;
     mender_state(machine.keeper, &state);
     machine_shut_down(&machine);
@@ -148,24 +157,35 @@ static uint64_t heal_run(uint64_t seed)
     return checked.packets;
 }
 
-/* ---- disks that lie ---------------------------------------------------------------------------------- */
+/* ---- disks that lie
+ * ---------------------------------------------------------------------------------- */
 
-static const struct { enum fault_kind kind; const char *name; } lie[] = {
-    {FAULT_TORN, "torn"}, {FAULT_LOST, "lost"}, {FAULT_MISDIRECTED, "misdirected"}, {FAULT_FLIPPED, "flipped"}};
+static const struct {
+    enum fault_kind kind;
+    const char *name;
+} lie[] = {{FAULT_TORN, "torn"},
+           {FAULT_LOST, "lost"},
+           {FAULT_MISDIRECTED, "misdirected"},
+           {FAULT_FLIPPED, "flipped"}};
 #define LIES (sizeof lie / sizeof lie[0])
 
-static void lie_run(uint64_t seed, uint64_t struck[LIES], uint64_t wanted, uint64_t *mended, uint64_t *copied)
+static void lie_run(uint64_t seed, uint64_t struck[LIES], uint64_t wanted, uint64_t *mended,
+                    uint64_t *copied)
 {
     struct machine machine;
     struct machine_options options = options_of(seed, 3, 2);
     machine_make(&machine, &options);
     machine_boot(&machine, true);
-    uint32_t liar = (uint32_t)machine_random(&machine, options.disks), kind = (uint32_t)(seed % LIES);
+    uint32_t liar = (uint32_t)machine_random(&machine, options.disks),
+             kind = (uint32_t)(seed % LIES);
     for (uint32_t tries = 0; tries < LIES && struck[kind] >= wanted; tries++)
         kind = (kind + 1) % LIES;
     for (uint32_t i = 0; i < LIES_A_RUN; i++)
-        simulated_media_fault(machine.media[liar], lie[kind].kind, DISK_WRITE, (uint32_t)machine_random(&machine, 100), 0);
-    for (uint32_t tries = 0; tries < 30 && simulated_media_struck(machine.media[liar], lie[kind].kind) < LIES_A_RUN; tries++)
+        simulated_media_fault(machine.media[liar], lie[kind].kind, DISK_WRITE,
+                              (uint32_t)machine_random(&machine, 100), 0);
+    for (uint32_t tries = 0;
+         tries < 30 && simulated_media_struck(machine.media[liar], lie[kind].kind) < LIES_A_RUN;
+         tries++)
         machine_work(&machine, 150);
     machine_shut_down(&machine);
     struck[kind] += simulated_media_struck(machine.media[liar], lie[kind].kind);
@@ -176,7 +196,8 @@ static void lie_run(uint64_t seed, uint64_t struck[LIES], uint64_t wanted, uint6
     mend(&machine);
     *mended += state.repaired;
     *copied += state.healed_segments;
-    check(&machine, state.unrepairable == 0, "damage that could not be mended, though another copy was good");
+    check(&machine, state.unrepairable == 0,
+          "damage that could not be mended, though another copy was good");
     scrub(&machine, &again);
     check(&machine, again.last_scrub.found == 0, "damage that a scrub left");
     check(&machine, copies_of(&machine).least >= 2, "a segment has too few copies");
@@ -189,7 +210,8 @@ static void lie_run(uint64_t seed, uint64_t struck[LIES], uint64_t wanted, uint6
 
 int main(int argc, char **argv)
 {
-    uint64_t runs = 40, faults = 100, seed = 1, packets = 0, mended = 0, copied = 0, struck[LIES] = {0};
+    uint64_t runs = 40, faults = 100, seed = 1, packets = 0, mended = 0, copied = 0,
+             struck[LIES] = {0};
     const char *only = "";
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--runs") == 0)
@@ -213,6 +235,7 @@ int main(int argc, char **argv)
     printf("%llu packets checked after disks failed\n", (unsigned long long)packets);
     for (size_t k = 0; k < LIES; k++)
         printf("%s: %llu faults\n", lie[k].name, (unsigned long long)struck[k]);
-    printf("%llu frames mended, %llu copies made anew\n", (unsigned long long)mended, (unsigned long long)copied);
+    printf("%llu frames mended, %llu copies made anew\n", (unsigned long long)mended,
+           (unsigned long long)copied);
     return 0;
 }

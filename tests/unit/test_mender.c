@@ -1,6 +1,6 @@
 /*
- * test_mender.c - lost copies come back, damage is mended, and a crash at any instant of either costs the work only: on simulated disks, on
- * virtual time.
+ * test_mender.c - lost copies come back, damage is mended, and a crash at any instant of either
+ * costs the work only: on simulated disks, on virtual time.
  */
 #include "unit_test.h"
 
@@ -29,7 +29,8 @@ static struct machine_options small(uint64_t seed, uint32_t disks, uint8_t copie
     };
 }
 
-/* ---- asking ---------------------------------------------------------------------------------------- */
+/* ---- asking
+ * ---------------------------------------------------------------------------------------- */
 
 static struct mender_state mending(struct machine *machine)
 {
@@ -44,7 +45,8 @@ static void mend(struct machine *machine)
     for (int i = 0; i < 2000; i++) {
         machine_settle(machine);
         struct mender_state state = mending(machine);
-        if (mender_is_done(machine->keeper) && !state.healing && (state.degraded_segments == 0 || i > 1000))
+        if (mender_is_done(machine->keeper) && !state.healing &&
+            (state.degraded_segments == 0 || i > 1000))
             return;
         simulation_advance(machine->simulation, 250000000);
     }
@@ -84,7 +86,8 @@ static struct copies copies_of(struct machine *machine)
     struct copies copies = {.machine = machine, .least = UINT32_MAX};
     catalog_memory_catch_up(machine->catalog, UINT32_MAX);
     assert_int_equal(
-        catalog_find(machine->catalog, &machine->ring, INT64_MIN, INT64_MAX, count_copies, &copies), 0);
+        catalog_find(machine->catalog, &machine->ring, INT64_MIN, INT64_MAX, count_copies, &copies),
+        0);
     return copies;
 }
 
@@ -97,8 +100,8 @@ static uint64_t verify(struct machine *machine)
 }
 
 /* Records, and comes up again without the first `lost` disks. */
-static void record_and_lose(struct machine *machine, const struct machine_options *options, uint32_t packets,
-                            uint32_t lost)
+static void record_and_lose(struct machine *machine, const struct machine_options *options,
+                            uint32_t packets, uint32_t lost)
 {
     machine_make(machine, options);
     machine_boot(machine, true);
@@ -109,12 +112,17 @@ static void record_and_lose(struct machine *machine, const struct machine_option
     machine_boot(machine, false);
 }
 
-/* ---- healing --------------------------------------------------------------------------------------- */
+/* ---- healing
+ * --------------------------------------------------------------------------------------- */
 
 static void test_copies_come_back(void **state)
 {
     (void)state;
-    static const struct { uint32_t disks; uint8_t copies; uint32_t lost; } one[] = {
+    static const struct {
+        uint32_t disks;
+        uint8_t copies;
+        uint32_t lost;
+    } one[] = {
         {3, 2, 1}, {4, 3, 1}, {4, 2, 2}, {5, 3, 2}, {6, 4, 2}, {8, 4, 3}, {4, 2, 1},
     };
     for (size_t i = 0; i < sizeof one / sizeof one[0]; i++) {
@@ -126,9 +134,9 @@ static void test_copies_come_back(void **state)
         record_and_lose(&machine, &options, 900, one[i].lost);
         assert_true(copies_of(&machine).least < options.copies);
         mend(&machine);
-        assert_int_equal(mending(&machine).degraded_segments, options.copies > one[i].disks - one[i].lost
-                                                                   ? mending(&machine).degraded_segments
-                                                                   : 0);
+        assert_int_equal(
+            mending(&machine).degraded_segments,
+            options.copies > one[i].disks - one[i].lost ? mending(&machine).degraded_segments : 0);
         uint32_t left = one[i].disks - one[i].lost;
         uint32_t wanted = options.copies < left ? options.copies : left;
         struct copies copies = copies_of(&machine);
@@ -153,7 +161,8 @@ static void test_delay_and_rate(void **state)
     struct machine machine;
     struct machine_options options = small(7, 3, 2);
     options.slots = 40;
-    options.mender = (struct mender_options){.heal_delay_ns = 120000000000, .heal_rate = 128 * 1024};
+    options.mender =
+        (struct mender_options){.heal_delay_ns = 120000000000, .heal_rate = 128 * 1024};
     record_and_lose(&machine, &options, 900, 1);
     machine_settle(&machine);
     uint64_t lost = mending(&machine).degraded_segments;
@@ -175,7 +184,8 @@ static void test_delay_and_rate(void **state)
     machine_free(&machine);
 }
 
-/* A full ring: the newest have their copies back, the oldest have made room, and nothing newer than what was healed is gone. */
+/* A full ring: the newest have their copies back, the oldest have made room, and nothing newer than
+ * what was healed is gone. */
 static void test_newest_first_in_a_full_ring(void **state)
 {
     (void)state;
@@ -222,7 +232,8 @@ static void test_healing_while_recording(void **state)
     }
 }
 
-/* A disk hangs at some request of the healing: it goes on without that disk, and ends when the disk answers again. */
+/* A disk hangs at some request of the healing: it goes on without that disk, and ends when the disk
+ * answers again. */
 static void test_disk_hangs(void **state)
 {
     (void)state;
@@ -258,7 +269,8 @@ static void test_disk_hangs(void **state)
     assert_true(times > 10);
 }
 
-/* ---- sealing --------------------------------------------------------------------------------------- */
+/* ---- sealing
+ * --------------------------------------------------------------------------------------- */
 
 static int count_unsealed(const struct segment_row *row, void *context)
 {
@@ -271,12 +283,14 @@ static uint32_t unsealed(struct machine *machine)
 {
     uint32_t count = 0;
     catalog_memory_catch_up(machine->catalog, UINT32_MAX);
-    assert_int_equal(
-        catalog_find(machine->catalog, &machine->ring, INT64_MIN, INT64_MAX, count_unsealed, &count), 0);
+    assert_int_equal(catalog_find(machine->catalog, &machine->ring, INT64_MIN, INT64_MAX,
+                                  count_unsealed, &count),
+                     0);
     return count;
 }
 
-/* A write that fails ends a segment, and another one takes its frames: both have their seal without a restart. */
+/* A write that fails ends a segment, and another one takes its frames: both have their seal without
+ * a restart. */
 static void seal_what_failed(uint32_t disks, uint8_t copies, bool cut)
 {
     uint64_t sealed = 0;
@@ -291,7 +305,8 @@ static void seal_what_failed(uint32_t disks, uint8_t copies, bool cut)
             simulated_media_fault(machine.media[d], FAULT_EIO, DISK_WRITE, after, 0);
         machine_work(&machine, 300);
         if (cut) { /* in the midst of it */
-            simulation_cut_after(machine.simulation, 1 + machine_random(&machine, 60), SIMULATION_CUT_POWER);
+            simulation_cut_after(machine.simulation, 1 + machine_random(&machine, 60),
+                                 SIMULATION_CUT_POWER);
             machine_settle(&machine);
             simulation_cut_after(machine.simulation, 0, SIMULATION_CUT_POWER);
             machine_power_cut(&machine, (uint32_t)machine_random(&machine, 30));
@@ -328,7 +343,8 @@ static void test_power_cut_at_sealing(void **state)
     seal_what_failed(4, 2, true);
 }
 
-/* ---- crashes --------------------------------------------------------------------------------------- */
+/* ---- crashes
+ * --------------------------------------------------------------------------------------- */
 
 static struct machine_options crash_options(void)
 {
@@ -339,7 +355,8 @@ static struct machine_options crash_options(void)
     return options;
 }
 
-/* The power goes, or the process is killed, at the n-th event of a healing. Returns whether the healing lasted that long. */
+/* The power goes, or the process is killed, at the n-th event of a healing. Returns whether the
+ * healing lasted that long. */
 static bool crash_at(uint64_t n, enum simulation_cut kind, bool whole, uint32_t catalog_changes)
 {
     struct machine machine;
@@ -379,19 +396,23 @@ static void test_crash_at_every_event(void **state)
     uint64_t crashes = 0;
     for (int kind = 0; kind < 2; kind++)
         for (int whole = 0; whole < 2; whole++)
-            for (uint64_t n = 1; crash_at(n, kind ? SIMULATION_CUT_PROCESS : SIMULATION_CUT_POWER, whole,
-                                          n % 3 == 0 ? UINT32_MAX : (uint32_t)(n % 3 - 1));
+            for (uint64_t n = 1; crash_at(n, kind ? SIMULATION_CUT_PROCESS : SIMULATION_CUT_POWER,
+                                          whole, n % 3 == 0 ? UINT32_MAX : (uint32_t)(n % 3 - 1));
                  n++)
                 crashes++;
     assert_true(crashes > 200);
 }
 
-/* A fault of each kind at each request of a healing, one after the other: it is healed all the same, or tried again. */
+/* A fault of each kind at each request of a healing, one after the other: it is healed all the
+ * same, or tried again. */
 static void test_fault_at_every_request(void **state)
 {
     (void)state;
-    static const struct { enum fault_kind kind; enum disk_op op; } fault[] = {
-        {FAULT_EIO, DISK_READ},         {FAULT_EIO, DISK_WRITE},   {FAULT_EIO, DISK_FLUSH},
+    static const struct {
+        enum fault_kind kind;
+        enum disk_op op;
+    } fault[] = {
+        {FAULT_EIO, DISK_READ},         {FAULT_EIO, DISK_WRITE},    {FAULT_EIO, DISK_FLUSH},
         {FAULT_EIO_LANDED, DISK_WRITE}, {FAULT_FLIPPED, DISK_READ},
     };
     for (size_t f = 0; f < sizeof fault / sizeof fault[0]; f++)
@@ -414,7 +435,8 @@ static void test_fault_at_every_request(void **state)
             }
 }
 
-/* ---- damage ---------------------------------------------------------------------------------------- */
+/* ---- damage
+ * ---------------------------------------------------------------------------------------- */
 
 struct target {
     struct segment_row row;
@@ -442,19 +464,23 @@ static int pick_row(const struct segment_row *row, void *context)
 /* One copy of a sealed segment, as the seed decides. */
 static struct target pick_place(struct machine *machine)
 {
-    struct pick pick = {.machine = machine, .skip = (uint32_t)machine_random(machine, copies_of(machine).segments)};
+    struct pick pick = {.machine = machine,
+                        .skip = (uint32_t)machine_random(machine, copies_of(machine).segments)};
     for (int i = 0; i < 2 && !pick.found; i++, pick.skip = 0)
         (void)catalog_find(machine->catalog, &machine->ring, INT64_MIN, INT64_MAX, pick_row, &pick);
     assert_true(pick.found);
-    struct target target = {.row = pick.row, .place = (uint8_t)machine_random(machine, pick.row.places)};
+    struct target target = {.row = pick.row,
+                            .place = (uint8_t)machine_random(machine, pick.row.places)};
     while (!identity_equal(&machine->identity[target.disk], &pick.row.place[target.place].disk))
         target.disk++;
     return target;
 }
 
-static uint64_t offset_of(const struct machine *machine, const struct target *target, uint32_t offset)
+static uint64_t offset_of(const struct machine *machine, const struct target *target,
+                          uint32_t offset)
 {
-    return META_BYTES + (uint64_t)target->row.place[target->place].slot * machine->options.slot_bytes + offset;
+    return META_BYTES +
+           (uint64_t)target->row.place[target->place].slot * machine->options.slot_bytes + offset;
 }
 
 /* The place of a frame that begins at the returned offset, in any part of the slot. */
@@ -462,7 +488,8 @@ static uint32_t pick_frame(struct machine *machine, const struct target *target)
 {
     uint32_t data = 0, chosen = PAGE_BYTES;
     uint8_t *slot = malloc(machine->options.slot_bytes);
-    simulated_media_peek(machine->media[target->disk], offset_of(machine, target, 0), slot, machine->options.slot_bytes);
+    simulated_media_peek(machine->media[target->disk], offset_of(machine, target, 0), slot,
+                         machine->options.slot_bytes);
     switch (machine_random(machine, 8)) {
     case 0:
         chosen = target->row.index_offset;
@@ -490,7 +517,8 @@ static uint32_t pick_frame(struct machine *machine, const struct target *target)
 enum harm { HARM_FLIPPED, HARM_TORN, HARM_LOST, HARM_MISDIRECTED, HARMS };
 
 /* What each kind of fault leaves on a disk, in the frame at this place. */
-static void harm(struct machine *machine, const struct target *target, uint32_t offset, enum harm kind)
+static void harm(struct machine *machine, const struct target *target, uint32_t offset,
+                 enum harm kind)
 {
     struct simulated_media *media = machine->media[target->disk];
     uint8_t page[PAGE_BYTES], other[PAGE_BYTES];
@@ -508,7 +536,9 @@ static void harm(struct machine *machine, const struct target *target, uint32_t 
         memset(page, 0, sizeof page);
         break;
     default: /* something of the ring's own that belongs elsewhere */
-        simulated_media_peek(media, META_BYTES + machine_random(machine, machine->options.slots) * machine->options.slot_bytes,
+        simulated_media_peek(media,
+                             META_BYTES + machine_random(machine, machine->options.slots) *
+                                              machine->options.slot_bytes,
                              other, sizeof other);
         if (memcmp(other, page, sizeof page) == 0)
             memset(other, 0x5a, sizeof other);
@@ -517,7 +547,8 @@ static void harm(struct machine *machine, const struct target *target, uint32_t 
     simulated_media_poke(media, at, page, sizeof page);
 }
 
-static void machine_with_segments(struct machine *machine, const struct machine_options *options, uint32_t packets)
+static void machine_with_segments(struct machine *machine, const struct machine_options *options,
+                                  uint32_t packets)
 {
     machine_make(machine, options);
     machine_boot(machine, true);
@@ -526,17 +557,21 @@ static void machine_with_segments(struct machine *machine, const struct machine_
     machine_boot(machine, false);
 }
 
-static void report(struct machine *machine, const struct target *target, uint32_t offset, uint32_t bytes)
+static void report(struct machine *machine, const struct target *target, uint32_t offset,
+                   uint32_t bytes)
 {
     const struct segment_place *place = &target->row.place[target->place];
-    assert_true(mender_repair(machine->keeper, &place->disk, place->slot, &target->row.segment, offset, bytes));
+    assert_true(mender_repair(machine->keeper, &place->disk, place->slot, &target->row.segment,
+                              offset, bytes));
 }
 
 /* The page of every copy at this place is the same again. */
-static void assert_mended(struct machine *machine, const struct target *target, uint32_t offset, const uint8_t *before)
+static void assert_mended(struct machine *machine, const struct target *target, uint32_t offset,
+                          const uint8_t *before)
 {
     uint8_t page[PAGE_BYTES];
-    simulated_media_peek(machine->media[target->disk], offset_of(machine, target, offset), page, sizeof page);
+    simulated_media_peek(machine->media[target->disk], offset_of(machine, target, offset), page,
+                         sizeof page);
     assert_memory_equal(page, before, sizeof page);
 }
 
@@ -551,7 +586,8 @@ static void harm_and_repair(uint64_t seed, uint32_t rounds)
             struct target target = pick_place(&machine);
             uint32_t offset = pick_frame(&machine, &target);
             uint8_t before[PAGE_BYTES];
-            simulated_media_peek(machine.media[target.disk], offset_of(&machine, &target, offset), before, sizeof before);
+            simulated_media_peek(machine.media[target.disk], offset_of(&machine, &target, offset),
+                                 before, sizeof before);
             harm(&machine, &target, offset, (enum harm)kind);
             uint64_t repaired = mending(&machine).repaired;
             report(&machine, &target, offset, 1 + (uint32_t)machine_random(&machine, 20000));
@@ -587,20 +623,23 @@ static void test_no_good_copy(void **state)
     struct target target = pick_place(&machine);
     for (target.place = 0; target.place < target.row.places; target.place++) {
         target.disk = 0;
-        while (!identity_equal(&machine.identity[target.disk], &target.row.place[target.place].disk))
+        while (
+            !identity_equal(&machine.identity[target.disk], &target.row.place[target.place].disk))
             target.disk++;
         harm(&machine, &target, PAGE_BYTES, HARM_TORN);
     }
     target.place--;
     uint8_t before[PAGE_BYTES], after[PAGE_BYTES];
-    simulated_media_peek(machine.media[target.disk], offset_of(&machine, &target, PAGE_BYTES), before, sizeof before);
+    simulated_media_peek(machine.media[target.disk], offset_of(&machine, &target, PAGE_BYTES),
+                         before, sizeof before);
     uint64_t events = machine.events;
     report(&machine, &target, PAGE_BYTES, PAGE_BYTES);
     machine_settle(&machine);
     assert_int_equal(mending(&machine).repaired, 0);
     assert_int_equal(mending(&machine).unrepairable, 1);
     assert_true(machine.events > events);
-    simulated_media_peek(machine.media[target.disk], offset_of(&machine, &target, PAGE_BYTES), after, sizeof after);
+    simulated_media_peek(machine.media[target.disk], offset_of(&machine, &target, PAGE_BYTES),
+                         after, sizeof after);
     assert_memory_equal(before, after, sizeof before);
     machine_free(&machine);
 }
@@ -614,7 +653,8 @@ static void scrub(struct machine *machine)
     } while (mending(machine).scrubbing);
 }
 
-/* The power goes at each event of a repair: the damage is found again, or is mended; no other frame has suffered. */
+/* The power goes at each event of a repair: the damage is found again, or is mended; no other frame
+ * has suffered. */
 static void test_crash_in_repair(void **state)
 {
     (void)state;
@@ -644,7 +684,8 @@ static void test_crash_in_repair(void **state)
     }
 }
 
-/* ---- the scrub ------------------------------------------------------------------------------------- */
+/* ---- the scrub
+ * ------------------------------------------------------------------------------------- */
 
 static void test_scrub(void **state)
 {
@@ -660,7 +701,8 @@ static void test_scrub(void **state)
         uint32_t offset = pick_frame(&machine, &target);
         target.place = (uint8_t)(i % 2); /* never the third copy */
         target.disk = 0;
-        while (!identity_equal(&machine.identity[target.disk], &target.row.place[target.place].disk))
+        while (
+            !identity_equal(&machine.identity[target.disk], &target.row.place[target.place].disk))
             target.disk++;
         harm(&machine, &target, offset, (enum harm)(i % HARMS));
         harmed++;
@@ -711,9 +753,11 @@ static void test_scrub_schedule(void **state)
         simulation_advance(machine.simulation, 10000000);
     }
     uint64_t took_ns = simulation_now_ns(machine.simulation) - began_ns;
-    assert_true(took_ns > copies_of(&machine).places * 50000ull * 1000); /* about 50 KB a place, 1 MiB/s */
+    assert_true(took_ns >
+                copies_of(&machine).places * 50000ull * 1000); /* about 50 KB a place, 1 MiB/s */
     assert_int_equal(mending(&machine).scrub_next_ns,
-                     machine.options.mender.scrub_started_ns + (int64_t)options.mender.scrub_interval_ns);
+                     machine.options.mender.scrub_started_ns +
+                         (int64_t)options.mender.scrub_interval_ns);
     machine_shut_down(&machine);
     machine_free(&machine);
 }
