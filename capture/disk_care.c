@@ -112,8 +112,10 @@ int disk_care_take_out(struct ring_entry *entry, const struct state_disk *row, e
                     "delete the ring",
                     row->number, row->path, entry->row.name);
     uint64_t generation = le64_get(ring_superblock(entry->ring, number)->generation);
+    pthread_mutex_lock(&entry->leaving_lock);
     int result = ring_disk_leave(entry->ring, number, state, state == DISK_REMOVED ? LEAVE_MS : 0,
                                  failure);
+    pthread_mutex_unlock(&entry->leaving_lock);
     if (result == 0) {
         disk_note_take(entry->recorder, row, generation);
         disk_care_note(entry);

@@ -362,11 +362,11 @@ static void keep_bad(struct reading *reading, const struct worker_bad *bad, cons
     *one = (struct reading_bad){.bad = *bad, .slot = sent->place[bad->place].slot};
     (void)ring_disk(reading->ring, sent->place[bad->place].disk, &one->disk);
     char path[256] = "?"; /* of a disk that comes or goes at this very moment */
-    if (pthread_mutex_trylock(&reading->entry->members_lock) == 0) {
+    if (pthread_mutex_trylock(&reading->entry->leaving_lock) == 0) {
         struct disk *disk = ring_disk(reading->ring, sent->place[bad->place].disk, NULL);
         if (disk)
             memcpy(path, disk->name, sizeof path);
-        pthread_mutex_unlock(&reading->entry->members_lock);
+        pthread_mutex_unlock(&reading->entry->leaving_lock);
     }
     event_log_say(reading->request->recorder->events, "warning", "damaged",
                   reading->entry->row.name, "disk %.200s, slot %u, offset %u: %s", path,
@@ -541,7 +541,7 @@ static int open_disk(const struct state_disk *row, void *context)
     return 0;
 }
 
-/* Under members_lock: a disk that leaves is closed. */
+/* Under leaving_lock: a disk that leaves is closed. */
 static int open_members(struct reading *reading, struct worker_job *job, int *descriptor,
                       uint32_t *descriptors)
 {
@@ -573,9 +573,9 @@ static int open_members(struct reading *reading, struct worker_job *job, int *de
 static int open_disks(struct reading *reading, struct worker_job *job, int *descriptor,
                       uint32_t *descriptors)
 {
-    pthread_mutex_lock(&reading->entry->members_lock);
+    pthread_mutex_lock(&reading->entry->leaving_lock);
     int result = open_members(reading, job, descriptor, descriptors);
-    pthread_mutex_unlock(&reading->entry->members_lock);
+    pthread_mutex_unlock(&reading->entry->leaving_lock);
     return result;
 }
 

@@ -24,6 +24,7 @@ static void entry_free(struct ring_entry *entry)
         pthread_join(entry->startup, NULL);
     assert(entry->jobs == 0 && entry->lookers == 0 && !entry->ring && entry->folded_count == 0);
     pthread_mutex_destroy(&entry->account_lock);
+    pthread_mutex_destroy(&entry->leaving_lock);
     pthread_mutex_destroy(&entry->members_lock);
     free(entry->ended);
     free(entry->folded);
@@ -75,6 +76,7 @@ int ring_registry_add(struct ring_registry *registry, struct recorder *recorder,
     settings_default(&entry->settings);
     pthread_mutex_init(&entry->account_lock, NULL);
     pthread_mutex_init(&entry->members_lock, NULL);
+    pthread_mutex_init(&entry->leaving_lock, NULL);
     pthread_mutex_lock(&registry->lock);
     struct ring_entry **end = &registry->entries;
     const struct ring_entry *same = NULL;

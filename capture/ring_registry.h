@@ -59,6 +59,9 @@ struct ring_entry {
 
     pthread_mutex_t members_lock;
     uint64_t searched_ns; /* under it: when missing disks were last looked for */
+    /* While a disk leaves, and while somebody looks at what struct disk says; within members_lock. Never held
+     * while a disk is opened or read, which may take for ever. */
+    pthread_mutex_t leaving_lock;
 
     /* under the registry's lock */
     enum ring_entry_state state;
