@@ -52,7 +52,7 @@ struct keeper_options {
     uint64_t flush_window_ns;
     uint64_t suspect_after_ns;    /* a request that takes longer makes its disk suspect; 0: 2 s */
     uint64_t unflushed_bytes_max; /* flush sooner than the window when a disk has this much unflushed; 0: a quarter of the pool */
-    struct mender_options mender; /* zeros: nothing is healed or scrubbed unasked */
+    struct mender_options mender; /* zeros: nothing is healed, sealed or scrubbed unasked */
     char host[64];
     struct pool *pool;            /* stays the caller's */
     struct catalog *catalog;      /* stays the caller's */

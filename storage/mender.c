@@ -1,7 +1,7 @@
 /*
  * mender.c - see mender.h: what is to be done next, and when.
  *
- * Repairs that wait come first, then healing, then the scrub. What lacks a copy is found by
+ * Repairs that wait come first, then seals, healing, the scrub. What lacks a copy is found by
  * counting what the keeper believes of the slots (survey), a window of positions at a time from the
  * newest down: no catalog is asked, and memory does not depend on the ring's size. A count begins
  * when the state of a disk has changed, and once a minute.

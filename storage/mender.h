@@ -3,10 +3,13 @@
  * has spoiled.
  *
  *     healing   a segment that lost a copy gets it back on another disk, newest first, some time
- * after the loss repair    a frame that a reader could not believe is written anew from another
- * copy, and read back sealing   a segment that a failed write has ended, or that took what such a
- * one could not, gets its index and seal scrub     every place of every segment is read and checked
- * now and then, and repaired where it is damaged
+ *               after the loss
+ *     repair    a frame that a reader could not believe is written anew from another copy, and
+ *               read back
+ *     sealing   a segment that a failed write has ended, or that took what such a one could not,
+ *               gets its index and seal
+ *     scrub     every place of every segment is read and checked now and then, and repaired where
+ *               it is damaged
  *
  * A part of the keeper: it runs on the keeper's thread, from keeper_run(), does all I/O through the
  * keeper's requests, and believes only what is on the disks. One segment at a time, through one
@@ -15,9 +18,8 @@
  *
  * Life of a healed copy, in the slot that it takes:
  *
- *     header read -> OPEN (marked as healing) and cleared seal page durable -> DATA durable ->
- * INDEX durable -> SEAL durable
- *     -> the mark is taken away -> in the catalog
+ *     header read -> OPEN (marked as healing) and cleared seal page durable -> DATA durable
+ *     -> INDEX durable -> SEAL durable -> the mark is taken away -> in the catalog
  *
  * Before its seal such a copy is worth nothing: a start that meets one drops it. So a crash at any
  * instant costs the work only.
@@ -37,8 +39,8 @@
 struct segment_row;
 
 #define MENDER_CHUNK_BYTES (1u << 20)
-#define MENDER_REPAIRS_MAX \
-    256u /* that wait; more are not taken, and found again by the next reader or scrub */
+/* That wait; more are not taken, and found again by the next reader or scrub. */
+#define MENDER_REPAIRS_MAX 256u
 #define MENDER_ORPHANS_MAX 4u
 
 struct keeper;
