@@ -240,6 +240,8 @@ void keeper_segment_orphan(struct segment *segment)
 {
     if (!segment->rescue && !segment->orphan)
         stream_queue(segment->stream)->preparing--;
+    if (segment->rescue && !segment->orphan)
+        keeper_post_stream(segment->keeper, segment->stream); /* its frames look for another one */
     segment->orphan = true;
     segment->keeper->prepare_again = true;
 }

@@ -17,7 +17,9 @@
 #include "segment_prefix.h"
 
 #define WALK_MARGIN 64u /* headers in a row that are as believed, and then the walk ends */
-#define BATCH 64u       /* pages read at a time */
+#define BATCH 64u       /* slots looked at at a time */
+#define HEAD_BYTES (2 * PAGE_BYTES)
+#define CHANGES_MAX 4096u /* posted to the catalog before it is waited for: its queue is bounded */
 
 enum slot_content {
     SLOT_EMPTY,    /* nothing of ours */
@@ -44,15 +46,24 @@ struct slot_view {
     struct seal_body seal_body;
 };
 
+#define INTERFACES_NOTED 64u
+
+struct noted_interface {
+    struct interface_description description;
+    int64_t first_ns, last_ns;
+};
+
 struct recovery {
     const struct recovery_options *options;
     struct recovery_disk *disk;
     uint32_t disks;
     struct recovery_report *report;
     uint64_t position;
-    uint8_t *pages; /* 2 * BATCH pages */
+    uint8_t *pages; /* BATCH beginnings, BATCH seals, and one more page */
     struct slot_view *found; /* slots to be looked at closely */
     uint32_t found_count, found_room;
+    struct noted_interface *interface; /* INTERFACES_NOTED */
+    uint32_t interfaces;
     struct failure *failure;
 };
 
@@ -74,27 +85,46 @@ static void request_done(struct disk_request *request)
 
 /* ---- reading slots ------------------------------------------------------------------------------ */
 
-static void page_request(struct disk_request *request, uint32_t slot, uint64_t offset, uint8_t *page)
+static void page_request(struct disk_request *request, uint32_t slot, uint64_t offset, uint8_t *page, uint32_t bytes)
 {
     *request = (struct disk_request){.op = DISK_READ,
                                      .slot = slot,
                                      .offset = offset,
                                      .buffer = page,
-                                     .bytes = PAGE_BYTES,
+                                     .bytes = bytes,
                                      .buffer_index = -1,
                                      .done = request_done};
 }
 
-/* Reads first and last page of up to BATCH slots at a time: results[i] and results[count + i]. */
+static uint8_t *head_pages(const struct recovery *recovery, uint32_t i)
+{
+    return recovery->pages + (size_t)i * HEAD_BYTES;
+}
+
+static uint8_t *seal_page(const struct recovery *recovery, uint32_t i)
+{
+    return recovery->pages + (size_t)BATCH * HEAD_BYTES + (size_t)i * PAGE_BYTES;
+}
+
+/* For single reads. */
+static uint8_t *spare_page(const struct recovery *recovery)
+{
+    return seal_page(recovery, BATCH);
+}
+
+/*
+ * Reads the beginning and the last page of up to BATCH slots at a time: results[i] and results[count + i]. The page behind the first tells
+ * whose the slot is where that is damaged, and comes with it for nothing.
+ */
 static void read_ends(struct recovery *recovery, uint32_t disk_number, const uint32_t *slot, uint32_t count,
                       int *results)
 {
     struct disk *disk = recovery->disk[disk_number].disk;
     struct disk_request request[2 * BATCH];
     for (uint32_t i = 0; i < count; i++) {
-        page_request(&request[i], slot[i], 0, recovery->pages + i * PAGE_BYTES);
-        page_request(&request[count + i], slot[i], disk->geometry.slot_bytes - PAGE_BYTES,
-                     recovery->pages + (count + i) * PAGE_BYTES);
+        page_request(&request[i], slot[i], 0, head_pages(recovery, i), HEAD_BYTES);
+        page_request(&request[count + i], slot[i], disk->geometry.slot_bytes - PAGE_BYTES, seal_page(recovery, i),
+                     PAGE_BYTES);
         disk_submit(disk, &request[i]);
         disk_submit(disk, &request[count + i]);
     }
@@ -102,6 +132,12 @@ static void read_ends(struct recovery *recovery, uint32_t disk_number, const uin
         disk_wait(disk, &request[i]);
         results[i] = request[i].result;
     }
+    for (uint32_t i = 0; i < count; i++)
+        if (results[i] != 0) { /* then as much of it as can be read */
+            memset(head_pages(recovery, i), 0, HEAD_BYTES);
+            results[i] = disk_read(disk, slot[i], 0, head_pages(recovery, i), PAGE_BYTES);
+            (void)disk_read(disk, slot[i], PAGE_BYTES, head_pages(recovery, i) + PAGE_BYTES, PAGE_BYTES);
+        }
     recovery->report->slots_read += count;
 }
 
@@ -136,7 +172,53 @@ static bool open_frame(const struct recovery *recovery, const uint8_t *page, str
     return true;
 }
 
-static bool seal_frame(const struct recovery *recovery, const uint8_t *page, uint64_t slot_bytes,
+static bool same_description(const struct interface_description *a, const struct interface_description *b)
+{
+    return a->link_type == b->link_type && a->snapshot_length == b->snapshot_length &&
+           memcmp(a->hardware, b->hardware, sizeof a->hardware) == 0 && strcmp(a->name, b->name) == 0 &&
+           strcmp(a->description, b->description) == 0;
+}
+
+/* Tells the catalog when an interface was seen first and last. What many segments name is told once, when all have been looked at. */
+static void interface_seen(struct recovery *recovery, const struct interface_description *description, int64_t seen_ns)
+{
+    for (uint32_t i = 0; i < recovery->interfaces; i++)
+        if (same_description(&recovery->interface[i].description, description)) {
+            if (seen_ns < recovery->interface[i].first_ns)
+                recovery->interface[i].first_ns = seen_ns;
+            if (seen_ns > recovery->interface[i].last_ns)
+                recovery->interface[i].last_ns = seen_ns;
+            return;
+        }
+    if (recovery->interfaces == INTERFACES_NOTED)
+        catalog_put_interface(recovery->options->catalog, &recovery->options->ring, description, seen_ns);
+    else
+        recovery->interface[recovery->interfaces++] =
+            (struct noted_interface){.description = *description, .first_ns = seen_ns, .last_ns = seen_ns};
+}
+
+static void interfaces_to_catalog(struct recovery *recovery, const uint8_t *frame, const struct frame_info *info,
+                                  int64_t seen_ns)
+{
+    for (uint32_t i = 0; i < info->interfaces; i++) {
+        struct interface_description description;
+        memset(&description, 0, sizeof description);
+        if (frame_interface(frame, info, i, &description) == 0)
+            interface_seen(recovery, &description, seen_ns);
+    }
+}
+
+static void tell_interfaces(struct recovery *recovery)
+{
+    for (uint32_t i = 0; i < recovery->interfaces; i++) {
+        const struct noted_interface *one = &recovery->interface[i];
+        catalog_put_interface(recovery->options->catalog, &recovery->options->ring, &one->description, one->first_ns);
+        if (one->last_ns != one->first_ns)
+            catalog_put_interface(recovery->options->catalog, &recovery->options->ring, &one->description, one->last_ns);
+    }
+}
+
+static bool seal_frame(struct recovery *recovery, const uint8_t *page, uint64_t slot_bytes,
                        struct slot_view *view)
 {
     struct frame_info info;
@@ -145,15 +227,14 @@ static bool seal_frame(const struct recovery *recovery, const uint8_t *page, uin
         segment_seal_read(page, &info, slot_bytes, &view->seal_body) != 0)
         return false;
     view->seal = identity_of(&info);
+    interfaces_to_catalog(recovery, page, &info, (int64_t)le64_get(view->seal_body.opened_ns));
     return true;
 }
 
 /* A data frame of our ring directly behind a first page that is not readable: an open segment whose header is damaged. */
-static bool first_data_frame(struct recovery *recovery, struct slot_view *view, struct frame_info *info)
+static bool first_data_frame(const struct recovery *recovery, const uint8_t *page, struct frame_info *info)
 {
-    uint8_t *page = recovery->pages + 2 * BATCH * PAGE_BYTES;
-    struct disk *disk = recovery->disk[view->disk].disk;
-    if (disk_read(disk, view->slot, PAGE_BYTES, page, PAGE_BYTES) != 0 || frame_parse(page, PAGE_BYTES, info) != 0)
+    if (frame_parse(page, PAGE_BYTES, info) != 0)
         return false;
     return info->kind == FRAME_DATA && info->offset == PAGE_BYTES && info->number == 1 &&
            identity_equal(&info->ring, &recovery->options->ring);
@@ -179,7 +260,7 @@ static void slot_judge(struct recovery *recovery, struct slot_view *view, const 
     } else {
         struct frame_info data;
         view->content = first_result != 0 ? SLOT_UNREAD : SLOT_EMPTY;
-        if (first_data_frame(recovery, view, &data)) {
+        if (first_data_frame(recovery, first + PAGE_BYTES, &data)) {
             view->content = SLOT_UNSEALED;
             view->header_damaged = true;
             view->open = identity_of(&data);
@@ -236,8 +317,7 @@ static int look_at(struct recovery *recovery, uint32_t disk, const uint32_t *slo
     read_ends(recovery, disk, slot, count, results);
     for (uint32_t i = 0; i < count; i++) {
         view[i] = (struct slot_view){.disk = disk, .slot = slot[i]};
-        slot_judge(recovery, &view[i], recovery->pages + i * PAGE_BYTES, results[i],
-                   recovery->pages + (count + i) * PAGE_BYTES, results[count + i]);
+        slot_judge(recovery, &view[i], head_pages(recovery, i), results[i], seal_page(recovery, i), results[count + i]);
     }
     return given_up(recovery) ? ERR_INTERRUPTED : 0;
 }
@@ -538,7 +618,7 @@ static void repair_header(struct recovery *recovery, const struct slot_view *vie
 {
     if (recovery->options->read_only)
         return;
-    uint8_t *page = recovery->pages;
+    uint8_t *page = spare_page(recovery);
     struct frame_identity identity = view->seal;
     identity.revision = view->seal.data_revision;
     struct disk *disk = recovery->disk[view->disk].disk;
@@ -550,16 +630,6 @@ static void repair_header(struct recovery *recovery, const struct slot_view *vie
     assert(built == (int)PAGE_BYTES);
     if (write_and_flush(disk, view->slot, 0, page, PAGE_BYTES) == 0)
         recovery->report->headers_repaired++;
-}
-
-static void interfaces_to_catalog(struct recovery *recovery, const uint8_t *frame, const struct frame_info *info,
-                                  int64_t seen_ns)
-{
-    for (uint32_t i = 0; i < info->interfaces; i++) {
-        struct interface_description description;
-        if (frame_interface(frame, info, i, &description) == 0)
-            catalog_put_interface(recovery->options->catalog, &recovery->options->ring, &description, seen_ns);
-    }
 }
 
 /* Whether the first of two copies is to be believed rather than the second. */
@@ -606,12 +676,6 @@ static int settle_sealed(struct recovery *recovery, struct slot_view *view, uint
         recovery->report->segments_damaged++;
     recovery->report->segments_found++;
     catalog_put_segment(recovery->options->catalog, &row);
-    uint8_t *page = recovery->pages + 2 * BATCH * PAGE_BYTES;
-    struct disk *disk = recovery->disk[view[best].disk].disk;
-    struct frame_info info;
-    if (disk_read(disk, view[best].slot, disk->geometry.slot_bytes - PAGE_BYTES, page, PAGE_BYTES) == 0 &&
-        frame_parse(page, PAGE_BYTES, &info) == 0)
-        interfaces_to_catalog(recovery, page, &info, row.opened_ns);
     return 0;
 }
 
@@ -799,6 +863,7 @@ static int settle_all(struct recovery *recovery)
     if (recovery->found_count > 0) /* qsort(3) takes no null pointer */
         qsort(recovery->found, recovery->found_count, sizeof *recovery->found, view_compare);
     int result = 0;
+    uint32_t settled = 0;
     for (uint32_t from = 0, to; from < recovery->found_count && result == 0; from = to) {
         struct slot_view *view = &recovery->found[from];
         bool sealed = false;
@@ -810,10 +875,31 @@ static int settle_all(struct recovery *recovery)
         if (view->content != SLOT_SEALED && view->content != SLOT_UNSEALED)
             continue; /* an empty slot that the catalog believed to hold something */
         result = sealed ? settle_sealed(recovery, view, to - from) : settle_unsealed(recovery, view, to - from);
+        if (result == 0 && ++settled % CHANGES_MAX == 0)
+            result = catalog_barrier(recovery->options->catalog);
         if (given_up(recovery))
             result = ERR_INTERRUPTED;
     }
     return result;
+}
+
+static int recovery_begin(struct recovery *recovery)
+{
+    recovery->pages = aligned_alloc(PAGE_BYTES, BATCH * (HEAD_BYTES + PAGE_BYTES) + PAGE_BYTES);
+    recovery->interface = calloc(INTERFACES_NOTED, sizeof *recovery->interface);
+    if (recovery->pages && recovery->interface)
+        return 0;
+    free(recovery->pages);
+    free(recovery->interface);
+    return ERR_NO_MEMORY;
+}
+
+static void recovery_end(struct recovery *recovery)
+{
+    tell_interfaces(recovery);
+    free(recovery->interface);
+    free(recovery->found);
+    free(recovery->pages);
 }
 
 int recovery_run(const struct recovery_options *options, struct recovery_disk *disk, uint32_t disks,
@@ -822,8 +908,7 @@ int recovery_run(const struct recovery_options *options, struct recovery_disk *d
     *report = (struct recovery_report){0};
     struct recovery recovery = {
         .options = options, .disk = disk, .disks = disks, .report = report, .failure = failure};
-    recovery.pages = aligned_alloc(PAGE_BYTES, (2 * BATCH + 1) * PAGE_BYTES);
-    if (!recovery.pages)
+    if (recovery_begin(&recovery) != 0)
         return fail(failure, ERR_NO_MEMORY, "out of memory while looking at the disks");
     uint64_t total = 0, done = 0;
     for (uint32_t i = 0; i < disks; i++) {
@@ -845,8 +930,7 @@ int recovery_run(const struct recovery_options *options, struct recovery_disk *d
     if (result == 0)
         result = settle_all(&recovery);
     *position = recovery.position;
-    free(recovery.found);
-    free(recovery.pages);
+    recovery_end(&recovery);
     if (result != 0)
         fail(failure, result, "looking at the disks: %s", error_text(result));
     return result;
@@ -945,9 +1029,6 @@ static int join_slot(struct recovery *recovery, struct slot_view *view, const st
     return 0;
 }
 
-/* So many changes at a time that the catalog's queue does not overflow. */
-#define JOIN_CHANGES 4096u
-
 int recovery_join(const struct recovery_options *options, struct recovery_disk *disk, const struct identity *filling,
                   uint32_t filling_count, uint64_t *position, struct recovery_report *report, struct failure *failure)
 {
@@ -956,8 +1037,7 @@ int recovery_join(const struct recovery_options *options, struct recovery_disk *
     *report = (struct recovery_report){0};
     struct recovery recovery = {.options = &whole, .disk = disk, .disks = 1, .report = report, .failure = failure};
     struct known_list list = {.joining = &disk->identity};
-    recovery.pages = aligned_alloc(PAGE_BYTES, (2 * BATCH + 1) * PAGE_BYTES);
-    if (!recovery.pages)
+    if (recovery_begin(&recovery) != 0)
         return fail(failure, ERR_NO_MEMORY, "out of memory while looking at disk %s", disk->disk->name);
     uint32_t slots = disk->disk->geometry.slot_count;
     memset(disk->belief, 0, slots * sizeof *disk->belief);
@@ -972,14 +1052,13 @@ int recovery_join(const struct recovery_options *options, struct recovery_disk *
     for (uint32_t i = 0; i < recovery.found_count && result == 0; i++) {
         struct slot_view *view = &recovery.found[i];
         result = join_slot(&recovery, view, &list, is_one_of(filling, filling_count, &view->open.segment));
-        if (result == 0 && i % JOIN_CHANGES == JOIN_CHANGES - 1)
+        if (result == 0 && i % CHANGES_MAX == CHANGES_MAX - 1)
             result = catalog_barrier(options->catalog);
         if (result == 0 && given_up(&recovery))
             result = ERR_INTERRUPTED;
     }
     *position = recovery.position;
     free(list.known);
-    free(recovery.found);
-    free(recovery.pages);
+    recovery_end(&recovery);
     return result == 0 ? 0 : fail(failure, result, "looking at disk %s: %s", disk->disk->name, error_text(result));
 }
