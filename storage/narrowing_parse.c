@@ -20,8 +20,6 @@
 #define WORD_MAX 128u
 #define NO_NODE UINT32_MAX
 
-enum link_word { LINK_NONE, LINK_WORD }; /* `ether` and what means the same */
-
 struct qualifiers {
     bool valid;
     bool link;      /* ether */
@@ -503,7 +501,8 @@ static uint32_t host_id(struct parser *parser, const struct qualifiers *q, const
         const char *end = peek(parser);
         if (!dotted(parser->word, &mask, &bits))
             parser->failed = true;
-        mask = bits == 32 ? mask : mask << (32 - bits);
+        else
+            mask <<= 32 - bits;
         parser->at = end;
     }
     host4(&host, address, mask);
