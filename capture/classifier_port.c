@@ -391,8 +391,7 @@ void classifier_port_turn(struct classifier_port *port)
     if (port->number == 0 || port->lent == port->rung)
         return;
     port->rung = port->lent;
-    atomic_thread_fence(memory_order_seq_cst); /* see `sleeping` */
-    if (atomic_load_explicit(&port->link->shared->sleeping, memory_order_relaxed) != 0)
+    if (atomic_fetch_or(&port->link->shared->sleeping, 0) != 0) /* see `sleeping` */
         ring_bell(port->link->shared);
 }
 

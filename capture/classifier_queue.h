@@ -96,7 +96,8 @@ struct classifier_shared {
     _Atomic uint32_t signs; /* of life: counts up, at least every CLASSIFIER_SIGN_MS */
 
     /* Sleeping is said before the queues are looked at for the last time, and asked after they were
-     * filled, with a full fence between the two on either side: nobody sleeps on work. */
+     * filled, on either side by a read-modify-write: whichever comes second sees what the other did
+     * before, so nobody sleeps on work. */
     CLASSIFIER_LINE _Atomic uint32_t sleeping; /* process; the recorder takes it back as it rings */
     _Atomic uint32_t bell;                     /* recorder; a futex */
 

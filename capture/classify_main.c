@@ -425,8 +425,7 @@ static void doze(void)
     struct classifier_shared *shared = self.shared;
     const struct timespec most = {.tv_nsec = CLASSIFIER_SIGN_MS * 1000000l};
     uint32_t bell = atomic_load(&shared->bell);
-    atomic_store(&shared->sleeping, 1);
-    atomic_thread_fence(memory_order_seq_cst); /* see `sleeping` */
+    atomic_exchange(&shared->sleeping, 1); /* see `sleeping` */
     if (!work_waits())
         syscall(SYS_futex, &shared->bell, FUTEX_WAIT, bell, &most, NULL, 0);
     atomic_store(&shared->sleeping, 0);

@@ -18,6 +18,7 @@
 
 #define SLOW_AFTER_NS 100000000ull
 #define SILENCE_STEP_NS 20000000ull
+#define LOST_AFTER_TIMES 10 /* suspect_after: for a request that others have overtaken all the time */
 #define DISK_ERRORS_MAX 4 /* failed writes or flushes in a row that make a disk failed */
 
 /* ---- requests ----------------------------------------------------------------------------------- */
@@ -63,6 +64,8 @@ void keeper_answered(struct keeper *keeper, struct keeper_disk *disk, const stru
 {
     keeper->requests_under_way--;
     disk->in_flight_bytes -= request->bytes;
+    disk->silent_ns = 0;
+    disk->answered_ns = keeper->options.monotonic_ns(keeper->options.context);
     if (generation == disk->generation) {
         disk->current--;
         return;
@@ -273,6 +276,17 @@ static void doubt(struct keeper *keeper, struct keeper_disk *disk)
 }
 
 /*
+ * How long the disk has been in debt. One that answers steadily is only busy, however long its queue is: what counts is the time since
+ * its last answer. But a single request that is passed over by all others has been lost, sooner or later.
+ */
+static uint64_t overdue_ns(const struct keeper *keeper, const struct keeper_disk *disk, uint64_t now)
+{
+    uint64_t oldest = now - disk->marked_ns;
+    uint64_t silent = disk->answered_ns > disk->marked_ns ? now - disk->answered_ns : oldest;
+    return oldest >= LOST_AFTER_TIMES * keeper->options.suspect_after_ns ? oldest : silent;
+}
+
+/*
  * A disk that has not answered for too long is suspect, if there is another one: what is being filled there goes on
  * without it. Alone, it is waited for.
  */
@@ -283,7 +297,8 @@ static void watch_answers(struct keeper *keeper, struct keeper_disk *disk, uint6
             watch_next(keeper, disk);
         return;
     }
-    if (disk->suspect || disk->failed || !disk->io || now - disk->marked_ns < keeper->options.suspect_after_ns)
+    uint64_t overdue = overdue_ns(keeper, disk, now);
+    if (disk->suspect || disk->failed || !disk->io || overdue < keeper->options.suspect_after_ns)
         return;
     bool others = false;
     for (uint32_t i = 0; i < keeper->disks; i++)
@@ -293,7 +308,7 @@ static void watch_answers(struct keeper *keeper, struct keeper_disk *disk, uint6
     char text[400];
     disk->suspect = true;
     snprintf(text, sizeof text, "disk %.255s has not answered for %.1f s: it is left out until it does", disk->name,
-             (double)(now - disk->marked_ns) / 1e9);
+             (double)overdue / 1e9);
     keeper_say(keeper, "warning", "disk-suspect", text);
     leave_behind(keeper, disk);
     keeper_settle_all(keeper);

@@ -49,7 +49,8 @@ struct keeper_disk {
      */
     uint32_t generation, current, marked;
     uint64_t marked_ns;
-    uint64_t silent_ns; /* that the marked ones have taken so far, while the keeper ran */
+    uint64_t silent_ns;   /* since its last answer, while the keeper ran */
+    uint64_t answered_ns; /* of the last answer */
     uint64_t watched_ns;
 
     uint64_t read_errors, write_errors, written_bytes, flushes;
@@ -175,7 +176,7 @@ uint64_t keeper_disk_share(const struct keeper *keeper);
 
 /* The watchdog's look at the clock; the read-back goes on. */
 void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now);
-/* Its oldest request is older than a disk should take, though not so old that it would be suspect. */
+/* It owes an answer, and has given none for longer than a disk should take, though not so long that it would be suspect. */
 bool keeper_disk_is_slow(const struct keeper_disk *disk);
 /* When keeper_disk_watch() has something to do though nothing is answered; UINT64_MAX: never. */
 /* For the disk that is expected. */

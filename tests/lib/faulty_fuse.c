@@ -843,6 +843,7 @@ int main(int argc, char **argv)
                      geteuid() == 0 ? (char *)(uintptr_t) "-oallow_other" : NULL};
     struct fuse_args arguments = FUSE_ARGS_INIT(geteuid() == 0 ? 3 : 2, words);
     struct fuse_session *session = fuse_session_new(&arguments, &operations, sizeof operations, NULL);
+    fuse_opt_free_args(&arguments);
     if (session == NULL || fuse_set_signal_handlers(session) != 0)
         return EXIT_FAILURE;
     if (access("/dev/fuse", R_OK | W_OK) != 0 || fuse_session_mount(session, argv[2]) != 0) {
