@@ -169,8 +169,13 @@ static inline uint32_t bits_get_rice(struct bit_reader *reader, uint32_t k, uint
     return quotient << k | bits_get(reader, k);
 }
 
+/* k is read from the same bytes, and may be anything. */
 static inline uint64_t bits_get_golomb(struct bit_reader *reader, uint32_t k)
 {
+    if (k > 48) {
+        reader->failed = true;
+        return 0;
+    }
     uint32_t n = bits_get_zeros(reader, 48);
     uint64_t above = bits_get(reader, n < 32 ? n : 32);
     if (n > 32)
