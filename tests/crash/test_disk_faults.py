@@ -34,9 +34,8 @@ RUNS, SEED = option("--runs", 3), option("--seed", int(time.time()))
 
 def peak_bytes(recorder):
     """The most memory that the recorder has had; None where a sanitizer's shadow is part of it."""
-    with open(f"/proc/{recorder.process.pid}/maps", encoding="ascii", errors="replace") as file:
-        if any(name in file.read() for name in ("libasan", "libtsan", "libclang_rt")):
-            return None
+    if world.sanitized(f"/proc/{recorder.process.pid}/exe"):
+        return None
     with open(f"/proc/{recorder.process.pid}/status", encoding="ascii") as file:
         for line in file:
             if line.startswith("VmHWM:"):

@@ -39,6 +39,13 @@ def main():
 # ---- captures -----------------------------------------------------------------------------------
 
 
+def sanitized(program):
+    """Whether it is built with a sanitizer: its shadow memory counts as the program's."""
+    with open(program, "rb") as file:
+        content = file.read()
+    return b"__asan_init" in content or b"__tsan_init" in content
+
+
 def packet(number, size=100):
     """An Ethernet frame that says which one it is."""
     head = bytes.fromhex("0200000000020200000000010800")

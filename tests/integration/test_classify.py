@@ -16,6 +16,8 @@ import tempfile
 import time
 import unittest
 
+import recorder_world
+
 SOURCE = os.environ.get("TAPELOOP_SOURCE", ".")
 PROGRAM = os.path.join(os.environ.get("TAPELOOP_BIN", ""), "tapeloop-classify")
 FLOWS = os.path.join(os.environ.get("TAPELOOP_TEST_BIN", ""), "tapeloop-flows")
@@ -29,12 +31,6 @@ DIFFERENT = {
 }
 
 CLIENT, SERVER, RESOLVER = "10.1.0.2", "93.184.216.34", "10.1.0.53"
-
-
-def sanitized(program):
-    with open(program, "rb") as file:
-        content = file.read()
-    return b"__asan_init" in content or b"__tsan_init" in content
 
 
 def pcap(packets):
@@ -200,7 +196,7 @@ class Confined(unittest.TestCase):
             limits = file.read()
         self.assertIn("Max address space         ", limits)
         space = next(line.split()[3] for line in limits.splitlines() if line.startswith("Max address space"))
-        if not sanitized(f"/proc/{self.child}/exe"):  # a sanitizer's shadow is larger than any limit
+        if not recorder_world.sanitized(f"/proc/{self.child}/exe"):  # a sanitizer's shadow is larger than any limit
             self.assertNotEqual(space, "unlimited")
 
     def test_ends_with_its_recorder(self):
