@@ -163,8 +163,11 @@ class Users(WebWorld):
         self.start()
         web = self.web()
         admin = self.admin(web)
-        answers = [User(web).log_in("admin", "guess").status for _ in range(6)]
-        self.assertEqual(answers, [401] * 5 + [429])
+        answers = []
+        while answers[-1:] in ([], [401]) and len(answers) < 15:  # the waits double: no machine is slower than all of them
+            answers.append(User(web).log_in("admin", "guess").status)
+        self.assertGreater(len(answers), 5)
+        self.assertEqual(answers, [401] * (len(answers) - 1) + [429])
         answer = User(web).log_in("admin", PASSWORD)
         if answer.status == 429:  # the right one has to wait, too
             self.assertGreater(int(answer.headers["Retry-After"]), 0)
