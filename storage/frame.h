@@ -114,6 +114,20 @@ struct frame_identity {
     uint32_t stream;
 };
 
+/* Whose frame it is. */
+static inline struct frame_identity frame_identity_of(const struct frame_info *info)
+{
+    return (struct frame_identity){
+        .ring = info->ring,
+        .segment = info->segment,
+        .run = info->run,
+        .position = info->position,
+        .revision = info->revision,
+        .data_revision = info->data_revision,
+        .stream = info->stream,
+    };
+}
+
 /*
  * The interfaces and entries in use in a segment; numbers are stable within it. About 140 KiB, made once a stream.
  */

@@ -1001,33 +1001,6 @@ static void begin(struct mend_job *job)
     }
 }
 
-static void row_from_seal(struct mend_job *job, const struct frame_info *info,
-                          const struct seal_body *body)
-{
-    job->row = (struct segment_row){
-        .ring = info->ring,
-        .segment = info->segment,
-        .position = info->position,
-        .revision = info->revision,
-        .data_revision = info->data_revision,
-        .run = info->run,
-        .stream = info->stream,
-        .state = le64_get(body->missing) > 0 ? SEGMENT_DAMAGED : SEGMENT_SEALED,
-        .first_packet = le64_get(body->first_packet),
-        .packets = le64_get(body->packets),
-        .captured_bytes = le64_get(body->captured_bytes),
-        .missing = le64_get(body->missing),
-        .opened_ns = (int64_t)le64_get(body->opened_ns),
-        .sealed_ns = (int64_t)le64_get(body->sealed_ns),
-        .head_ns = (int64_t)le64_get(body->head_ns),
-        .first_ns = (int64_t)le64_get(body->first_ns),
-        .last_ns = (int64_t)le64_get(body->last_ns),
-        .data_end = le32_get(body->data_end),
-        .index_offset = le32_get(body->index_offset),
-        .index_bytes = le32_get(body->index_bytes),
-    };
-}
-
 static void seal_ask(struct mend_job *job);
 
 static void seal_read(struct mend_job *job)
@@ -1042,7 +1015,8 @@ static void seal_read(struct mend_job *job)
         identity_equal(&info.segment, &job->segment) &&
         segment_seal_read(job->page, &info, job->slot_bytes, &body) == 0) {
         job->sealed = true;
-        row_from_seal(job, &info, &body);
+        const struct frame_identity identity = frame_identity_of(&info);
+        segment_row_from_seal(&identity, &body, &job->row);
         begin(job);
         return;
     }

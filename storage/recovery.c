@@ -141,19 +141,6 @@ static void read_ends(struct recovery *recovery, uint32_t disk_number, const uin
     recovery->report->slots_read += count;
 }
 
-static struct frame_identity identity_of(const struct frame_info *info)
-{
-    return (struct frame_identity){
-        .ring = info->ring,
-        .segment = info->segment,
-        .run = info->run,
-        .position = info->position,
-        .revision = info->revision,
-        .data_revision = info->data_revision,
-        .stream = info->stream,
-    };
-}
-
 static bool open_frame(const struct recovery *recovery, const uint8_t *page, struct slot_view *view)
 {
     struct frame_info info;
@@ -163,7 +150,7 @@ static bool open_frame(const struct recovery *recovery, const uint8_t *page, str
         !identity_equal(&info.ring, &recovery->options->ring) || !frame_body(page, &info, sizeof body))
         return false;
     memcpy(&body, frame_body(page, &info, sizeof body), sizeof body);
-    view->open = identity_of(&info);
+    view->open = frame_identity_of(&info);
     view->first_packet = info.first_packet;
     view->opened_ns = (int64_t)le64_get(body.opened_ns);
     view->healing = body.healing != 0;
@@ -226,7 +213,7 @@ static bool seal_frame(struct recovery *recovery, const uint8_t *page, uint64_t 
         frame_check(page, &info) != 0 || !identity_equal(&info.ring, &recovery->options->ring) ||
         segment_seal_read(page, &info, slot_bytes, &view->seal_body) != 0)
         return false;
-    view->seal = identity_of(&info);
+    view->seal = frame_identity_of(&info);
     interfaces_to_catalog(recovery, page, &info, (int64_t)le64_get(view->seal_body.opened_ns));
     return true;
 }
@@ -263,7 +250,7 @@ static void slot_judge(struct recovery *recovery, struct slot_view *view, const 
         if (first_data_frame(recovery, first + PAGE_BYTES, &data)) {
             view->content = SLOT_UNSEALED;
             view->header_damaged = true;
-            view->open = identity_of(&data);
+            view->open = frame_identity_of(&data);
             view->first_packet = data.first_packet;
             view->opened_ns = data.head_ns;
         }
@@ -579,33 +566,6 @@ static int write_seal(struct recovery *recovery, const struct slot_view *view, c
     return 0;
 }
 
-static void row_from_seal(struct recovery *recovery, const struct slot_view *view, struct segment_row *row)
-{
-    const struct seal_body *body = &view->seal_body;
-    *row = (struct segment_row){
-        .ring = recovery->options->ring,
-        .segment = view->seal.segment,
-        .position = view->seal.position,
-        .revision = view->seal.revision,
-        .data_revision = view->seal.data_revision,
-        .run = view->seal.run,
-        .stream = view->seal.stream,
-        .state = le64_get(body->missing) > 0 ? SEGMENT_DAMAGED : SEGMENT_SEALED,
-        .first_packet = le64_get(body->first_packet),
-        .packets = le64_get(body->packets),
-        .captured_bytes = le64_get(body->captured_bytes),
-        .missing = le64_get(body->missing),
-        .opened_ns = (int64_t)le64_get(body->opened_ns),
-        .sealed_ns = (int64_t)le64_get(body->sealed_ns),
-        .head_ns = (int64_t)le64_get(body->head_ns),
-        .first_ns = (int64_t)le64_get(body->first_ns),
-        .last_ns = (int64_t)le64_get(body->last_ns),
-        .data_end = le32_get(body->data_end),
-        .index_offset = le32_get(body->index_offset),
-        .index_bytes = le32_get(body->index_bytes),
-    };
-}
-
 static void row_add_place(struct recovery *recovery, const struct slot_view *view, struct segment_row *row)
 {
     if (row->places < COPIES_MAX)
@@ -662,7 +622,7 @@ static int settle_sealed(struct recovery *recovery, struct slot_view *view, uint
         if (seal_better(&view[i], &view[best]))
             best = i;
     struct segment_row row;
-    row_from_seal(recovery, &view[best], &row);
+    segment_row_from_seal(&view[best].seal, &view[best].seal_body, &row);
     for (uint32_t i = 0; i < count; i++) {
         if (view[i].content != SLOT_SEALED || seal_better(&view[best], &view[i])) {
             slot_free(recovery, &view[i]);

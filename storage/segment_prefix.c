@@ -60,3 +60,30 @@ int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame,
         prefix->frontier = info->frontier;
     return 0;
 }
+
+void segment_row_from_seal(const struct frame_identity *identity, const struct seal_body *body,
+                           struct segment_row *row)
+{
+    *row = (struct segment_row){
+        .ring = identity->ring,
+        .segment = identity->segment,
+        .position = identity->position,
+        .revision = identity->revision,
+        .data_revision = identity->data_revision,
+        .run = identity->run,
+        .stream = identity->stream,
+        .state = le64_get(body->missing) > 0 ? SEGMENT_DAMAGED : SEGMENT_SEALED,
+        .first_packet = le64_get(body->first_packet),
+        .packets = le64_get(body->packets),
+        .captured_bytes = le64_get(body->captured_bytes),
+        .missing = le64_get(body->missing),
+        .opened_ns = (int64_t)le64_get(body->opened_ns),
+        .sealed_ns = (int64_t)le64_get(body->sealed_ns),
+        .head_ns = (int64_t)le64_get(body->head_ns),
+        .first_ns = (int64_t)le64_get(body->first_ns),
+        .last_ns = (int64_t)le64_get(body->last_ns),
+        .data_end = le32_get(body->data_end),
+        .index_offset = le32_get(body->index_offset),
+        .index_bytes = le32_get(body->index_bytes),
+    };
+}

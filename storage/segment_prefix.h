@@ -8,6 +8,7 @@
 #ifndef STORAGE_SEGMENT_PREFIX_H
 #define STORAGE_SEGMENT_PREFIX_H
 
+#include "catalog.h"
 #include "segment_index.h"
 
 struct segment_prefix {
@@ -26,5 +27,10 @@ void segment_prefix_close(struct segment_prefix *prefix);
  * ERR_CORRUPT: its records are not whole. */
 int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame,
                        const struct frame_info *info);
+
+/* The catalog's row of a sealed segment, without its places: from the identity of its SEAL frame and
+ * what segment_seal_read() found there. */
+void segment_row_from_seal(const struct frame_identity *identity, const struct seal_body *body,
+                           struct segment_row *row);
 
 #endif
