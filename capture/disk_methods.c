@@ -75,6 +75,19 @@ static int state_of_ring(struct request *request, const char *name, enum ring_en
     return 0;
 }
 
+static int identity_of_ring(struct request *request, const char *name, struct identity *ring)
+{
+    struct ring_look *looks;
+    uint32_t count;
+    int code = ring_registry_look(&request->recorder->registry, name, &looks, &count,
+                                  &request->failure);
+    if (code != 0)
+        return code;
+    *ring = looks[0].entry->row.ring;
+    ring_registry_look_away(&request->recorder->registry, &looks, count);
+    return 0;
+}
+
 static int out_of_memory(struct verb *verb)
 {
     return fail(&verb->failure, ERR_NO_MEMORY, "out of memory");
@@ -493,13 +506,18 @@ int method_disk_replace(struct request *request, json_t **result)
 int method_disk_locate(struct request *request, json_t **result)
 {
     struct state_disk row;
-    const char *word;
+    struct identity ring;
+    const char *word, *name = NULL;
     bool on = false;
     (void)result;
     int code = request_string(request, "disk", true, &word);
     if (code == 0)
-        code = request_bool(request, "on", &on);
+        code = request_string(request, "ring", false, &name);
     if (code == 0)
-        code = disk_row_find(request->recorder, NULL, word, &row, &request->failure);
+        code = request_bool(request, "on", &on);
+    if (code == 0 && name)
+        code = identity_of_ring(request, name, &ring);
+    if (code == 0)
+        code = disk_row_find(request->recorder, name ? &ring : NULL, word, &row, &request->failure);
     return code == 0 ? device_locate(row.path, on, &request->failure) : code;
 }

@@ -23,6 +23,7 @@ int method_ring_delete(struct request *request, json_t **result);
 int method_ring_adopt(struct request *request, json_t **result);
 int method_ring_rebuild(struct request *request, json_t **result);
 int method_disk_list(struct request *request, json_t **result);
+int method_settings(struct request *request, json_t **result);
 int method_disk_add(struct request *request, json_t **result);
 int method_disk_remove(struct request *request, json_t **result);
 int method_disk_resume(struct request *request, json_t **result);

@@ -181,6 +181,7 @@ int recorder_open(const struct recorder_options *options, struct recorder **resu
     recorder->session = options->session;
     recorder->lock_fd = -1;
     pthread_mutex_init(&recorder->catalog_lock, NULL);
+    pthread_mutex_init(&recorder->settings_lock, NULL);
     ring_registry_init(&recorder->registry);
     snprintf(recorder->extract_path, sizeof recorder->extract_path, "%s", options->extract_path);
     recorder->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -269,6 +270,7 @@ void recorder_close(struct recorder **slot)
         close(recorder->lock_fd);
     if (recorder->stop_fd >= 0)
         close(recorder->stop_fd);
+    pthread_mutex_destroy(&recorder->settings_lock);
     pthread_mutex_destroy(&recorder->catalog_lock);
     free(recorder);
     *slot = NULL;

@@ -51,6 +51,7 @@ struct recorder {
     struct catalog *catalog;
     pthread_mutex_t catalog_lock; /* catalog_care.h */
     bool catalog_lacks;           /* under it: told, and all rings marked */
+    pthread_mutex_t settings_lock; /* a ring's settings are looked at and changed in one piece */
     struct event_log *events;
     struct classifier *classifier; /* layer 7, for rules with `app` */
     struct ring_registry registry;

@@ -454,6 +454,34 @@ int method_ring_rebuild(struct request *request, json_t **result)
     return 0;
 }
 
+/* ---- settings
+ * ------------------------------------------------------------------------------------- */
+
+static json_t *describe_setting(enum setting setting)
+{
+    char preset[SETTING_TEXT_SIZE], min[SETTING_TEXT_SIZE], max[SETTING_TEXT_SIZE];
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "name", setting_name(setting), "kind",
+                     setting_kind(setting), "default",
+                     setting_text(setting, setting_default(setting), preset), "min",
+                     setting_text(setting, setting_min(setting), min), "max",
+                     setting_text(setting, setting_max(setting), max), "help",
+                     setting_help(setting));
+}
+
+int method_settings(struct request *request, json_t **result)
+{
+    uint32_t rings_max, rings;
+    char text[24];
+    json_t *described = json_array();
+    for (int i = 0; i < SETTINGS; i++)
+        json_array_append_new(described, describe_setting((enum setting)i));
+    ring_registry_count(&request->recorder->registry, &rings_max, &rings);
+    snprintf(text, sizeof text, "%u", (unsigned)rings_max);
+    *result = json_pack("{s:{s:s}, s:i, s:o}", "settings", RECORDER_SETTING_MAX_RINGS, text, "rings",
+                        (int)rings, "of_rings", described);
+    return *result ? 0 : fail(&request->failure, ERR_NO_MEMORY, "out of memory");
+}
+
 /* ---- set
  * ------------------------------------------------------------------------------------------ */
 
@@ -585,7 +613,25 @@ static int set_copies(struct request *request, const char *name, const json_t *v
     return code;
 }
 
-/* Checks and keeps the settings of one ring; *settings are all of them then. */
+/* Whether the ring is set as the client believes, where it has said so; then nobody has been faster. */
+static int check_expected(struct request *request, const struct ring_entry *entry,
+                          const struct settings *settings)
+{
+    const json_t *expected = json_object_get(request->params, "expected");
+    char copies[24];
+    if (!expected || json_is_null(expected))
+        return 0;
+    json_t *now = json_settings(settings);
+    snprintf(copies, sizeof copies, "%u", (unsigned)entry->row.copies);
+    json_object_set_new(now, "copies", json_string(copies));
+    bool same = json_equal(now, expected);
+    json_decref(now);
+    return same ? 0
+                : fail(&request->failure, ERR_MISMATCH,
+                       "the settings of ring %s have been changed by somebody else", entry->row.name);
+}
+
+/* Checks and keeps the settings of one ring; *settings are all of them then. Under settings_lock. */
 static int set_ring(struct request *request, const char *name, const json_t *given,
                     const json_t *copies, struct settings *settings)
 {
@@ -597,6 +643,8 @@ static int set_ring(struct request *request, const char *name, const json_t *giv
         return code;
     struct ring_entry *entry = looks[0].entry;
     code = ring_stored_settings(entry, settings, &request->failure);
+    if (code == 0)
+        code = check_expected(request, entry, settings);
     if (code == 0 && (!copies || json_object_size(given) > 0))
         code = check_settings(request, given, settings);
     if (code == 0 && copies)
@@ -640,7 +688,9 @@ int method_ring_set(struct request *request, json_t **result)
     json_t *copies = json_incref(json_object_get(given, "copies"));
     json_object_del(given, "copies");
     bool others = json_object_size(given) > 0, with_copies = copies != NULL;
+    pthread_mutex_lock(&request->recorder->settings_lock);
     code = set_ring(request, name, given, copies, &settings);
+    pthread_mutex_unlock(&request->recorder->settings_lock);
     json_decref(given);
     json_decref(copies);
     if (code != 0)

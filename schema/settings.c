@@ -116,6 +116,13 @@ const char *setting_name(enum setting setting)
     return setting_table[setting].name;
 }
 
+const char *setting_kind(enum setting setting)
+{
+    static const char *const kinds[] = {
+        [UNIT_bytes] = "bytes", [UNIT_ns] = "ns", [UNIT_switch] = "switch"};
+    return kinds[setting_table[setting].unit];
+}
+
 const char *setting_help(enum setting setting)
 {
     return setting_table[setting].help;

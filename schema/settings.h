@@ -40,6 +40,7 @@ const char *setting_text(enum setting setting, uint64_t value, char text[SETTING
 
 /* Static memory. */
 const char *setting_name(enum setting setting);
+const char *setting_kind(enum setting setting); /* "bytes", "ns" or "switch" */
 const char *setting_help(enum setting setting);
 uint64_t setting_default(enum setting setting);
 uint64_t setting_min(enum setting setting);

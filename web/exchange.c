@@ -97,6 +97,19 @@ int exchange_query_count(const struct exchange *exchange, const char *name, int6
     return 0;
 }
 
+int exchange_query_switch(const struct exchange *exchange, const char *name, bool *value,
+                          struct failure *failure)
+{
+    char text[8] = "";
+    int code = exchange_query(exchange, name, text, sizeof text, failure);
+    if (code != 0 || !text[0])
+        return code;
+    *value = strcmp(text, "true") == 0;
+    return *value || strcmp(text, "false") == 0
+               ? 0
+               : fail(failure, ERR_INVALID, "%s: expected true or false", name);
+}
+
 int exchange_check_body(const struct exchange *exchange, const char *names, struct failure *failure)
 {
     const char *name;
@@ -173,26 +186,49 @@ static int answer_text(struct exchange *exchange, int status, const char *type, 
     return status;
 }
 
-int answer_json(struct exchange *exchange, int status, json_t *value, const char *more)
+static void make_tag(const char *text, const char *prefix, char tag[TAG_SIZE])
 {
-    char tag[2 * SECRET_DIGEST_BYTES + 3], lines[512];
     uint8_t digest[SECRET_DIGEST_BYTES];
+    char hex[2 * SECRET_DIGEST_BYTES + 1];
+    secret_digest_bytes(text, strlen(text), digest);
+    hex_text(digest, 16, hex);
+    snprintf(tag, TAG_SIZE, "\"%.24s%.32s\"", prefix, hex);
+}
+
+int answer_tag(const json_t *value, const char *prefix, char tag[TAG_SIZE])
+{
+    char *text = json_dumps(value, JSON_COMPACT);
+    if (!text)
+        return ERR_NO_MEMORY;
+    make_tag(text, prefix, tag);
+    free(text);
+    return 0;
+}
+
+int answer_json_tagged(struct exchange *exchange, json_t *value, const char *prefix)
+{
+    char tag[TAG_SIZE], line[TAG_SIZE + 16];
     char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
     json_decref(value);
-    if (!text || status != 200 || strcmp(exchange->info->request_method, "GET") != 0)
-        return answer_text(exchange, status, "application/json", text, more);
-    secret_digest_bytes(text, strlen(text), digest);
-    tag[0] = '"';
-    hex_text(digest, 16, tag + 1);
-    memcpy(tag + 33, "\"", 2);
-    snprintf(lines, sizeof lines, "ETag: %s\r\n%s", tag, more ? more : "");
+    if (!text)
+        return answer_text(exchange, 200, "application/json", NULL, NULL);
+    make_tag(text, prefix, tag);
+    snprintf(line, sizeof line, "ETag: %s\r\n", tag);
     const char *known = exchange_header(exchange, "If-None-Match");
-    if (known && strcmp(known, tag) == 0) {
-        free(text);
-        answer_head(exchange, 304, NULL, -1, lines);
-        return 304;
-    }
-    return answer_text(exchange, status, "application/json", text, lines);
+    if (!known || strcmp(known, tag) != 0)
+        return answer_text(exchange, 200, "application/json", text, line);
+    free(text);
+    answer_head(exchange, 304, NULL, -1, line);
+    return 304;
+}
+
+int answer_json(struct exchange *exchange, int status, json_t *value, const char *more)
+{
+    if (status == 200 && !more && strcmp(exchange->info->request_method, "GET") == 0)
+        return answer_json_tagged(exchange, value, "");
+    char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
+    json_decref(value);
+    return answer_text(exchange, status, "application/json", text, more);
 }
 
 int answer_nothing(struct exchange *exchange, const char *more)

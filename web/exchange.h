@@ -71,6 +71,10 @@ int exchange_check_query(const struct exchange *exchange, const char *names,
 int exchange_query_count(const struct exchange *exchange, const char *name, int64_t min,
                          int64_t max, int64_t *value, struct failure *failure);
 
+/* "true" or "false" from the query; absent: *value stays. ERR_INVALID. */
+int exchange_query_switch(const struct exchange *exchange, const char *name, bool *value,
+                          struct failure *failure);
+
 /* ERR_INVALID: the body has a member that is not among `names`. */
 int exchange_check_body(const struct exchange *exchange, const char *names,
                         struct failure *failure);
@@ -87,9 +91,16 @@ int exchange_body_string(const struct exchange *exchange, const char *name, bool
 void answer_head(struct exchange *exchange, int status, const char *type,
                  int64_t length /* -1: none */, const char *more);
 
-/* `value` is consumed. A GET has an ETag and may be answered by 304. `more`: whole header lines
- * ("Name: value\r\n"), or null. */
+/* `value` is consumed. A GET without `more` has an ETag and may be answered by 304. `more`: whole
+ * header lines ("Name: value\r\n"), or null. */
 int answer_json(struct exchange *exchange, int status, json_t *value, const char *more);
+
+/* The same with 200 and a tag that begins with `prefix`. */
+int answer_json_tagged(struct exchange *exchange, json_t *value, const char *prefix);
+
+/* The tag that answer_json() would give `value`, with its quotes. ERR_NO_MEMORY. */
+#define TAG_SIZE 64u
+int answer_tag(const json_t *value, const char *prefix, char tag[TAG_SIZE]);
 
 /* 204 */
 int answer_nothing(struct exchange *exchange, const char *more);

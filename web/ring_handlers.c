@@ -1,7 +1,5 @@
 /*
- * ring_handlers.c - rings, disks, interfaces, captures, events, history: questions that the
- * recorder answers, handed on. What the recorder says is described in schema/PROTOCOL.md, and stays
- * as it is.
+ * ring_handlers.c - rings, settings, interfaces, captures, events, history.
  */
 #include <civetweb.h>
 #include <stdio.h>
@@ -11,6 +9,7 @@
 
 #include "account.h"
 #include "extraction_list.h"
+#include "handing_on.h"
 #include "handlers.h"
 #include "recorder_link.h"
 #include "text.h"
@@ -18,56 +17,6 @@
 
 #define HISTORY_POINTS_MAX 4000
 #define HISTORY_SPAN_S (400 * INT64_C(86400)) /* that the recorder keeps at most */
-
-/* Asks, and answers with the result as it is. */
-static int hand_on(struct exchange *exchange, int status, const char *method, json_t *params)
-{
-    struct failure failure = {0};
-    json_t *result;
-    int code = recorder_ask(exchange->server->recorder, method, params, &result, &failure);
-    return code == 0 ? answer_json(exchange, status, result, NULL)
-                     : answer_failure(exchange, &failure);
-}
-
-/* The same for a change: logged, and answered with `member` of the result, or 204 where there is
- * none. */
-static int hand_on_change(struct exchange *exchange, int status, const char *method, json_t *params,
-                          const char *member, const char *ring)
-{
-    struct failure failure = {0};
-    json_t *result;
-    int code = recorder_ask(exchange->server->recorder, method, params, &result, &failure);
-    exchange_log(exchange, "%s %s: %s", method, ring, code == 0 ? "done" : failure.text);
-    if (code != 0)
-        return answer_failure(exchange, &failure);
-    json_t *part = member ? json_incref(json_object_get(result, member)) : NULL;
-    json_decref(result);
-    return part ? answer_json(exchange, status, part, NULL) : answer_nothing(exchange, NULL);
-}
-
-static int no_query(struct exchange *exchange)
-{
-    struct failure failure = {0};
-    return exchange_check_query(exchange, "", &failure) == 0 ? 0
-                                                             : answer_failure(exchange, &failure);
-}
-
-static int check_ring(struct exchange *exchange, const char *name)
-{
-    struct failure failure = {0};
-    return text_check_ring_name(name, &failure) == 0 ? 0 : answer_failure(exchange, &failure);
-}
-
-/* The body as parameters, after its members' names have been checked. Null: answered already,
- * *status. */
-static json_t *body_as_params(struct exchange *exchange, const char *names, int *status)
-{
-    struct failure failure = {0};
-    if (exchange_check_body(exchange, names, &failure) == 0)
-        return json_incref(exchange->body);
-    *status = answer_failure(exchange, &failure);
-    return NULL;
-}
 
 /* ---- rings ----------------------------------------------------------------------------------- */
 
@@ -101,38 +50,20 @@ int handle_ring(struct exchange *exchange)
     return status ? status : hand_on(exchange, 200, "ring.show", json_pack("{s:s}", "ring", ring));
 }
 
-int handle_ring_change(struct exchange *exchange)
-{
-    const char *ring = exchange->parameter[0];
-    int status = check_ring(exchange, ring);
-    json_t *params = status ? NULL : body_as_params(exchange, "settings", &status);
-    if (!params)
-        return status;
-    json_object_set_new(params, "ring", json_string(ring));
-    struct failure failure = {0};
-    json_t *result;
-    int code = recorder_ask(exchange->server->recorder, "ring.set", params, &result, &failure);
-    exchange_log(exchange, "ring.set %s: %s", ring, code == 0 ? "done" : failure.text);
-    return code == 0 ? answer_json(exchange, 200, result, NULL)
-                     : answer_failure(exchange, &failure);
-}
-
 int handle_ring_delete(struct exchange *exchange)
 {
     struct failure failure = {0};
-    char wipe[8] = "false";
+    bool wipe = false;
     const char *ring = exchange->parameter[0];
     int status = check_ring(exchange, ring);
     if (status)
         return status;
     int code = exchange_check_query(exchange, "wipe", &failure);
     if (code == 0)
-        code = exchange_query(exchange, "wipe", wipe, sizeof wipe, &failure);
-    if (code == 0 && strcmp(wipe, "true") != 0 && strcmp(wipe, "false") != 0)
-        code = fail(&failure, ERR_INVALID, "wipe: expected true or false");
+        code = exchange_query_switch(exchange, "wipe", &wipe, &failure);
     if (code != 0)
         return answer_failure(exchange, &failure);
-    json_t *params = json_pack("{s:s, s:b}", "ring", ring, "wipe", strcmp(wipe, "true") == 0);
+    json_t *params = json_pack("{s:s, s:b}", "ring", ring, "wipe", (int)wipe);
     return hand_on_change(exchange, 204, "ring.delete", params, NULL, ring);
 }
 
@@ -153,6 +84,91 @@ int handle_ring_status(struct exchange *exchange)
     json_t *one = json_incref(json_array_get(json_object_get(result, "rings"), 0));
     json_decref(result);
     return answer_json(exchange, 200, one, NULL);
+}
+
+/* ---- settings -------------------------------------------------------------------------------- */
+
+/* All settings of a ring, as ring.set takes them. New reference, or null with *failure. */
+static json_t *ask_settings(struct exchange *exchange, const char *ring, struct failure *failure)
+{
+    json_t *shown;
+    if (recorder_ask(exchange->server->recorder, "ring.show", json_pack("{s:s}", "ring", ring),
+                     &shown, failure) != 0)
+        return NULL;
+    json_t *settings = json_incref(json_object_get(shown, "settings"));
+    char copies[24];
+    snprintf(copies, sizeof copies, "%" JSON_INTEGER_FORMAT,
+             json_integer_value(json_object_get(shown, "copies")));
+    json_object_set_new(settings, "copies", json_string(copies));
+    json_decref(shown);
+    return json_pack("{s:o}", "settings", settings);
+}
+
+int handle_ring_settings(struct exchange *exchange)
+{
+    struct failure failure = {0};
+    const char *ring = exchange->parameter[0];
+    int status = no_query(exchange);
+    if (!status)
+        status = check_ring(exchange, ring);
+    if (status)
+        return status;
+    json_t *settings = ask_settings(exchange, ring, &failure);
+    return settings ? answer_json(exchange, 200, settings, NULL)
+                    : answer_failure(exchange, &failure);
+}
+
+/*
+ * With If-Match, the change is made to those settings only: the recorder is told which they were
+ * and compares them itself, for between our look and the change somebody else may come. 0, or the
+ * status of the answer that refuses.
+ */
+static int take_expected(struct exchange *exchange, const char *ring, json_t *params)
+{
+    struct failure failure = {0};
+    char tag[TAG_SIZE];
+    const char *wanted = exchange_header(exchange, "If-Match");
+    if (!wanted || strcmp(wanted, "*") == 0)
+        return 0;
+    json_t *settings = ask_settings(exchange, ring, &failure);
+    if (!settings)
+        return answer_failure(exchange, &failure);
+    int code = answer_tag(settings, "", tag);
+    json_object_set(params, "expected", json_object_get(settings, "settings"));
+    json_decref(settings);
+    if (code == 0 && strcmp(tag, wanted) == 0)
+        return 0;
+    return answer_problem(exchange, 412, "mismatch",
+                          "the settings have been changed by somebody else: look again", NULL);
+}
+
+int handle_ring_settings_change(struct exchange *exchange)
+{
+    const char *ring = exchange->parameter[0];
+    int status = check_ring(exchange, ring);
+    json_t *params = status ? NULL : body_as_params(exchange, "settings", &status);
+    if (!params)
+        return status;
+    json_object_set_new(params, "ring", json_string(ring));
+    status = take_expected(exchange, ring, params);
+    if (!status)
+        return hand_on_change(exchange, 200, "ring.set", params, HANDED_WHOLE, ring);
+    json_decref(params);
+    return status;
+}
+
+int handle_settings(struct exchange *exchange)
+{
+    int status = no_query(exchange);
+    return status ? status : hand_on(exchange, 200, "settings", NULL);
+}
+
+int handle_settings_change(struct exchange *exchange)
+{
+    int status;
+    json_t *params = body_as_params(exchange, "settings", &status);
+    return params ? hand_on_change(exchange, 200, "ring.set", params, HANDED_WHOLE, "the recorder")
+                  : status;
 }
 
 /* ---- history --------------------------------------------------------------------------------- */
@@ -250,12 +266,20 @@ static int take_span(const struct exchange *exchange, int64_t *from_s, int64_t *
 {
     *to_s = time(NULL) + 1;
     *step_s = 0;
-    int code = exchange_check_query(exchange, "from to step interface", failure);
+    const int64_t none = INT64_MIN;
+    int64_t since_s = none, given_from_s = none, given_to_s = none;
+    int code = exchange_check_query(exchange, "from to since step interface", failure);
     if (code == 0)
-        code = query_time(exchange, "to", to_s, failure);
-    *from_s = *to_s - 3600;
+        code = query_time(exchange, "to", &given_to_s, failure);
     if (code == 0)
-        code = query_time(exchange, "from", from_s, failure);
+        code = query_time(exchange, "from", &given_from_s, failure);
+    if (code == 0)
+        code = query_time(exchange, "since", &since_s, failure);
+    if (code == 0 && since_s != none && (given_from_s != none || given_to_s != none))
+        code = fail(failure, ERR_INVALID, "since and from, to exclude each other");
+    if (given_to_s != none)
+        *to_s = given_to_s;
+    *from_s = since_s != none ? since_s : given_from_s != none ? given_from_s : *to_s - 3600;
     if (code == 0)
         code = exchange_query_count(exchange, "step", 1, 86400, step_s, failure);
     if (code == 0 && *from_s >= *to_s)
@@ -312,21 +336,7 @@ int handle_ring_history(struct exchange *exchange)
     return answer_json(exchange, 200, answer, NULL);
 }
 
-/* ---- disks, interfaces, captures ------------------------------------------------------------- */
-
-int handle_disks(struct exchange *exchange)
-{
-    struct failure failure = {0};
-    char ring[PARAMETER_SIZE] = "";
-    if (exchange_check_query(exchange, "ring", &failure) != 0 ||
-        exchange_query(exchange, "ring", ring, sizeof ring, &failure) != 0)
-        return answer_failure(exchange, &failure);
-    bool one = ring[0] != '\0';
-    int status = one ? check_ring(exchange, ring) : 0;
-    return status
-               ? status
-               : hand_on(exchange, 200, "disk.list", one ? json_pack("{s:s}", "ring", ring) : NULL);
-}
+/* ---- interfaces, captures -------------------------------------------------------------------- */
 
 int handle_interfaces(struct exchange *exchange)
 {
@@ -384,15 +394,9 @@ int handle_capture_stop(struct exchange *exchange)
 {
     const char *ring = exchange->parameter[0];
     int status = check_ring(exchange, ring);
-    if (status)
-        return status;
-    struct failure failure = {0};
-    json_t *result;
-    int code = recorder_ask(exchange->server->recorder, "record.stop",
-                            json_pack("{s:s}", "ring", ring), &result, &failure);
-    exchange_log(exchange, "record.stop %s: %s", ring, code == 0 ? "done" : failure.text);
-    return code == 0 ? answer_json(exchange, 200, result, NULL)
-                     : answer_failure(exchange, &failure);
+    return status ? status
+                  : hand_on_change(exchange, 200, "record.stop", json_pack("{s:s}", "ring", ring),
+                                   HANDED_WHOLE, ring);
 }
 
 /* ---- events, and everything at once ---------------------------------------------------------- */

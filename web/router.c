@@ -158,7 +158,7 @@ static int route_api(struct exchange *exchange)
         return answer_problem(exchange, 405, "method", "this path does not have this method", line);
     }
     int status = refuse(exchange, route);
-    bool has_body = strcmp(route->method, "POST") == 0 || strcmp(route->method, "PATCH") == 0;
+    bool has_body = strcmp(route->method, "GET") != 0 && strcmp(route->method, "DELETE") != 0;
     if (status == 0 && has_body)
         status = take_body(exchange);
     return status ? status : route->handle(exchange);

@@ -99,7 +99,8 @@ class Users(WebWorld):
         self.start()
         web = self.web()
         admin = self.admin(web)
-        values = {"ring": "none", "user": "nobody", "token": "999", "extraction": "999", "ticket": "0"}
+        values = {"ring": "none", "user": "nobody", "token": "999", "extraction": "999", "ticket": "0", "number": "1",
+                  "disk": "999"}
         for role, scopes in SCOPES.items():
             token = self.token(admin, *scopes)
             for (method, path), operation in DOCUMENT.operations.items():
@@ -107,7 +108,7 @@ class Users(WebWorld):
                 if access == "PUBLIC":
                     continue
                 path = re.sub(r"\{(\w+)\}", lambda found: values[found[1]], path)
-                body = {} if method in ("POST", "PATCH") else None
+                body = {} if method in ("POST", "PATCH", "PUT") else None
                 answer = token.ask(method, path, body)
                 allowed = access == "NONE" or access in RIGHTS[role]
                 if path.endswith("/password"):
@@ -276,10 +277,10 @@ class Rings(WebWorld):
         self.assertEqual([r["name"] for r in admin.ask("GET", "/api/v1/rings").json["rings"]], ["r"])
         shown = admin.ask("GET", "/api/v1/rings/r").json
         self.assertEqual(shown["disks"][0]["path"], disk["path"])
-        changed = admin.ask("PATCH", "/api/v1/rings/r", {"settings": {"flush_window": "100ms"}})
+        changed = admin.ask("PATCH", "/api/v1/rings/r/settings", {"settings": {"flush_window": "100ms"}})
         self.assertEqual(changed.status, 200, changed.body)
         self.assertEqual(admin.ask("GET", "/api/v1/rings/r").json["settings"]["flush_window"], "100ms")
-        self.problem(admin.ask("PATCH", "/api/v1/rings/r", {"settings": {"flush_window": "soon"}}), 400)
+        self.problem(admin.ask("PATCH", "/api/v1/rings/r/settings", {"settings": {"flush_window": "soon"}}), 400)
         self.assertEqual(len(admin.ask("GET", "/api/v1/disks?ring=r").json["disks"]), 1)
         self.assertEqual(len(admin.ask("GET", "/api/v1/disks").json["disks"]), 1)
         self.problem(admin.ask("GET", "/api/v1/disks?rong=r"), 400)
@@ -326,10 +327,113 @@ class Rings(WebWorld):
             self.assertIsNone(columns["packets"]["seen"][0])
         self.problem(admin.ask("GET", "/api/v1/rings/r/history?from=-1000d&step=1"), 400)
         self.problem(admin.ask("GET", "/api/v1/rings/r/history?from=now&to=-1h"), 400)
+        since = admin.ask("GET", f"/api/v1/rings/r/history?since={began}&step=1").json
+        self.assertEqual(since["from_s"], began)
+        self.assertEqual(sum(filter(None, since["packets"]["seen"])), account["seen"])
+        self.problem(admin.ask("GET", f"/api/v1/rings/r/history?since={began}&to=now"), 400)
         events = admin.ask("GET", "/api/v1/events?limit=5").json["events"]
         self.assertGreater(len(events), 0)
         after = events[-1]["number"]
         self.assertTrue(all(e["number"] > after for e in admin.ask("GET", f"/api/v1/events?after={after}").json["events"]))
+
+    def test_rules_are_changed_by_people_who_do_not_know_of_each_other(self):
+        recorder = self.start()
+        admin = self.admin(self.web())
+        create_ring(recorder, "r", self.path("disk"))
+        rules = "/api/v1/rings/r/rules"
+        shown = admin.ask("GET", rules)
+        self.assertEqual((shown.json["rules"], shown.json["error"]), ([], None))
+        added = admin.ask("POST", rules, {"rule": "tcp port 443 : headers l3+l4"}, {"If-Match": shown.headers["ETag"]})
+        self.assertEqual(added.status, 201, added.body)
+        self.assertEqual((added.json["number"], added.json["in_force"]), (1, True))
+        # Who has looked before cannot change what he has not seen; who looks again can.
+        self.problem(admin.ask("POST", rules, {"rule": "all : discard"}, {"If-Match": shown.headers["ETag"]}), 412, "mismatch")
+        for wrong in ('"x"', "1", '"1', '""', 'W/"1"'):
+            self.problem(admin.ask("POST", rules, {"rule": "all : discard"}, {"If-Match": wrong}), 412, "mismatch")
+        first = {"conditions": [{"kind": "ip", "value": "10.0.0.0/8"}], "action": {"kind": "discard"}}
+        self.assertEqual(admin.ask("POST", rules, {"rule": first, "at": 1}, {"If-Match": "*"}).status, 201)
+        shown = admin.ask("GET", rules)
+        self.assertEqual([r["text"] for r in shown.json["rules"]], ["ip 10.0.0.0/8 : discard", "tcp port 443 : headers l3+l4"])
+        # Counters move on and the tag with them, but not what a change may be made to.
+        import_packets(recorder, "r", numbered(100))
+        later = admin.ask("GET", rules, headers={"If-None-Match": shown.headers["ETag"]})
+        self.assertEqual((later.status, later.json["unmatched"]["packets"]), (200, 100))
+        moved = admin.ask("POST", rules + "/2/move", {"direction": "up"}, {"If-Match": shown.headers["ETag"]})
+        self.assertEqual((moved.status, moved.json["number"]), (200, 1), moved.body)
+        self.assertEqual(admin.ask("PUT", rules + "/1", {"rule": "udp port 53 : full"}).json["text"], "udp port 53 : full")
+        self.assertEqual(admin.ask("DELETE", rules + "/2").status, 200)
+        self.assertEqual([r["text"] for r in admin.ask("GET", rules).json["rules"]], ["udp port 53 : full"])
+        self.assertEqual(admin.ask("PUT", rules, {"rules": "all : snap 64\n"}).status, 200)
+        self.assertEqual([r["text"] for r in recorder.call("rule.list", ring="r")["rules"]], ["all : snap 64"])
+        self.assertEqual(admin.ask("PUT", rules, {"rules": []}).status, 200)
+        for path in ("/1", "/1/move", "/0", "/x", "/-1", "/99999999999999999999"):
+            body = {"direction": "up"} if path.endswith("move") else {"rule": "all : full"}
+            self.problem(admin.ask("POST" if path.endswith("move") else "PUT", rules + path, body), 404, "not_found")
+        self.assertIn("column", self.problem(admin.ask("POST", rules, {"rule": "all : nothing"}), 400, "invalid"))
+        self.problem(admin.ask("POST", rules, {"rules": "all : full"}), 400, "invalid")
+        self.problem(admin.ask("POST", "/api/v1/rings/other/rules", {"rule": "all : full"}), 404)
+
+    def test_a_disk_from_its_coming_to_its_going(self):
+        recorder = self.start()
+        admin = self.admin(self.web())
+        made = admin.ask("POST", "/api/v1/rings", {"name": "r"})
+        self.assertEqual((made.status, made.json["state"]), (201, "empty"), made.body)
+        disks = "/api/v1/rings/r/disks"
+        for name in ("one", "two"):
+            added = admin.ask("POST", disks, {"disk": {"path": self.path(name), "bytes": 64 * MIB}})
+            self.assertEqual(added.status, 201, added.body)
+            self.assertEqual(added.json["disk"]["state"], "active")
+        listed = admin.ask("GET", "/api/v1/disks?ring=r&oldest=true").json["disks"]
+        self.assertEqual({os.path.basename(d["path"]) for d in listed}, {"one", "two"})
+        for disk in listed:
+            self.assertIn("enclosure", disk)
+        import_packets(recorder, "r", numbered(1000))
+        one, two = listed
+        self.problem(admin.ask("POST", f"{disks}/{one['number']}/locate", {"on": True}), 501, "unsupported")
+        removed = admin.ask("DELETE", f"{disks}/{one['number']}")
+        self.assertEqual((removed.status, removed.json["disk"]["state"]), (200, "removed"), removed.body)
+        self.problem(admin.ask("DELETE", f"{disks}/{one['number']}"), 409, "exists")
+        resumed = admin.ask("POST", f"{disks}/{one['id'][:8]}/resume", {})
+        self.assertEqual((resumed.status, resumed.json["disk"]["state"]), (200, "active"), resumed.body)
+        self.assertEqual(len(extract(recorder, "r")[0]), 1000)
+        # A path of its own for a disk that is not where it was.
+        self.assertEqual(admin.ask("DELETE", f"{disks}/{one['number']}?forget=true").status, 200)
+        self.problem(admin.ask("POST", f"{disks}/{one['number']}/resume", {}), 404)
+        os.rename(one["path"], self.path("moved"))
+        again = admin.ask("POST", f"{disks}/resume", {"disk": self.path("moved")})
+        self.assertEqual((again.status, again.json["disk"]["id"]), (200, one["id"]), again.body)
+        replaced = admin.ask("POST", f"{disks}/{two['number']}/replace", {"with": {"path": self.path("three"), "bytes": 64 * MIB}})
+        self.assertEqual(replaced.status, 201, replaced.body)
+        states = {os.path.basename(d["path"]): d["state"] for d in admin.ask("GET", "/api/v1/disks").json["disks"]}
+        self.assertEqual(states, {"moved": "active", "two": "removed", "three": "active"})
+        for wrong in ({}, {"disk": "x"}, {"disk": {"path": "relative"}}, {"disk": {"path": self.path("three")}, "more": 1}):
+            self.assertIn(admin.ask("POST", disks, wrong).status, (400, 409), wrong)
+        self.problem(admin.ask("POST", f"{disks}/resume", {"disk": 7}), 400, "invalid")
+
+    def test_settings_are_changed_by_people_who_do_not_know_of_each_other(self):
+        recorder = self.start()
+        admin = self.admin(self.web())
+        create_ring(recorder, "r", self.path("disk"))
+        path = "/api/v1/rings/r/settings"
+        shown = admin.ask("GET", path)
+        self.assertEqual((shown.json["settings"]["copies"], shown.json["settings"]["flush_window"]), ("1", "1s"))
+        tag = {"If-Match": shown.headers["ETag"]}
+        changed = admin.ask("PATCH", path, {"settings": {"flush_window": "100ms"}}, tag)
+        self.assertEqual((changed.status, changed.json["in_force"]), (200, True), changed.body)
+        self.problem(admin.ask("PATCH", path, {"settings": {"flush_window": "200ms"}}, tag), 412, "mismatch")
+        self.problem(admin.ask("PATCH", path, {"settings": {"copies": "2"}}, tag), 412, "mismatch")
+        now = admin.ask("GET", path)
+        self.assertEqual(now.json["settings"]["flush_window"], "100ms")
+        # The recorder itself compares: what it is told to expect is all of it.
+        self.refused("mismatch", recorder, "ring.set", ring="r", settings={"flush_window": "1s"}, expected=shown.json["settings"])
+        recorder.call("ring.set", ring="r", settings={"flush_window": "1s"}, expected=now.json["settings"])
+        described = admin.ask("GET", "/api/v1/settings").json
+        self.assertEqual({s["name"] for s in described["of_rings"]} | {"copies"}, set(shown.json["settings"]))
+        self.assertEqual((described["settings"], described["rings"]), ({"max_rings": described["settings"]["max_rings"]}, 1))
+        self.assertEqual(admin.ask("PATCH", "/api/v1/settings", {"settings": {"max_rings": "1"}}).status, 200)
+        self.assertEqual(admin.ask("GET", "/api/v1/settings").json["settings"], {"max_rings": "1"})
+        self.assertEqual(admin.ask("POST", "/api/v1/rings", {"name": "q"}).status, 400)
+        self.problem(admin.ask("PATCH", "/api/v1/settings", {"settings": {"max_rings": "0"}}), 400, "invalid")
 
     def test_answers_have_tags(self):
         self.start()

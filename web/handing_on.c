@@ -1,0 +1,68 @@
+/*
+ * handing_on.c - see handing_on.h.
+ */
+#include "handing_on.h"
+
+#include <stdlib.h>
+
+#include "recorder_link.h"
+#include "text.h"
+#include "web_server.h"
+
+int hand_on(struct exchange *exchange, int status, const char *method, json_t *params)
+{
+    struct failure failure = {0};
+    json_t *result;
+    int code = recorder_ask(exchange->server->recorder, method, params, &result, &failure);
+    return code == 0 ? answer_json(exchange, status, result, NULL)
+                     : answer_failure(exchange, &failure);
+}
+
+int hand_on_change(struct exchange *exchange, int status, const char *method, json_t *params,
+                   const char *member, const char *about)
+{
+    struct failure failure = {0};
+    json_t *result;
+    int code = recorder_ask(exchange->server->recorder, method, params, &result, &failure);
+    exchange_log(exchange, "%s %s: %s", method, about, code == 0 ? "done" : failure.text);
+    if (code == ERR_MISMATCH && exchange_header(exchange, "If-Match"))
+        return answer_problem(exchange, 412, "mismatch", failure.text, NULL);
+    if (code != 0)
+        return answer_failure(exchange, &failure);
+    if (member && !member[0])
+        return answer_json(exchange, status, result, NULL);
+    json_t *part = member ? json_incref(json_object_get(result, member)) : NULL;
+    json_decref(result);
+    return part ? answer_json(exchange, status, part, NULL) : answer_nothing(exchange, NULL);
+}
+
+int no_query(struct exchange *exchange)
+{
+    struct failure failure = {0};
+    return exchange_check_query(exchange, "", &failure) == 0 ? 0
+                                                             : answer_failure(exchange, &failure);
+}
+
+int check_ring(struct exchange *exchange, const char *name)
+{
+    struct failure failure = {0};
+    return text_check_ring_name(name, &failure) == 0 ? 0 : answer_failure(exchange, &failure);
+}
+
+json_t *body_as_params(struct exchange *exchange, const char *names, int *status)
+{
+    struct failure failure = {0};
+    if (exchange_check_body(exchange, names, &failure) == 0)
+        return json_incref(exchange->body);
+    *status = answer_failure(exchange, &failure);
+    return NULL;
+}
+
+int path_count(struct exchange *exchange, const char *text, int64_t max, int64_t *number)
+{
+    char *end;
+    *number = text[0] >= '0' && text[0] <= '9' ? strtoll(text, &end, 10) : -1;
+    if (*number >= 1 && *number <= max && *end == '\0')
+        return 0;
+    return answer_problem(exchange, 404, "not_found", "there is nothing of that number", NULL);
+}
