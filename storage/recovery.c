@@ -19,6 +19,7 @@
 #define WALK_MARGIN 64u /* headers in a row that are as believed, and then the walk ends */
 #define BATCH 64u       /* slots looked at at a time */
 #define HEAD_BYTES (2 * PAGE_BYTES)
+#define SEARCH_BYTES (1u << 20) /* read at a time where frames are searched page by page */
 #define CHANGES_MAX 4096u /* posted to the catalog before it is waited for: its queue is bounded */
 
 enum slot_content {
@@ -60,6 +61,7 @@ struct recovery {
     struct recovery_report *report;
     uint64_t position;
     uint8_t *pages; /* BATCH beginnings, BATCH seals, and one more page */
+    uint8_t *pieces; /* two of SEARCH_BYTES */
     struct slot_view *found; /* slots to be looked at closely */
     uint32_t found_count, found_room;
     struct noted_interface *interface; /* INTERFACES_NOTED */
@@ -505,12 +507,68 @@ static int read_frame(struct disk *disk, const struct slot_view *view, uint32_t 
 }
 
 /*
+ * The pages of a slot, one after the other: read by the piece, the next one while this one is looked at. A segment that was prepared and never
+ * used is searched from end to end for what may lie behind a hole; page by page, each read waited for, that took
+ * a start half a minute.
+ */
+struct search {
+    struct disk *disk;
+    uint32_t slot;
+    uint8_t *buffer[2];
+    uint32_t piece[2]; /* its number, from 1; 0: none */
+    struct disk_request request[2];
+    uint8_t *spare; /* a page */
+};
+
+static void search_ask(struct search *search, uint32_t piece)
+{
+    uint64_t offset = (uint64_t)(piece - 1) * SEARCH_BYTES, left = search->disk->geometry.slot_bytes - offset;
+    struct disk_request *request = &search->request[piece % 2];
+    page_request(request, search->slot, offset, search->buffer[piece % 2],
+                 left < SEARCH_BYTES ? (uint32_t)left : SEARCH_BYTES);
+    search->piece[piece % 2] = piece;
+    disk_submit(search->disk, request);
+}
+
+/* Waits for what is under way there. */
+static void search_let_go(struct search *search, uint32_t side)
+{
+    if (search->piece[side] != 0)
+        disk_wait(search->disk, &search->request[side]);
+    search->piece[side] = 0;
+}
+
+/* The page at `at`, until the next call. Null: it cannot be read. */
+static const uint8_t *search_page(struct search *search, uint32_t at)
+{
+    uint32_t piece = at / SEARCH_BYTES + 1, side = piece % 2;
+    if (search->piece[side] != piece) {
+        search_let_go(search, side);
+        search_ask(search, piece);
+    }
+    disk_wait(search->disk, &search->request[side]);
+    if ((uint64_t)piece * SEARCH_BYTES < search->disk->geometry.slot_bytes && search->piece[!side] != piece + 1) {
+        search_let_go(search, !side);
+        search_ask(search, piece + 1);
+    }
+    if (search->request[side].result == 0)
+        return search->buffer[side] + at % SEARCH_BYTES;
+    return disk_read(search->disk, search->slot, at, search->spare, PAGE_BYTES) == 0 ? search->spare : NULL;
+}
+
+/*
  * Walks the frames of the slot. After the first place where no whole frame lies, the rest is searched: a later frame of this
  * segment whose frontier lies beyond the hole proves that what is missing had been durable: damage, and the frames behind it
  * are kept. Without such a proof the hole is the end that the crash left.
  */
-static int read_prefix(struct disk *disk, const struct slot_view *view, uint8_t *buffer, struct segment_prefix *prefix)
+static void read_prefix(const struct recovery *recovery, const struct slot_view *view, uint8_t *buffer,
+                        struct segment_prefix *prefix)
 {
+    struct disk *disk = recovery->disk[view->disk].disk;
+    struct search search = {.disk = disk,
+                            .slot = view->slot,
+                            .buffer = {recovery->pieces, recovery->pieces + SEARCH_BYTES},
+                            .spare = spare_page(recovery)};
     uint32_t slot_bytes = (uint32_t)disk->geometry.slot_bytes, offset = PAGE_BYTES, number = 1;
     struct frame_info info;
     segment_index_clear(&prefix->index, view->first_packet);
@@ -524,8 +582,8 @@ static int read_prefix(struct disk *disk, const struct slot_view *view, uint8_t 
     struct segment_index *index = &prefix->index;
     uint32_t kept = index->entries;
     for (uint32_t at = offset; at + PAGE_BYTES <= slot_bytes;) {
-        if (disk_read(disk, view->slot, at, buffer, PAGE_BYTES) != 0 ||
-            memcmp(buffer, FRAME_MAGIC, 8) != 0 || read_frame(disk, view, at, buffer, &info) != 0 ||
+        const uint8_t *page = search_page(&search, at);
+        if (!page || memcmp(page, FRAME_MAGIC, 8) != 0 || read_frame(disk, view, at, buffer, &info) != 0 ||
             info.number < number || info.first_packet < reached) {
             at += PAGE_BYTES;
             continue;
@@ -542,7 +600,8 @@ static int read_prefix(struct disk *disk, const struct slot_view *view, uint8_t 
         }
         at += info.frame_bytes;
     }
-    return 0;
+    search_let_go(&search, 0);
+    search_let_go(&search, 1);
 }
 
 static int write_and_flush(struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer, uint32_t bytes)
@@ -663,7 +722,7 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
         if (result != 0)
             break;
         prefixes++;
-        read_prefix(recovery->disk[view[prefixes - 1].disk].disk, &view[prefixes - 1], buffer, &prefix[prefixes - 1]);
+        read_prefix(recovery, &view[prefixes - 1], buffer, &prefix[prefixes - 1]);
         if (prefix[prefixes - 1].index.packets > prefix[best].index.packets)
             best = prefixes - 1;
     }
@@ -846,10 +905,12 @@ static int settle_all(struct recovery *recovery)
 static int recovery_begin(struct recovery *recovery)
 {
     recovery->pages = aligned_alloc(PAGE_BYTES, BATCH * (HEAD_BYTES + PAGE_BYTES) + PAGE_BYTES);
+    recovery->pieces = aligned_alloc(PAGE_BYTES, 2 * SEARCH_BYTES);
     recovery->interface = calloc(INTERFACES_NOTED, sizeof *recovery->interface);
-    if (recovery->pages && recovery->interface)
+    if (recovery->pages && recovery->pieces && recovery->interface)
         return 0;
     free(recovery->pages);
+    free(recovery->pieces);
     free(recovery->interface);
     return ERR_NO_MEMORY;
 }
@@ -859,6 +920,7 @@ static void recovery_end(struct recovery *recovery)
     tell_interfaces(recovery);
     free(recovery->interface);
     free(recovery->found);
+    free(recovery->pieces);
     free(recovery->pages);
 }
 
