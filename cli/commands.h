@@ -25,6 +25,7 @@ extern const struct command rule_move_command;
 extern const struct command rule_delete_command;
 extern const struct command rule_replace_command;
 extern const struct command rule_test_command;
+extern const struct command run_command;
 extern const struct command record_command;
 extern const struct command import_command;
 extern const struct command extract_command;

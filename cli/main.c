@@ -19,7 +19,7 @@ static const struct command *const commands[] = {
     &disk_resume_command, &disk_replace_command, &disk_locate_command,
     &rule_list_command,   &rule_add_command,
     &rule_set_command,    &rule_move_command,   &rule_delete_command,
-    &rule_replace_command, &rule_test_command,  &record_command,      &import_command,
+    &rule_replace_command, &rule_test_command,  &run_command,         &record_command,      &import_command,
     &extract_command,     &verify_command,      &rebuild_command,
     &status_command,      &history_command,     &events_command,
     &flush_command,       &interfaces_command,  &shutdown_command,
@@ -27,10 +27,6 @@ static const struct command *const commands[] = {
 };
 
 static const struct later_row later[] = {
-    {"run", NULL,
-     "this version has no web interface that run could start: tapeloop record RING -i INTERFACE "
-     "records "
-     "in the foreground"},
     {"analyze", NULL,
      "this version does not analyze: tapeloop extract hands the packets to a tool that does"},
     {"keep", NULL, "this version cannot pin a range: tapeloop extract keeps it as a file"},

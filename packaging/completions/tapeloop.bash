@@ -22,7 +22,7 @@ _tapeloop_interfaces() {
 _tapeloop() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local global="--state --json --quiet --verbose --help --version"
-    local commands="ring disk rule record import extract verify rebuild status history events flush
+    local commands="ring disk rule run record import extract verify rebuild status history events flush
         interfaces shutdown version help"
     local command='' options='' word skip='' i operands=0
     COMPREPLY=()
@@ -37,7 +37,8 @@ _tapeloop() {
         case $word in
         --state | --disk | --copies | --segment-size | --name | --interface | -i | --backend | \
             --snapshot-length | -s | --buffer | -B | --for | --from | --to | --write | -w | \
-            --format | --packets-max | -c | --bytes-max | --after | --limit | --at | --revision | --rules)
+            --format | --packets-max | -c | --bytes-max | --after | --limit | --at | --revision | --rules | --listen | --port | --host | --web-state | \
+            --certificate | --key | --web-namespace)
             skip=1
             ;;
         -*) ;;
@@ -61,6 +62,7 @@ _tapeloop() {
     'rule add') options="--at --revision" ;;
     'rule test') options="--rules --from --to" ;;
     'rule set' | 'rule move' | 'rule delete' | 'rule replace') options="--revision" ;;
+    run) options="--listen --port --host --web-state --certificate --key --web-namespace" ;;
     record)
         options="--interface --backend --snapshot-length --buffer --no-promiscuous --outgoing --no-outgoing --for
             --detach --stop"
@@ -74,12 +76,12 @@ _tapeloop() {
 
     local words=
     case $previous in
-    --state)
+    --state | --web-state)
         mapfile -t COMPREPLY < <(compgen -d -- "$current")
         compopt -o filenames
         return
         ;;
-    --disk | --write | -w | --rules)
+    --disk | --write | -w | --rules | --certificate | --key | --web-namespace)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         compopt -o filenames
         return
@@ -88,9 +90,10 @@ _tapeloop() {
     --backend) words="auto packet pcap generator" ;;
     --format) words="pcapng pcap pcap-us" ;;
     --copies) words="1 2 3 4" ;;
+    --listen) words="127.0.0.1 0.0.0.0 ::" ;;
     --from | --to) words="now -15m -1h -1d" ;;
     --segment-size | --name | --snapshot-length | -s | --buffer | -B | --for | --packets-max | \
-        -c | --bytes-max | --after | --limit | --at | --revision)
+        -c | --bytes-max | --after | --limit | --at | --revision | --port | --host)
         return
         ;;
     *)
