@@ -1,8 +1,9 @@
 /*
  * bench_ingest.c - how fast packets get from the generator into a ring on its second lap: one run, one line of JSON.
  *
- *     bench_ingest --disk PATH --size BYTES [--bytes CAPTURED] [--buffer BYTES] [--stage all|source|append|disk]
+ *     bench_ingest --disk PATH --size BYTES [--bytes CAPTURED] [--buffer BYTES] [--copies N] [--stage all|source|append|disk]
  *
+ * --copies N (all): N disks, PATH, PATH.2 and so on, of BYTES each, and as many copies.
  * Stages, each alone: source (the generator makes packets and nobody takes them), append (packets into frames, checksums, a disk
  * that takes no time), disk (frames that are ready are written again and again), all (the recorder's own way). `ingest` drives it
  * and compares it with fio.
@@ -48,8 +49,17 @@ struct options {
     uint64_t bytes; /* captured, to be measured */
     uint64_t buffer_bytes;
     uint64_t frame_bytes;
+    uint64_t copies;
     const char *stage;
 };
+
+static void disk_path(const struct options *options, uint32_t number, char *path, size_t size)
+{
+    if (number == 0)
+        snprintf(path, size, "%s", options->disk);
+    else
+        snprintf(path, size, "%s.%u", options->disk, number + 1);
+}
 
 static void report(const struct options *options, uint64_t packets, uint64_t bytes, double seconds, double cpu)
 {
@@ -95,28 +105,33 @@ static void stage_source(const struct options *options)
 static struct ring *open_ring(const struct options *options, struct catalog **catalog, const char *directory)
 {
     struct failure failure = {0};
-    struct disk *disk;
-    struct identity identity, member;
+    struct disk *disk[COPIES_MAX];
+    struct identity identity, member[COPIES_MAX];
+    uint32_t copies = (uint32_t)options->copies;
     uint64_t slot_bytes;
     bool fresh;
-    unlink(options->disk);
-    if (disk_uring_create(options->disk, options->disk_bytes, true, &disk, &failure) != 0)
-        die(options->disk, &failure);
+    for (uint32_t i = 0; i < copies; i++) {
+        char path[300];
+        disk_path(options, i, path, sizeof path);
+        unlink(path);
+        if (disk_uring_create(path, options->disk_bytes, true, &disk[i], &failure) != 0)
+            die(path, &failure);
+    }
     identity_make(&identity);
-    if (ring_format_disks(&identity, "bench", 1, 0, &disk, 1, &member, &slot_bytes, &failure) != 0)
+    if (ring_format_disks(&identity, "bench", (uint8_t)copies, 0, disk, copies, member, &slot_bytes, &failure) != 0)
         die("format", &failure);
     if (catalog_open(directory, catalog, &fresh, &failure) != 0)
         die(directory, &failure);
     struct ring_options ring_options = {.ring = identity,
                                         .name = "bench",
-                                        .copies = 1,
+                                        .copies = (uint8_t)copies,
                                         .buffer_bytes = options->buffer_bytes,
                                         .flush_window_ns = 1000000000,
                                         .catalog = *catalog,
                                         .whole = true};
     struct ring *ring;
     struct recovery_report recovery;
-    if (ring_open(&ring_options, &disk, 1, &ring, &recovery, &failure) != 0)
+    if (ring_open(&ring_options, disk, copies, &ring, &recovery, &failure) != 0)
         die("ring", &failure);
     return ring;
 }
@@ -223,7 +238,10 @@ static void stage_all(const struct options *options)
         unlink(path);
     }
     rmdir(directory);
-    unlink(options->disk);
+    for (uint32_t i = 0; i < options->copies; i++) {
+        disk_path(options, i, path, sizeof path);
+        unlink(path);
+    }
 }
 
 /* ---- append: frames without a disk ------------------------------------------------------------------ */
@@ -333,7 +351,7 @@ static void stage_disk(const struct options *options)
 int main(int argc, char **argv)
 {
     struct options options = {
-        .disk_bytes = 2ull << 30, .bytes = 4ull << 30, .buffer_bytes = 256ull << 20, .stage = "all"};
+        .disk_bytes = 2ull << 30, .bytes = 4ull << 30, .buffer_bytes = 256ull << 20, .copies = 1, .stage = "all"};
     struct failure failure;
     for (int i = 1; i + 1 < argc; i += 2) {
         int result = 0;
@@ -341,6 +359,8 @@ int main(int argc, char **argv)
             options.disk = argv[i + 1];
         else if (strcmp(argv[i], "--stage") == 0)
             options.stage = argv[i + 1];
+        else if (strcmp(argv[i], "--copies") == 0)
+            options.copies = strtoull(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--size") == 0)
             result = text_parse_size(argv[i + 1], &options.disk_bytes, &failure);
         else if (strcmp(argv[i], "--bytes") == 0)
@@ -354,6 +374,8 @@ int main(int argc, char **argv)
         if (result != 0)
             die(argv[i], &failure);
     }
+    if (options.copies < 1 || options.copies > COPIES_MAX)
+        die("--copies: 1 to 4", NULL);
     if (strcmp(options.stage, "source") == 0)
         stage_source(&options);
     else if (strcmp(options.stage, "append") == 0)
