@@ -1,7 +1,7 @@
 /*
  * judge_main.c - the program tapeloop-judge: what rules would make of a capture file.
  *
- * Started by tapeloop rule test: the capture is standard input, the rules are what can be read from
+ * Started by the recorder for rule.test (judging.c): the capture is standard input, the rules are what can be read from
  * descriptor 3, the first operand is the seed of sampling, the second the name of the file. It
  * gives up what it can before it looks at a packet, and writes one JSON object to standard output:
  *
@@ -201,7 +201,7 @@ int main(int argc, char **argv)
     struct judging judging = {0};
     struct failure failure = {0};
     if (argc != 3) {
-        fprintf(stderr, "tapeloop-judge is started by tapeloop rule test, not by hand\n");
+        fprintf(stderr, "tapeloop-judge is started by tapeloopd, not by hand\n");
         return 2;
     }
     int code = confinement_begin(CONFINEMENT_READING, &failure);

@@ -75,6 +75,7 @@ static const struct method {
     {"rule.move", "ring number direction revision", method_rule_move},
     {"rule.delete", "ring number revision", method_rule_delete},
     {"rule.replace", "ring rules revision", method_rule_replace},
+    {"rule.test", "ring rules from_ns to_ns name", method_rule_test},
     {"shutdown", "", method_shutdown},
 };
 

@@ -45,6 +45,7 @@ int method_rule_set(struct request *request, json_t **result);
 int method_rule_move(struct request *request, json_t **result);
 int method_rule_delete(struct request *request, json_t **result);
 int method_rule_replace(struct request *request, json_t **result);
+int method_rule_test(struct request *request, json_t **result);
 
 /* What record.start is asked for. The texts in *options are the request's parameters'. */
 int record_take_options(struct request *request, struct recording_options *options);

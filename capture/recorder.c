@@ -155,14 +155,18 @@ static void say_layer7(void *context, const char *severity, const char *sentence
     event_log_say(recorder->events, severity, "layer-7", "", "%s", sentence);
 }
 
-/* Layer 7, which lies where tapeloop-extract does. Nothing is started before a rule asks for it. */
-static int open_classifier(struct recorder *recorder, struct failure *failure)
+void recorder_program(const struct recorder *recorder, const char *name, char path[PATH_MAX])
 {
-    static const char name[] = "tapeloop-classify";
-    char program[PATH_MAX + sizeof name];
     const char *slash = strrchr(recorder->extract_path, '/');
     int directory = slash ? (int)(slash - recorder->extract_path) + 1 : 0;
-    snprintf(program, sizeof program, "%.*s%s", directory, recorder->extract_path, name);
+    snprintf(path, PATH_MAX, "%.*s%s", directory, recorder->extract_path, name);
+}
+
+/* Layer 7. Nothing is started before a rule asks for it. */
+static int open_classifier(struct recorder *recorder, struct failure *failure)
+{
+    char program[PATH_MAX];
+    recorder_program(recorder, "tapeloop-classify", program);
     struct classifier_options options = {
         .program = program, .say = say_layer7, .context = recorder};
     return classifier_open(&options, &recorder->classifier, failure);

@@ -69,6 +69,9 @@ struct recorder {
 int recorder_open(const struct recorder_options *options, struct recorder **result,
                   struct failure *failure);
 
+/* The path of another program of ours: it lies where tapeloop-extract does. */
+void recorder_program(const struct recorder *recorder, const char *name, char path[PATH_MAX]);
+
 /* Asks the recorder to end: stop_fd becomes readable, jobs end. Any thread; async-signal-safe. */
 void recorder_stop(struct recorder *recorder);
 

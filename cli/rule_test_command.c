@@ -1,175 +1,34 @@
 /*
  * rule_test_command.c - what rules would make of packets: of a file, or of what a ring holds.
  *
- * Nothing here looks at a packet. tapeloop-judge does, confined: it gets the capture as its
- * standard input, which is the file, or a pipe that the recorder's extraction writes into, and the
- * rules in a file in memory.
+ * The recorder has it judged (rule.test): it is handed the file, or reads the range.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "answer.h"
 #include "commands.h"
-#include "interrupt.h"
 #include "output.h"
-#include "program_path.h"
 #include "recorder_session.h"
 #include "rule_source.h"
 #include "rule_view.h"
 #include "text.h"
 
-#define JUDGE "tapeloop-judge"
-#define RULES_FD 3
-#define ANSWER_BYTES_MAX (64u << 20)
-
 struct trial {
-    char *rules; /* the text; owned */
-    char seed[24];
+    char *rules; /* the text, or null: the ring's; owned */
     bool ranged;
     bool bounded_below, bounded_above;
     int64_t from_ns, to_ns;
-    const char *name; /* of the capture */
-    int capture_fd;
-    pid_t judge;
-    int answer_fd;
+    const char *name; /* of the capture, or null */
+    int capture_fd;   /* -1: none */
     struct progress progress;
 };
-
-/* ---- the judge ------------------------------------------------------------------------------ */
-
-static int rules_file(const char *rules, struct failure *failure)
-{
-    size_t bytes = strlen(rules), done = 0;
-    int fd = memfd_create("rules", MFD_CLOEXEC);
-    while (fd >= 0 && done < bytes) {
-        ssize_t wrote = write(fd, rules + done, bytes - done);
-        if (wrote < 0)
-            break;
-        done += (size_t)wrote;
-    }
-    if (fd >= 0 && done == bytes && lseek(fd, 0, SEEK_SET) == 0)
-        return fd;
-    int number = errno;
-    if (fd >= 0)
-        close(fd);
-    return fail_errno(failure, number, "no memory for the rules");
-}
-
-/* In the child. Does not return. */
-static void judge_become(const struct trial *trial, const char *path, int rules_fd, int answer_fd)
-{
-    interrupt_reset();
-    /* Whatever the numbers are: none is lost when another takes its place. */
-    int capture = fcntl(trial->capture_fd, F_DUPFD, 16), rules = fcntl(rules_fd, F_DUPFD, 16),
-        answer = fcntl(answer_fd, F_DUPFD, 16);
-    dup2(capture, STDIN_FILENO);
-    dup2(answer, STDOUT_FILENO);
-    dup2(rules, RULES_FD);
-    close_range(RULES_FD + 1, ~0u, CLOSE_RANGE_CLOEXEC);
-    char *arguments[] = {(char *)JUDGE, (char *)trial->seed, (char *)trial->name, NULL};
-    if (path[0])
-        execv(path, arguments);
-    else
-        execvp(JUDGE, arguments);
-    dprintf(STDOUT_FILENO,
-            "{\"error\": {\"code\": \"not_found\", \"message\": \"cannot start " JUDGE "\"}}");
-    _exit(127);
-}
-
-/* Starts it; the capture's descriptor is closed here. */
-static int judge_start(struct trial *trial, struct failure *failure)
-{
-    char path[PATH_MAX];
-    int answer[2] = {-1, -1};
-    int rules_fd = rules_file(trial->rules, failure);
-    int code = rules_fd < 0 ? rules_fd : 0;
-    program_path(JUDGE, path);
-    if (code == 0 && pipe2(answer, O_CLOEXEC) != 0)
-        code = fail_errno(failure, errno, "no pipe to " JUDGE);
-    if (code == 0) {
-        fflush(stdout);
-        trial->judge = fork();
-        if (trial->judge == 0)
-            judge_become(trial, path, rules_fd, answer[1]);
-        if (trial->judge < 0) {
-            code = fail_errno(failure, errno, "cannot start " JUDGE);
-            trial->judge = 0;
-        }
-    }
-    if (rules_fd >= 0)
-        close(rules_fd);
-    if (answer[1] >= 0)
-        close(answer[1]);
-    trial->answer_fd = answer[0];
-    close(trial->capture_fd);
-    trial->capture_fd = -1;
-    return code;
-}
-
-static void judge_end(struct trial *trial)
-{
-    if (trial->judge > 0) {
-        kill(trial->judge, SIGKILL);
-        while (waitpid(trial->judge, NULL, 0) < 0 && errno == EINTR)
-            ;
-    }
-    trial->judge = 0;
-    if (trial->answer_fd >= 0)
-        close(trial->answer_fd);
-    trial->answer_fd = -1;
-}
-
-/* What it has to say; the caller owns it. A failure of its own is ours. */
-static int judge_answer(struct trial *trial, json_t **result, struct failure *failure)
-{
-    size_t used = 0, room = 0;
-    char *text = NULL;
-    for (;;) {
-        if (room - used < 4096) {
-            room = room ? 2 * room : 65536;
-            char *grown = room <= ANSWER_BYTES_MAX ? realloc(text, room) : NULL;
-            if (!grown) {
-                free(text);
-                return fail(failure, ERR_PROTOCOL, JUDGE " has too much to say");
-            }
-            text = grown;
-        }
-        ssize_t got = read(trial->answer_fd, text + used, room - used);
-        if (interrupt_count() > 0) {
-            free(text);
-            return fail(failure, ERR_INTERRUPTED, "interrupted");
-        }
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            break;
-        used += (size_t)got;
-    }
-    *result = json_loadb(text, used, 0, NULL);
-    free(text);
-    const json_t *error = answer_object(*result, "error");
-    if (!json_is_object(*result))
-        return fail(failure, ERR_PROTOCOL, JUDGE " has died");
-    if (json_object_get(*result, "packets"))
-        return 0;
-    int code = ERR_INTERNAL;
-    for (int known = ERR_AGAIN; known >= ERR_INTERNAL; known--)
-        if (strcmp(error_name(known), answer_text(error, "code")) == 0)
-            code = known;
-    fail(failure, code, "%s", answer_text(error, "message"));
-    json_decref(*result);
-    *result = NULL;
-    return code;
-}
 
 /* ---- what is judged ------------------------------------------------------------------------- */
 
@@ -193,67 +52,43 @@ static void extract_progress(const json_t *answer, void *context)
                                     answer_count(answer, "segments_total"), "segments"));
 }
 
-/* Lets the recorder write the range into the judge. *complete: nothing of it is missing. */
-static int judge_range(struct trial *trial, struct session *session, const char *ring,
-                       bool *complete, struct failure *failure)
+static json_t *time_or_null(bool given, int64_t time_ns)
 {
-    int pipe_fd[2];
-    if (pipe2(pipe_fd, O_CLOEXEC) != 0)
-        return fail_errno(failure, errno, "no pipe");
-    trial->capture_fd = pipe_fd[0];
-    trial->name = ring;
-    int code = judge_start(trial, failure);
-    json_t *result = NULL;
-    if (code == 0) {
-        json_t *params =
-            json_pack("{s:s, s:o, s:o, s:s, s:s}", "ring", ring, "from_ns",
-                      trial->bounded_below ? answer_make_time(trial->from_ns) : json_null(),
-                      "to_ns", trial->bounded_above ? answer_make_time(trial->to_ns) : json_null(),
-                      "filter", "", "format", "pcapng");
-        struct session_job job = {.method = "extract",
-                                  .descriptors = &pipe_fd[1],
-                                  .descriptor_count = 1,
-                                  .context = trial,
-                                  .progress = extract_progress,
-                                  .watched_fd = -1};
-        progress_open(&trial->progress);
-        code = session_call(session, &job, params, &result, failure);
-        progress_close(&trial->progress);
-    }
-    close(pipe_fd[1]);
-    *complete = answer_is_true(result, "complete");
-    json_decref(result);
-    return code;
+    return given ? answer_make_time(time_ns) : json_null();
 }
 
-/* The ring's rules and seed, from the recorder. */
-static int ask_rules(struct trial *trial, struct session *session, const char *ring,
-                     struct failure *failure)
+static int have_judged(struct trial *trial, struct session *session, const char *ring,
+                       json_t **result, struct failure *failure)
 {
-    struct session_job job = {.method = "rule.list", .watched_fd = -1};
-    json_t *result = NULL;
-    int code = session_call(session, &job, json_pack("{s:s}", "ring", ring), &result, failure);
-    if (code != 0)
-        return code;
-    snprintf(trial->seed, sizeof trial->seed, "%.20s", answer_text(result, "seed"));
-    if (!trial->rules) {
-        size_t bytes = 0, i;
-        json_t *rule;
-        FILE *out = open_memstream(&trial->rules, &bytes);
-        json_array_foreach(answer_array(result, "rules"), i, rule) if (out)
-            fprintf(out, "%s\n", answer_text(rule, "text"));
-        if (!out || fclose(out) != 0)
-            code = fail(failure, ERR_NO_MEMORY, "%s", error_text(ERR_NO_MEMORY));
+    char name[256];
+    struct session_job job = {.method = "rule.test",
+                              .descriptors = &trial->capture_fd,
+                              .descriptor_count = trial->capture_fd >= 0 ? 1 : 0,
+                              .context = trial,
+                              .progress = extract_progress,
+                              .watched_fd = -1};
+    json_t *params =
+        json_pack("{s:s, s:o, s:o}", "ring", ring, "from_ns",
+                  time_or_null(trial->bounded_below, trial->from_ns), "to_ns",
+                  time_or_null(trial->bounded_above, trial->to_ns));
+    if (trial->rules)
+        json_object_set_new(params, "rules", json_string(trial->rules));
+    if (trial->name) {
+        text_printable(trial->name, name, sizeof name);
+        json_object_set_new(params, "name", json_string(name));
     }
-    json_decref(result);
+    progress_open(&trial->progress);
+    int code = session_call(session, &job, params, result, failure);
+    progress_close(&trial->progress);
     return code;
 }
 
 /* ---- the command ---------------------------------------------------------------------------- */
 
-static int report(json_t *result, bool complete)
+static int report(json_t *result)
 {
     const json_t *error = answer_object(result, "error");
+    bool complete = answer_is_true(result, "complete");
     uint64_t bytes = answer_count(result, "bytes");
     uint64_t saved = answer_count(result, "cut_bytes") + answer_count(result, "discarded_bytes");
     json_object_set_new(result, "bytes_saved", json_integer((json_int_t)saved));
@@ -319,7 +154,6 @@ static int trial_run(const struct invocation *invocation, struct trial *trial,
 {
     const char *ring = invocation->operand[0];
     struct session session;
-    bool complete = true;
     json_t *result = NULL;
     int code = trial_words(invocation, trial, failure);
     /* First what can fail without a recorder. */
@@ -330,32 +164,17 @@ static int trial_run(const struct invocation *invocation, struct trial *trial,
     code = session_open(&session, invocation->state, SESSION_START | SESSION_RINGS, failure);
     if (code != 0)
         return code;
-    code = ask_rules(trial, &session, ring, failure);
-    if (code == 0 && trial->ranged)
-        code = judge_range(trial, &session, ring, &complete, failure);
-    else if (code == 0)
-        code = judge_start(trial, failure);
-    /* What the judge says is nearer to the cause than that nobody read the extraction. */
-    if (code == 0 || code == ERR_CLOSED || code == ERR_IO) {
-        struct failure why = *failure;
-        int judged = trial->judge > 0 ? judge_answer(trial, &result, failure) : code;
-        if (judged == 0 && code != 0) {
-            *failure = why;
-            judged = code;
-        }
-        code = judged;
-    }
+    code = have_judged(trial, &session, ring, &result, failure);
     if (code == 0)
-        code = report(result, complete);
+        code = report(result);
     json_decref(result);
     return session_close(&session, code, failure);
 }
 
 static int test_run(const struct invocation *invocation, struct failure *failure)
 {
-    struct trial trial = {.capture_fd = -1, .answer_fd = -1, .seed = "0"};
+    struct trial trial = {.capture_fd = -1};
     int code = trial_run(invocation, &trial, failure);
-    judge_end(&trial);
     if (trial.capture_fd >= 0)
         close(trial.capture_fd);
     free(trial.rules);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "text.h"
 
@@ -133,6 +134,17 @@ int exchange_body_string(const struct exchange *exchange, const char *name, bool
     else if (required || (member && !json_is_null(member)))
         return fail(failure, ERR_INVALID, "%s: expected a string", name);
     return 0;
+}
+
+int exchange_time(const char *name, const char *text, int64_t *time_ns, struct failure *failure)
+{
+    struct timespec now;
+    if (!text || !*text)
+        return 0;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int code =
+        text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, time_ns, failure);
+    return code == 0 ? 0 : fail_context(failure, code, "%s: ", name);
 }
 
 /* ---- the answer ------------------------------------------------------------------------------ */

@@ -84,6 +84,9 @@ int exchange_check_body(const struct exchange *exchange, const char *names,
 int exchange_body_string(const struct exchange *exchange, const char *name, bool required,
                          const char **value, struct failure *failure);
 
+/* A time as people write it (text.h), called `name` in the sentence; null or "": *time_ns stays. */
+int exchange_time(const char *name, const char *text, int64_t *time_ns, struct failure *failure);
+
 /* ---- the answer ------------------------------------------------------------------------------ */
 
 /* Begins every answer: status line and the headers that all answers have. `more`: whole header

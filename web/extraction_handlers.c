@@ -20,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "extraction_list.h"
@@ -45,17 +44,6 @@ static int check_format(const char *format, struct failure *failure)
     return fail(failure, ERR_INVALID, "format: expected pcapng, pcap or pcap-us");
 }
 
-static int take_time(const char *name, const char *text, int64_t *time_ns, struct failure *failure)
-{
-    struct timespec now;
-    if (!text || !*text)
-        return 0;
-    clock_gettime(CLOCK_REALTIME, &now);
-    int code =
-        text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, time_ns, failure);
-    return code == 0 ? 0 : fail_context(failure, code, "%s: ", name);
-}
-
 static int make_wish(const struct exchange *exchange, const char *ring, const char *from,
                      const char *to, const char *filter, const char *format,
                      struct extraction_wish *wish, struct failure *failure)
@@ -65,9 +53,9 @@ static int make_wish(const struct exchange *exchange, const char *ring, const ch
     if (code == 0)
         code = check_format(format, failure);
     if (code == 0)
-        code = take_time("from", from, &wish->from_ns, failure);
+        code = exchange_time("from", from, &wish->from_ns, failure);
     if (code == 0)
-        code = take_time("to", to, &wish->to_ns, failure);
+        code = exchange_time("to", to, &wish->to_ns, failure);
     if (code == 0 && wish->from_ns >= wish->to_ns)
         code = fail(failure, ERR_INVALID, "from: expected a time before to");
     if (code == 0 && strlen(filter) > FILTER_TEXT_MAX)

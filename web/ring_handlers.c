@@ -248,15 +248,13 @@ static int query_time(const struct exchange *exchange, const char *name, int64_t
                       struct failure *failure)
 {
     char text[64] = "";
-    struct timespec now;
     int64_t time_ns;
     int code = exchange_query(exchange, name, text, sizeof text, failure);
     if (code != 0 || !text[0])
         return code;
-    clock_gettime(CLOCK_REALTIME, &now);
-    code = text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, &time_ns, failure);
+    code = exchange_time(name, text, &time_ns, failure);
     if (code != 0)
-        return fail_context(failure, code, "%s: ", name);
+        return code;
     *time_s = time_ns / 1000000000 - (time_ns % 1000000000 < 0);
     return 0;
 }

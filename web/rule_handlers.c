@@ -108,3 +108,38 @@ int handle_rule_delete(struct exchange *exchange)
     int refused = path_count(exchange, exchange->parameter[1], RULES_MAX, &number);
     return refused ? refused : change(exchange, 200, "rule.delete", json_object(), number);
 }
+
+/* What the rules, or others, would have made of the past. Changes nothing. */
+int handle_rules_test(struct exchange *exchange)
+{
+    struct failure failure = {0};
+    const char *ring = exchange->parameter[0], *from = NULL, *to = NULL, *rules = NULL;
+    int64_t from_ns = INT64_MIN, to_ns = INT64_MAX;
+    char digits[24];
+    int status = check_ring(exchange, ring);
+    if (status)
+        return status;
+    int code = exchange_check_body(exchange, "from to rules", &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "from", false, &from, &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "to", false, &to, &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "rules", false, &rules, &failure);
+    if (code == 0)
+        code = exchange_time("from", from, &from_ns, &failure);
+    if (code == 0)
+        code = exchange_time("to", to, &to_ns, &failure);
+    if (code != 0)
+        return answer_failure(exchange, &failure);
+    json_t *params = json_pack("{s:s}", "ring", ring);
+    if (rules)
+        json_object_set_new(params, "rules", json_string(rules));
+    snprintf(digits, sizeof digits, "%" PRId64, from_ns);
+    if (from_ns != INT64_MIN)
+        json_object_set_new(params, "from_ns", json_string(digits));
+    snprintf(digits, sizeof digits, "%" PRId64, to_ns);
+    if (to_ns != INT64_MAX)
+        json_object_set_new(params, "to_ns", json_string(digits));
+    return hand_on(exchange, 200, "rule.test", params);
+}

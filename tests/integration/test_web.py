@@ -366,6 +366,14 @@ class Rings(WebWorld):
         self.assertEqual(admin.ask("PUT", rules, {"rules": "all : snap 64\n"}).status, 200)
         self.assertEqual([r["text"] for r in recorder.call("rule.list", ring="r")["rules"]], ["all : snap 64"])
         self.assertEqual(admin.ask("PUT", rules, {"rules": []}).status, 200)
+        # What rules would have made of the past.
+        self.assertEqual(admin.ask("POST", rules + "/test", {}).json["stored_packets"], 100)
+        tried = admin.ask("POST", rules + "/test", {"rules": "all : snap 64\n", "from": "1700000000.00001"})
+        self.assertEqual((tried.status, tried.json["complete"]), (200, True), tried.body)
+        self.assertEqual((tried.json["packets"], tried.json["cut_packets"], tried.json["stored_bytes"]), (90, 90, 90 * 64))
+        self.assertEqual(admin.ask("GET", rules).json["rules"], [])
+        self.assertIn("column", self.problem(admin.ask("POST", rules + "/test", {"rules": "all : nothing"}), 400, "invalid"))
+        self.problem(admin.ask("POST", rules + "/test", {"from": "now", "to": "-1h"}), 400, "invalid")
         for path in ("/1", "/1/move", "/0", "/x", "/-1", "/99999999999999999999"):
             body = {"direction": "up"} if path.endswith("move") else {"rule": "all : full"}
             self.problem(admin.ask("POST" if path.endswith("move") else "PUT", rules + path, body), 404, "not_found")
