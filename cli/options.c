@@ -318,12 +318,16 @@ static int check_operands(const struct invocation *invocation, struct failure *f
     return 0;
 }
 
+const char *options_state_default(void)
+{
+    const char *state = getenv("TAPELOOP_STATE");
+    return state && state[0] ? state : STATE_DEFAULT;
+}
+
 int options_parse(const struct command_table *table, int argc, char **argv,
                   struct invocation *invocation, struct failure *failure)
 {
-    *invocation = (struct invocation){.table = table};
-    const char *state = getenv("TAPELOOP_STATE");
-    invocation->state = state && state[0] ? state : STATE_DEFAULT;
+    *invocation = (struct invocation){.table = table, .state = options_state_default()};
     size_t words = argc > 0 ? (size_t)argc : 1;
     /* "-qqq" is three options in one word, but none of those that are kept can be written so twice.
      */

@@ -88,6 +88,9 @@ int options_parse(const struct command_table *table, int argc, char **argv,
                   struct invocation *invocation, struct failure *failure);
 void options_free(struct invocation *invocation);
 
+/* The state directory where none is named: $TAPELOOP_STATE, or the system's. */
+const char *options_state_default(void);
+
 /* Was it given? */
 bool options_given(const struct invocation *invocation, const char *name);
 
