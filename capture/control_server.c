@@ -105,9 +105,11 @@ static int take_apart(const json_t *message, struct request *request, const char
     const json_t *version = json_object_get(message, "version");
     request->id = json_integer_value(id);
     request->params = json_object_get(message, "params");
+    request->actor = json_object_get(message, "actor");
     *method = json_string_value(json_object_get(message, "method"));
     if (!json_is_integer(id) || !json_is_integer(version) || !*method ||
-        (request->params && !json_is_object(request->params)))
+        (request->params && !json_is_object(request->params)) ||
+        (request->actor && !json_is_object(request->actor)))
         return fail(&request->failure, ERR_PROTOCOL, "%s", expected);
     if (json_integer_value(version) != CONTROL_VERSION)
         return fail(&request->failure, ERR_UNSUPPORTED,

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "answer_json.h"
+#include "audit.h"
 #include "recording.h"
 
 #define FLUSH_MS 30000
@@ -40,43 +41,48 @@ static int method_shutdown(struct request *request, json_t **result)
 static const struct method {
     const char *name;
     const char *parameters;
+    enum audit_kind audit;
     int (*run)(struct request *request, json_t **result);
 } methods[] = {
-    {"hello", "", method_hello},
-    {"ring.create", "name disks copies slot_bytes force", method_ring_create},
-    {"ring.list", "", method_ring_list},
-    {"ring.show", "ring", method_ring_show},
-    {"ring.set", "ring settings expected", method_ring_set},
-    {"settings", "", method_settings},
-    {"ring.delete", "ring wipe", method_ring_delete},
-    {"ring.adopt", "disks name", method_ring_adopt},
-    {"ring.rebuild", "ring", method_ring_rebuild},
-    {"disk.list", "ring oldest", method_disk_list},
-    {"disk.add", "ring disk force", method_disk_add},
-    {"disk.remove", "ring disk forget", method_disk_remove},
-    {"disk.resume", "ring disk force", method_disk_resume},
-    {"disk.replace", "ring disk with force", method_disk_replace},
-    {"disk.locate", "ring disk on", method_disk_locate},
+    {"hello", "", AUDIT_NONE, method_hello},
+    {"ring.create", "name disks copies slot_bytes force", AUDIT_CHANGE, method_ring_create},
+    {"ring.list", "", AUDIT_NONE, method_ring_list},
+    {"ring.show", "ring", AUDIT_NONE, method_ring_show},
+    {"ring.set", "ring settings expected", AUDIT_CHANGE, method_ring_set},
+    {"settings", "", AUDIT_NONE, method_settings},
+    {"ring.delete", "ring wipe", AUDIT_CHANGE, method_ring_delete},
+    {"ring.adopt", "disks name", AUDIT_CHANGE, method_ring_adopt},
+    {"ring.rebuild", "ring", AUDIT_CHANGE, method_ring_rebuild},
+    {"disk.list", "ring oldest", AUDIT_NONE, method_disk_list},
+    {"disk.add", "ring disk force", AUDIT_CHANGE, method_disk_add},
+    {"disk.remove", "ring disk forget", AUDIT_CHANGE, method_disk_remove},
+    {"disk.resume", "ring disk force", AUDIT_CHANGE, method_disk_resume},
+    {"disk.replace", "ring disk with force", AUDIT_CHANGE, method_disk_replace},
+    {"disk.locate", "ring disk on", AUDIT_CHANGE, method_disk_locate},
     {"record.start",
      "ring interfaces backend snapshot_bytes buffer_bytes promiscuous outgoing attach generator",
-     method_record_start},
-    {"record.stop", "ring", method_record_stop},
-    {"import", "ring names", method_import},
-    {"extract", "ring from_ns to_ns filter format follow packets_max bytes_max", method_extract},
-    {"verify", "ring repair", method_verify},
-    {"flush", "ring", method_flush},
-    {"status", "ring", method_status},
-    {"history", "ring interface from_s to_s", method_history},
-    {"events", "after limit", method_events},
-    {"interfaces", "", method_interfaces},
-    {"rule.list", "ring", method_rule_list},
-    {"rule.add", "ring rule at revision", method_rule_add},
-    {"rule.set", "ring number rule revision", method_rule_set},
-    {"rule.move", "ring number direction revision", method_rule_move},
-    {"rule.delete", "ring number revision", method_rule_delete},
-    {"rule.replace", "ring rules revision", method_rule_replace},
-    {"rule.test", "ring rules from_ns to_ns name", method_rule_test},
-    {"shutdown", "", method_shutdown},
+     AUDIT_CHANGE, method_record_start},
+    {"record.stop", "ring", AUDIT_CHANGE, method_record_stop},
+    {"import", "ring names", AUDIT_CHANGE, method_import},
+    {"extract", "ring from_ns to_ns filter format follow packets_max bytes_max", AUDIT_READING,
+     method_extract},
+    {"verify", "ring repair", AUDIT_CHANGE, method_verify},
+    {"flush", "ring", AUDIT_NONE, method_flush},
+    {"status", "ring", AUDIT_NONE, method_status},
+    {"history", "ring interface from_s to_s", AUDIT_NONE, method_history},
+    {"events", "after limit", AUDIT_NONE, method_events},
+    {"interfaces", "", AUDIT_NONE, method_interfaces},
+    {"rule.list", "ring", AUDIT_NONE, method_rule_list},
+    {"rule.add", "ring rule at revision", AUDIT_CHANGE, method_rule_add},
+    {"rule.set", "ring number rule revision", AUDIT_CHANGE, method_rule_set},
+    {"rule.move", "ring number direction revision", AUDIT_CHANGE, method_rule_move},
+    {"rule.delete", "ring number revision", AUDIT_CHANGE, method_rule_delete},
+    {"rule.replace", "ring rules revision", AUDIT_CHANGE, method_rule_replace},
+    {"rule.test", "ring rules from_ns to_ns name", AUDIT_NONE, method_rule_test},
+    {"audit.note", "action detail outcome", AUDIT_NONE, method_audit_note},
+    {"audit.list", "after limit", AUDIT_NONE, method_audit_list},
+    {"audit.verify", "number hash", AUDIT_NONE, method_audit_verify},
+    {"shutdown", "", AUDIT_CHANGE, method_shutdown},
 };
 
 int method_run(struct request *request, const char *name, json_t **result)
@@ -84,8 +90,15 @@ int method_run(struct request *request, const char *name, json_t **result)
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         if (strcmp(methods[i].name, name) != 0)
             continue;
-        int code = request_check_names(request, methods[i].parameters);
-        return code != 0 ? code : methods[i].run(request, result);
+        const struct method *method = &methods[i];
+        int code = request_check_names(request, method->parameters);
+        if (code == 0)
+            code = audit_begin(request, method->audit, name);
+        if (code != 0)
+            return code;
+        code = method->run(request, result);
+        audit_end(request, method->audit, name, code, *result);
+        return code;
     }
     return fail(&request->failure, ERR_UNSUPPORTED, "this recorder has no such method");
 }
@@ -181,9 +194,9 @@ int method_disk_list(struct request *request, json_t **result)
     if (code != 0)
         return code;
     json_t *disks = json_array();
-    return answer_array(for_rings(request, name, disks,
-                                  oldest ? json_append_disks_oldest : json_append_disks),
-                        disks, "disks", result);
+    return answer_array(
+        for_rings(request, name, disks, oldest ? json_append_disks_oldest : json_append_disks),
+        disks, "disks", result);
 }
 
 int method_status(struct request *request, json_t **result)

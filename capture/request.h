@@ -23,6 +23,7 @@ struct request {
     struct control_connection *connection;
     json_int_t id;
     const json_t *params;
+    const json_t *actor; /* on whose behalf, as the client says; null: his own */
     struct failure failure; /* what a method leaves when it returns an error */
     bool gone;              /* the client closed, or broke the protocol: no answer is wanted */
     uint64_t progress_ns;   /* when the last progress was sent */

@@ -34,6 +34,8 @@ extern const struct command rebuild_command;
 extern const struct command status_command;
 extern const struct command history_command;
 extern const struct command events_command;
+extern const struct command audit_list_command;
+extern const struct command audit_verify_command;
 extern const struct command flush_command;
 extern const struct command interfaces_command;
 extern const struct command shutdown_command;

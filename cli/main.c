@@ -22,6 +22,7 @@ static const struct command *const commands[] = {
     &rule_replace_command, &rule_test_command,  &run_command,         &record_command,      &import_command,
     &extract_command,     &verify_command,      &rebuild_command,
     &status_command,      &history_command,     &events_command,
+    &audit_list_command,  &audit_verify_command,
     &flush_command,       &interfaces_command,  &shutdown_command,
     &version_command,     &help_command,        NULL,
 };

@@ -4,7 +4,7 @@
  * A message is a 4-byte little-endian length and that many bytes of one JSON object (UTF-8, no
  * trailing bytes). Descriptors (SCM_RIGHTS) travel with the message's first byte. A request is
  *     {"version": 1, "id": N, "method": "ring.create", "params": {...}}
- * and is answered by any number of  {"id": N, "progress": {...}}  and then exactly one of
+ * (and may have an "actor", see PROTOCOL.md) and is answered by any number of  {"id": N, "progress": {...}}  and then exactly one of
  *     {"id": N, "result": {...}}      {"id": N, "error": {"code": "busy", "message": "..."}}
  * One request at a time on a connection; closing the connection cancels what it asked for.
  */

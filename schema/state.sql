@@ -81,3 +81,17 @@ CREATE TABLE event (
     ring TEXT NOT NULL,
     text TEXT NOT NULL
 ) STRICT;
+
+-- The audit log: who did what. Rows are only ever added. hash is SHA-256 of: the row before's hash (32 zeros before the first),
+-- number and time_ns as 8 bytes each, little-endian, then actor, action, ring, detail, outcome, each as 4 bytes of length,
+-- little-endian, and its bytes. So no row can be changed, put in or taken out without all later hashes changing.
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    time_ns INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    ring TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32)
+) STRICT;

@@ -14,12 +14,14 @@
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
+#include <openssl/evp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "bytes.h"
 #include "database.h"
 #include "state_sql.h"
 
@@ -28,6 +30,7 @@
 #define TRIM_STEP_SECONDS 3600
 #define HISTORY_PAGE_ROWS 256u
 #define EVENT_PAGE_ROWS 256u
+#define AUDIT_PAGE_ROWS 64u
 #define SUBJECTS_UNUSED_MAX \
     1000 /* names that history no longer mentions are looked for above this */
 
@@ -151,7 +154,13 @@ static const char history_get_sql[] =
                          "VALUES (?1, ?2, ?3, ?4, ?5)")                                            \
     STATEMENT(EVENTS_CUT, "DELETE FROM event WHERE number <= ?1")                                  \
     STATEMENT(EVENTS, "SELECT number, time_ns, severity, kind, ring, text FROM event "             \
-                      "WHERE number > ?1 ORDER BY number LIMIT ?2")
+                      "WHERE number > ?1 ORDER BY number LIMIT ?2")                                \
+    STATEMENT(AUDIT_LAST, "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1")           \
+    STATEMENT(AUDIT_GIVEN, "SELECT seq FROM sqlite_sequence WHERE name = 'audit'")                 \
+    STATEMENT(AUDIT_PUT, "INSERT INTO audit (number, time_ns, actor, action, ring, detail, "       \
+                         "outcome, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")                 \
+    STATEMENT(AUDIT, "SELECT number, time_ns, actor, action, ring, detail, outcome, hash "         \
+                     "FROM audit WHERE number > ?1 ORDER BY number LIMIT ?2")
 
 enum state_statement {
 #define STATEMENT(name, sql) STATE_##name,
@@ -888,4 +897,174 @@ int state_events(struct state *state, uint64_t after, uint32_t limit,
     }
     free(rows.row);
     return code;
+}
+
+/* ---- the audit log
+ * ------------------------------------------------------------------------------------ */
+
+/* The row's hash behind `before`. False: no memory. */
+static bool audit_hash(const struct audit_row *row, const uint8_t before[AUDIT_HASH_BYTES],
+                       uint8_t hash[AUDIT_HASH_BYTES])
+{
+    const struct {
+        const char *text;
+        size_t size;
+    } field[] = {{row->actor, sizeof row->actor},
+                 {row->action, sizeof row->action},
+                 {row->ring, sizeof row->ring},
+                 {row->detail, sizeof row->detail},
+                 {row->outcome, sizeof row->outcome}};
+    const le64 numbers[2] = {le64_of(row->number), le64_of((uint64_t)row->time_ns)};
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    bool done = context && EVP_DigestInit_ex(context, EVP_sha256(), NULL) &&
+                EVP_DigestUpdate(context, before, AUDIT_HASH_BYTES) &&
+                EVP_DigestUpdate(context, numbers, sizeof numbers);
+    for (size_t i = 0; done && i < sizeof field / sizeof field[0]; i++) {
+        size_t bytes = strnlen(field[i].text, field[i].size - 1);
+        const le32 length = le32_of((uint32_t)bytes);
+        done = EVP_DigestUpdate(context, &length, sizeof length) &&
+               EVP_DigestUpdate(context, field[i].text, bytes);
+    }
+    done = done && EVP_DigestFinal_ex(context, hash, NULL);
+    EVP_MD_CTX_free(context);
+    return done;
+}
+
+/* The end of the chain. Where rows were taken off it, their numbers were given all the same, and the next row shows it. */
+static int audit_last(struct state *state, uint64_t *number, uint8_t hash[AUDIT_HASH_BYTES])
+{
+    sqlite3_stmt *statement = state->statement[STATE_AUDIT_LAST];
+    int64_t given = 0;
+    int result = run_for_number(state->statement[STATE_AUDIT_GIVEN], &given);
+    memset(hash, 0, AUDIT_HASH_BYTES);
+    if (result != SQLITE_OK && result != SQLITE_NOTFOUND)
+        return result;
+    result = sqlite3_step(statement);
+    if (result == SQLITE_ROW) {
+        result = column_blob(statement, 1, hash, AUDIT_HASH_BYTES) ? sqlite3_step(statement)
+                                                                   : SQLITE_CORRUPT;
+    }
+    sqlite3_reset(statement);
+    *number = (uint64_t)given;
+    return result == SQLITE_DONE ? SQLITE_OK : result;
+}
+
+int state_put_audit(struct state *state, struct audit_row *row)
+{
+    uint8_t before[AUDIT_HASH_BYTES];
+    uint64_t last = 0;
+    int result = begin(state);
+    if (result == SQLITE_OK)
+        result = audit_last(state, &last, before);
+    if (result == SQLITE_OK) {
+        row->number = last + 1;
+        result = audit_hash(row, before, row->hash) ? SQLITE_OK : SQLITE_NOMEM;
+    }
+    if (result == SQLITE_OK) {
+        sqlite3_stmt *statement = state->statement[STATE_AUDIT_PUT];
+        bind_u64(statement, 1, row->number);
+        sqlite3_bind_int64(statement, 2, row->time_ns);
+        bind_field(statement, 3, row->actor, sizeof row->actor);
+        bind_field(statement, 4, row->action, sizeof row->action);
+        bind_field(statement, 5, row->ring, sizeof row->ring);
+        bind_field(statement, 6, row->detail, sizeof row->detail);
+        bind_field(statement, 7, row->outcome, sizeof row->outcome);
+        sqlite3_bind_blob(statement, 8, row->hash, AUDIT_HASH_BYTES, SQLITE_STATIC);
+        result = run(statement);
+    }
+    return end(state, result);
+}
+
+/* A text column into its field. What somebody has put in may be longer: then *fits is false. */
+static void audit_text(sqlite3_stmt *statement, int column, char *text, size_t size, bool *fits)
+{
+    column_text(statement, column, text, size);
+    *fits = *fits && strlen(text) == (size_t)sqlite3_column_bytes(statement, column);
+}
+
+static bool read_audit(sqlite3_stmt *statement, void *row)
+{
+    struct audit_row *audit = row;
+    bool fits = true;
+    audit->number = column_u64(statement, 0);
+    audit->time_ns = sqlite3_column_int64(statement, 1);
+    audit_text(statement, 2, audit->actor, sizeof audit->actor, &fits);
+    audit_text(statement, 3, audit->action, sizeof audit->action, &fits);
+    audit_text(statement, 4, audit->ring, sizeof audit->ring, &fits);
+    audit_text(statement, 5, audit->detail, sizeof audit->detail, &fits);
+    audit_text(statement, 6, audit->outcome, sizeof audit->outcome, &fits);
+    bool sound = column_blob(statement, 7, audit->hash, AUDIT_HASH_BYTES);
+    if (!fits)
+        memset(audit->hash, 0, AUDIT_HASH_BYTES); /* that of no row */
+    return sound;
+}
+
+int state_audit(struct state *state, uint64_t after, uint32_t limit,
+                int (*each)(const struct audit_row *row, void *context), void *context)
+{
+    struct rows rows = {.row_bytes = sizeof(struct audit_row)};
+    int code = 0;
+    bool more = after < INT64_MAX;
+    while (code == 0 && more && limit > 0) {
+        uint32_t wanted = limit < AUDIT_PAGE_ROWS ? limit : AUDIT_PAGE_ROWS;
+        sqlite3_stmt *statement = state->statement[STATE_AUDIT];
+        rows.count = 0;
+        pthread_mutex_lock(&state->lock);
+        bind_u64(statement, 1, after);
+        sqlite3_bind_int64(statement, 2, wanted);
+        code = code_of(state, rows_fill(&rows, statement, read_audit));
+        pthread_mutex_unlock(&state->lock);
+        more = rows.count == wanted;
+        limit -= rows.count;
+        for (uint32_t i = 0; i < rows.count && code == 0; i++) {
+            const struct audit_row *row =
+                (const struct audit_row *)(void *)(rows.row + i * rows.row_bytes);
+            after = row->number;
+            code = each(row, context);
+        }
+    }
+    free(rows.row);
+    return code;
+}
+
+struct verifying {
+    uint64_t number;
+    const uint8_t *hash;
+    struct audit_verdict *verdict;
+};
+
+static int verify_row(const struct audit_row *row, void *context)
+{
+    struct verifying *verifying = context;
+    struct audit_verdict *verdict = verifying->verdict;
+    uint8_t hash[AUDIT_HASH_BYTES];
+    if (!audit_hash(row, verdict->head, hash))
+        return ERR_NO_MEMORY;
+    if (row->number != verdict->rows + 1 || memcmp(hash, row->hash, sizeof hash) != 0) {
+        verdict->bad = verdict->rows + 1;
+        return ERR_END;
+    }
+    verdict->rows = row->number;
+    memcpy(verdict->head, hash, sizeof hash);
+    if (verifying->hash && row->number == verifying->number)
+        verdict->known = memcmp(hash, verifying->hash, sizeof hash) == 0;
+    return 0;
+}
+
+int state_audit_verify(struct state *state, uint64_t number, const uint8_t *hash,
+                       struct audit_verdict *verdict)
+{
+    struct verifying verifying = {.number = number, .hash = hash, .verdict = verdict};
+    int64_t given = 0;
+    *verdict = (struct audit_verdict){0};
+    pthread_mutex_lock(&state->lock);
+    int result = run_for_number(state->statement[STATE_AUDIT_GIVEN], &given);
+    pthread_mutex_unlock(&state->lock);
+    int code = result == SQLITE_NOTFOUND ? 0 : code_of(state, result);
+    if (code == 0)
+        code = state_audit(state, 0, UINT32_MAX, verify_row, &verifying);
+    /* Numbers are never given again: fewer rows than numbers are rows that were taken off the end. */
+    if (code == 0 && verdict->rows < (uint64_t)given)
+        verdict->bad = verdict->rows + 1;
+    return code == ERR_END ? 0 : code;
 }

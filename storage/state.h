@@ -102,4 +102,38 @@ int state_put_event(struct state *state, struct event *event);
 int state_events(struct state *state, uint64_t after, uint32_t limit,
                  int (*each)(const struct event *event, void *context), void *context);
 
+/* ---- the audit log: who did what; only ever added to ------------------------------------------ */
+
+#define AUDIT_HASH_BYTES 32u
+
+struct audit_row {
+    uint64_t number; /* from 1, without a gap; given by state_put_audit, as is the hash */
+    int64_t time_ns;
+    char actor[192];  /* who */
+    char action[32];  /* a method of the control protocol, or what the web process has told of */
+    char ring[64];    /* name, may be empty */
+    char detail[1024]; /* its parameters */
+    char outcome[256]; /* "done", "begun", or what went wrong */
+    uint8_t hash[AUDIT_HASH_BYTES]; /* over the row and the hash of the one before: state.sql */
+};
+
+/* Adds a row to the end of the chain. ERR_CORRUPT: the last row that there is has no place in one. */
+int state_put_audit(struct state *state, struct audit_row *row);
+/* Ascending from number `after`, at most `limit`. */
+int state_audit(struct state *state, uint64_t after, uint32_t limit,
+                int (*each)(const struct audit_row *row, void *context), void *context);
+
+struct audit_verdict {
+    uint64_t rows;                  /* that fit, from the first on */
+    uint8_t head[AUDIT_HASH_BYTES]; /* of the last of these; zeros where there is none */
+    uint64_t bad;                   /* the number of the first that does not fit, or is missing; 0: none */
+    bool known;                     /* whether a row of the asked number and hash was met */
+};
+
+/*
+ * Reads the whole chain. `number` and `hash` (0, null: none) are a head that somebody has kept elsewhere: whoever rewrites
+ * the whole chain is found by it alone.
+ */
+int state_audit_verify(struct state *state, uint64_t number, const uint8_t *hash, struct audit_verdict *verdict);
+
 #endif

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "access.h"
+#include "handing_on.h"
 #include "handlers.h"
 #include "web_server.h"
 
@@ -62,12 +63,12 @@ int handle_session_begin(struct exchange *exchange)
         return answer_problem(exchange, 429, "again", failure.text, line);
     }
     if (code == ERR_PERMISSION) {
-        exchange_log(exchange, "wrong log-in as %.63s", name);
+        audit(exchange, "log-in", "refused", "as %.63s", name);
         return answer_problem(exchange, 401, "unauthorized", failure.text, NULL);
     }
     if (code != 0)
         return answer_failure(exchange, &failure);
-    exchange_log(exchange, "logged in");
+    audit(exchange, "log-in", "done", "as %.63s", name);
     return answer_json(exchange, 200, session_json(&exchange->caller), cookie);
 }
 
@@ -80,7 +81,7 @@ int handle_session_end(struct exchange *exchange)
 {
     if (exchange->caller.by_cookie)
         (void)web_store_delete_session(exchange->server->store, exchange->caller.secret);
-    exchange_log(exchange, "logged out");
+    audit(exchange, "log-out", "done", "as %s", exchange->caller.name);
     return answer_nothing(exchange, access_no_cookie);
 }
 
@@ -128,7 +129,7 @@ int handle_session_password(struct exchange *exchange)
     }
     if (code != 0)
         return answer_failure(exchange, &failure);
-    exchange_log(exchange, "has a new password");
+    audit(exchange, "password", "done", "of %s", user.name);
     return answer_json(exchange, 200, session_json(&exchange->caller), cookie);
 }
 
@@ -207,7 +208,7 @@ int handle_token_create(struct exchange *exchange)
     if (code != 0)
         return answer_failure(exchange, &failure);
     snprintf(shown, sizeof shown, "tl_%s", secret);
-    exchange_log(exchange, "made token %" PRId64 " (%s)", token.number, token.name);
+    audit(exchange, "token-create", "done", "%" PRId64 " (%s)", token.number, token.name);
     json_t *answer = token_json(&token);
     json_object_set_new(answer, "secret", json_string(shown));
     return answer_json(exchange, 201, answer, NULL);
@@ -225,7 +226,7 @@ int handle_token_delete(struct exchange *exchange)
         fail_store(&failure, code, "token");
         return answer_failure(exchange, &failure);
     }
-    exchange_log(exchange, "deleted token %lld", number);
+    audit(exchange, "token-delete", "done", "%lld", number);
     return answer_nothing(exchange, NULL);
 }
 
@@ -298,7 +299,7 @@ int handle_user_create(struct exchange *exchange)
     }
     if (code != 0)
         return answer_failure(exchange, &failure);
-    exchange_log(exchange, "made user %s (%s)", user.name, role_name(user.role));
+    audit(exchange, "user-create", "done", "%s (%s)", user.name, role_name(user.role));
     return answer_user(exchange, 201, user.name);
 }
 
@@ -325,8 +326,8 @@ int handle_user_change(struct exchange *exchange)
         fail_store(&failure, code, "user");
     if (code != 0)
         return answer_failure(exchange, &failure);
-    exchange_log(exchange, "changed user %s%s%s%s", name, role ? ": role " : "", role ? role : "",
-                 password ? ", password" : "");
+    audit(exchange, "user-change", "done", "%s%s%s%s", name, role ? ": role " : "",
+          role ? role : "", password ? ", password" : "");
     return answer_user(exchange, 200, name);
 }
 
@@ -338,6 +339,6 @@ int handle_user_delete(struct exchange *exchange)
         fail_store(&failure, code, "user");
         return answer_failure(exchange, &failure);
     }
-    exchange_log(exchange, "deleted user %s", exchange->parameter[0]);
+    audit(exchange, "user-delete", "done", "%s", exchange->parameter[0]);
     return answer_nothing(exchange, NULL);
 }

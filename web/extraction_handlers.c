@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "extraction_list.h"
+#include "handing_on.h"
 #include "handlers.h"
 #include "recorder_link.h"
 #include "text.h"
@@ -335,7 +336,8 @@ static int begin(struct stream *stream, struct failure *failure)
         json_object_set_new(params, "from_ns", json_string(from));
     if (wish->to_ns != INT64_MAX)
         json_object_set_new(params, "to_ns", json_string(to));
-    code = recorder_send(&stream->recorder, "extract", params, &ends[1], 1, &stream->id, failure);
+    code = recorder_send(&stream->recorder, "extract", params, actor_json(stream->exchange),
+                         &ends[1], 1, &stream->id, failure);
     close(ends[1]);
     return code;
 }
@@ -368,6 +370,8 @@ int handle_download(struct exchange *exchange)
         return answer_problem(exchange, 503, "again", failure.text, "Retry-After: 5\r\n");
     if (code != 0)
         return answer_failure(exchange, &failure);
+    /* Whoever uses the ticket, it is its owner who takes the packets. */
+    snprintf(exchange->caller.name, sizeof exchange->caller.name, "%s", wish.user);
     code = begin(&stream, &failure);
     if (code == 0)
         code = hand_over(&stream, &failure);

@@ -12,6 +12,21 @@
 
 #define HANDED_WHOLE "" /* the whole result, not a member of it */
 
+/* Asks on behalf of the caller; *result is the caller's. `params` is consumed; null: none. */
+int ask(struct exchange *exchange, const char *method, json_t *params, json_t **result,
+        struct failure *failure);
+
+/* Whom the recorder is to write into its audit log. New reference. */
+json_t *actor_json(const struct exchange *exchange);
+
+/*
+ * What happened here alone, log-ins and users: a line for the journal, and a row of the recorder's
+ * audit log where one answers. `action`: a word of a-z and -; `outcome`: "done", or what went
+ * wrong.
+ */
+void audit(const struct exchange *exchange, const char *action, const char *outcome,
+           const char *format, ...) __attribute__((format(printf, 4, 5)));
+
 /* Asks, and answers with the result. `params` is consumed; null: none. */
 int hand_on(struct exchange *exchange, int status, const char *method, json_t *params);
 

@@ -12,8 +12,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define ANSWER_MS 60000 /* for what a person waits for; stopping a recording flushes its disks */
-
 struct recorder_link {
     int door_fd;
     pthread_mutex_t lock; /* one knock at a time */
@@ -82,13 +80,15 @@ int recorder_connect(struct recorder_link *link, struct control_connection *conn
 }
 
 int recorder_send(struct control_connection *connection, const char *method, json_t *params,
-                  const int *descriptors, uint32_t descriptor_count, json_int_t *id,
+                  json_t *actor, const int *descriptors, uint32_t descriptor_count, json_int_t *id,
                   struct failure *failure)
 {
     static _Atomic uint32_t last_id;
     *id = (json_int_t)atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
     json_t *request = json_pack("{s:i, s:I, s:s, s:o}", "version", CONTROL_VERSION, "id", *id,
                                 "method", method, "params", params ? params : json_object());
+    if (actor)
+        json_object_set_new(request, "actor", actor);
     if (!request)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
     int code = control_send(connection, request, descriptors, descriptor_count);
@@ -135,19 +135,20 @@ int recorder_receive(struct control_connection *connection, json_int_t id, int t
     return more ? 1 : code;
 }
 
-int recorder_ask(struct recorder_link *link, const char *method, json_t *params, json_t **result,
-                 struct failure *failure)
+int recorder_ask(struct recorder_link *link, const char *method, json_t *params, json_t *actor,
+                 int timeout_ms, json_t **result, struct failure *failure)
 {
     struct control_connection connection;
     json_int_t id;
     int code = recorder_connect(link, &connection, failure);
     if (code != 0) {
         json_decref(params);
+        json_decref(actor);
         return code;
     }
-    code = recorder_send(&connection, method, params, NULL, 0, &id, failure);
+    code = recorder_send(&connection, method, params, actor, NULL, 0, &id, failure);
     if (code == 0)
-        while ((code = recorder_receive(&connection, id, ANSWER_MS, result, failure)) == 1)
+        while ((code = recorder_receive(&connection, id, timeout_ms, result, failure)) == 1)
             json_decref(*result); /* progress */
     control_close(&connection);
     return code;

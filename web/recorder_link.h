@@ -24,9 +24,10 @@ void recorder_link_close(struct recorder_link **slot);
 int recorder_connect(struct recorder_link *link, struct control_connection *connection,
                      struct failure *failure);
 
-/* Sends one request with an id of its own. `params` is consumed; null: none. */
+/* Sends one request with an id of its own, on behalf of `actor` (PROTOCOL.md). `params` and `actor`
+ * are consumed; null: none. */
 int recorder_send(struct control_connection *connection, const char *method, json_t *params,
-                  const int *descriptors, uint32_t descriptor_count, json_int_t *id,
+                  json_t *actor, const int *descriptors, uint32_t descriptor_count, json_int_t *id,
                   struct failure *failure);
 
 /*
@@ -37,8 +38,8 @@ int recorder_receive(struct control_connection *connection, json_int_t id, int t
                      json_t **value, struct failure *failure);
 
 /* A question from connecting to hanging up; progress is skipped. *result is an object; the caller
- * owns it. */
-int recorder_ask(struct recorder_link *link, const char *method, json_t *params, json_t **result,
-                 struct failure *failure);
+ * owns it. ERR_TIMEOUT: nothing came for timeout_ms. */
+int recorder_ask(struct recorder_link *link, const char *method, json_t *params, json_t *actor,
+                 int timeout_ms, json_t **result, struct failure *failure);
 
 #endif

@@ -77,8 +77,7 @@ int handle_ring_status(struct exchange *exchange)
         status = check_ring(exchange, ring);
     if (status)
         return status;
-    int code = recorder_ask(exchange->server->recorder, "status", json_pack("{s:s}", "ring", ring),
-                            &result, &failure);
+    int code = ask(exchange, "status", json_pack("{s:s}", "ring", ring), &result, &failure);
     if (code != 0)
         return answer_failure(exchange, &failure);
     json_t *one = json_incref(json_array_get(json_object_get(result, "rings"), 0));
@@ -92,8 +91,7 @@ int handle_ring_status(struct exchange *exchange)
 static json_t *ask_settings(struct exchange *exchange, const char *ring, struct failure *failure)
 {
     json_t *shown;
-    if (recorder_ask(exchange->server->recorder, "ring.show", json_pack("{s:s}", "ring", ring),
-                     &shown, failure) != 0)
+    if (ask(exchange, "ring.show", json_pack("{s:s}", "ring", ring), &shown, failure) != 0)
         return NULL;
     json_t *settings = json_incref(json_object_get(shown, "settings"));
     char copies[24];
@@ -320,7 +318,7 @@ int handle_ring_history(struct exchange *exchange)
                                "to_s", (json_int_t)to_s);
     if (interface[0])
         json_object_set_new(params, "interface", json_string(interface));
-    code = recorder_ask(exchange->server->recorder, "history", params, &result, &failure);
+    code = ask(exchange, "history", params, &result, &failure);
     if (code == 0 && columns_make(&columns, from_s, to_s, step_s) != 0) {
         json_decref(result);
         code = fail(&failure, ERR_NO_MEMORY, "out of memory");
@@ -349,8 +347,7 @@ int handle_captures(struct exchange *exchange)
     json_t *result, *ring, *recording, *captures = json_array();
     size_t i, j;
     int status = no_query(exchange);
-    if (status ||
-        recorder_ask(exchange->server->recorder, "status", NULL, &result, &failure) != 0) {
+    if (status || ask(exchange, "status", NULL, &result, &failure) != 0) {
         json_decref(captures);
         return status ? status : answer_failure(exchange, &failure);
     }
@@ -399,7 +396,8 @@ int handle_capture_stop(struct exchange *exchange)
 
 /* ---- events, and everything at once ---------------------------------------------------------- */
 
-int handle_events(struct exchange *exchange)
+/* A list of which more may have come since number `after`. */
+static int hand_on_list(struct exchange *exchange, const char *method)
 {
     struct failure failure = {0};
     int64_t after = 0, limit = 100;
@@ -410,8 +408,24 @@ int handle_events(struct exchange *exchange)
         code = exchange_query_count(exchange, "limit", 1, 10000, &limit, &failure);
     if (code != 0)
         return answer_failure(exchange, &failure);
-    return hand_on(exchange, 200, "events",
+    return hand_on(exchange, 200, method,
                    json_pack("{s:I, s:I}", "after", (json_int_t)after, "limit", (json_int_t)limit));
+}
+
+int handle_events(struct exchange *exchange)
+{
+    return hand_on_list(exchange, "events");
+}
+
+int handle_audit(struct exchange *exchange)
+{
+    return hand_on_list(exchange, "audit.list");
+}
+
+int handle_audit_verify(struct exchange *exchange)
+{
+    int status = no_query(exchange);
+    return status ? status : hand_on(exchange, 200, "audit.verify", NULL);
 }
 
 /* One answer for a page that is looked at once a second, so that no page holds a connection open.
@@ -425,7 +439,7 @@ int handle_overview(struct exchange *exchange)
     int status = no_query(exchange);
     if (status)
         return status;
-    if (recorder_ask(exchange->server->recorder, "status", NULL, &result, &failure) != 0)
+    if (ask(exchange, "status", NULL, &result, &failure) != 0)
         return answer_failure(exchange, &failure);
     clock_gettime(CLOCK_REALTIME, &now);
     snprintf(text, sizeof text, "%lld", (long long)now.tv_sec * 1000000000 + now.tv_nsec);

@@ -28,8 +28,7 @@ int handle_rules(struct exchange *exchange)
         status = check_ring(exchange, ring);
     if (status)
         return status;
-    if (recorder_ask(exchange->server->recorder, "rule.list", json_pack("{s:s}", "ring", ring),
-                     &result, &failure) != 0)
+    if (ask(exchange, "rule.list", json_pack("{s:s}", "ring", ring), &result, &failure) != 0)
         return answer_failure(exchange, &failure);
     snprintf(revision, sizeof revision, "%" JSON_INTEGER_FORMAT "-",
              json_integer_value(json_object_get(result, "revision")));

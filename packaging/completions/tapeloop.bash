@@ -22,7 +22,7 @@ _tapeloop_interfaces() {
 _tapeloop() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local global="--state --json --quiet --verbose --help --version"
-    local commands="ring disk rule run record import extract verify rebuild status history events flush
+    local commands="ring disk rule run record import extract verify rebuild status history events audit flush
         interfaces shutdown version help"
     local command='' options='' word skip='' i operands=0
     COMPREPLY=()
@@ -37,14 +37,14 @@ _tapeloop() {
         case $word in
         --state | --disk | --copies | --segment-size | --name | --interface | -i | --backend | \
             --snapshot-length | -s | --buffer | -B | --for | --from | --to | --write | -w | \
-            --format | --packets-max | -c | --bytes-max | --after | --limit | --at | --revision | --rules | --listen | --port | --host | --web-state | \
+            --format | --packets-max | -c | --bytes-max | --after | --limit | --head | --at | --revision | --rules | --listen | --port | --host | --web-state | \
             --certificate | --key | --web-namespace)
             skip=1
             ;;
         -*) ;;
         *)
             case $command in
-            '' | ring | disk | rule) command="${command:+$command }$word" ;;
+            '' | ring | disk | rule | audit) command="${command:+$command }$word" ;;
             help) command="help" ;;
             *) operands=$((operands + 1)) ;;
             esac
@@ -71,7 +71,8 @@ _tapeloop() {
     verify) options="--repair" ;;
     status) options="--watch" ;;
     history) options="--from --to --interface" ;;
-    events) options="--after --limit" ;;
+    events | 'audit list') options="--after --limit" ;;
+    'audit verify') options="--head" ;;
     esac
 
     local words=
@@ -93,7 +94,7 @@ _tapeloop() {
     --listen) words="127.0.0.1 0.0.0.0 ::" ;;
     --from | --to) words="now -15m -1h -1d" ;;
     --segment-size | --name | --snapshot-length | -s | --buffer | -B | --for | --packets-max | \
-        -c | --bytes-max | --after | --limit | --at | --revision | --port | --host)
+        -c | --bytes-max | --after | --limit | --head | --at | --revision | --port | --host)
         return
         ;;
     *)
@@ -102,6 +103,7 @@ _tapeloop() {
         *)
             case $command in
             '') words=$commands ;;
+            audit) words="list verify" ;;
             ring) words="create list show set delete adopt" ;;
             disk) words="list add remove resume replace locate" ;;
             rule) words="list add set move delete replace test" ;;

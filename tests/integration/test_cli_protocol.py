@@ -40,7 +40,7 @@ def account(**packets):
 COMMANDS = ["ring create", "ring list", "ring show", "ring set", "ring delete", "ring adopt", "disk list", "disk add",
             "disk remove", "disk resume", "disk replace", "disk locate", "rule list", "rule add", "rule test",
             "rule set", "rule move", "rule delete", "rule replace", "run", "record",
-            "import", "extract", "verify", "rebuild", "status", "history", "events", "flush", "interfaces",
+            "import", "extract", "verify", "rebuild", "status", "history", "events", "audit list", "audit verify", "flush", "interfaces",
             "shutdown", "version", "help"]
 
 
@@ -117,6 +117,9 @@ class Words(World):
             (["import", "dmz", "-", "-"], "once only"),
             (["history", "dmz", "--from", "now", "--to", "-1h"], "not before"),
             (["events", "--limit", "0"], "--limit"),
+            (["audit", "list", "--limit", "0"], "--limit"),
+            (["audit", "verify", "--head", "x"], "--head"),
+            (["audit", "verify", "--head", "0:ab"], "--head"),
             (["rule", "add", "dmz"], "TEXT"),
             (["rule", "add", "dmz", "vlan 5x : full"], "column 6: expected a VLAN id"),
             (["rule", "add", "dmz", "all", ":", "fool"], "column 7: expected an action"),
@@ -953,7 +956,7 @@ class Hostile(World):
     """Whatever comes through the socket, the command ends with a status of its own."""
 
     COMMANDS = [["ring", "list"], ["ring", "show", "dmz"], ["status"], ["disk", "list"], ["interfaces"],
-                ["events"], ["history", "dmz"], ["verify", "dmz"], ["rebuild", "dmz"], ["flush", "dmz"],
+                ["events"], ["audit", "list"], ["audit", "verify"], ["history", "dmz"], ["verify", "dmz"], ["rebuild", "dmz"], ["flush", "dmz"],
                 ["ring", "create", "dmz", "--disk", "/x:1G"], ["ring", "adopt", "/x"],
                 ["extract", "dmz", "-w", "/dev/null"], ["import", "dmz", "/dev/null"],
                 ["record", "dmz", "-i", "eth0", "--for", "1ms"], ["record", "dmz", "--stop"],
@@ -965,7 +968,7 @@ class Hostile(World):
             self.fakes.pop().close()
             os.unlink(socket_path)
         methods = ["ring.list", "ring.show", "status", "disk.list", "interfaces", "events", "history", "verify",
-                   "ring.rebuild", "flush", "ring.create", "ring.adopt", "extract", "import", "record.start",
+                   "audit.list", "audit.verify", "ring.rebuild", "flush", "ring.create", "ring.adopt", "extract", "import", "record.start",
                    "record.stop", "ring.set", "shutdown"]
         self.fake(**{method.replace(".", "_"): answer for method in methods})
 

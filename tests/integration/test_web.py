@@ -9,8 +9,10 @@ import re
 import signal
 import socket
 import ssl
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
@@ -462,6 +464,67 @@ class Rings(WebWorld):
         self.problem(admin.ask("GET", "/api/v1/overview"), 503, "closed")
         self.start()
         self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
+
+
+class Audit(WebWorld):
+    def test_who_did_what_is_written_down_and_cannot_be_changed(self):
+        recorder = self.start()
+        web = self.web()
+        admin = self.admin(web)
+        User(web).log_in("admin", "guess")
+        create_ring(recorder, "r", self.path("disk"))
+        import_packets(recorder, "r", numbered(10))
+        admin.ask("POST", "/api/v1/rings/r/rules", {"rule": "all : full"})
+        admin.ask("POST", "/api/v1/rings/r/rules", {"rule": "all : fool"})
+        admin.download(admin.ask("POST", "/api/v1/extractions", {"ring": "r", "filter": "ip"}).json["url"])
+        admin.ask("GET", "/api/v1/overview")
+        rows = admin.ask("GET", "/api/v1/audit").json["rows"]
+        web_uid = os.geteuid()
+        by_web = f"admin from 127.0.0.1, by uid {web_uid}"
+        self.assertEqual([(r["action"], r["actor"], r["ring"], r["outcome"].split(":")[0]) for r in rows],
+                         [("web.log-in", by_web, "", "done"), ("web.password", by_web, "", "done"),
+                          ("web.log-in", f"somebody from 127.0.0.1, by uid {web_uid}", "", "refused"),
+                          ("ring.create", f"uid {web_uid}", "r", "done"), ("import", f"uid {web_uid}", "r", "done"),
+                          ("rule.add", by_web, "r", "done"), ("rule.add", by_web, "r", "invalid"),
+                          ("extract", by_web, "r", "begun"), ("extract", by_web, "r", "done")])
+        self.assertEqual(json.loads(rows[7]["detail"])["filter"], "ip")
+        self.assertEqual(rows[8]["outcome"], "done: 10 packets")
+        self.assertNotIn(PASSWORD, json.dumps(rows))
+        self.assertEqual([r["number"] for r in admin.ask("GET", "/api/v1/audit?after=7&limit=1").json["rows"]], [8])
+        verdict = admin.ask("GET", "/api/v1/audit/verify").json
+        self.assertEqual((verdict["rows"], verdict["clean"], verdict["head"]), (9, True, rows[-1]["hash"]))
+        command = [os.path.join(recorder_world.BIN, "tapeloop"), "--state", self.path("state"), "audit"]
+        listed = subprocess.run(command + ["list", "--after", "8"], stdout=subprocess.PIPE, check=True, text=True).stdout
+        self.assertIn(by_web + ": extract, ring r ", listed)
+        head = f"{rows[4]['number']}:{rows[4]['hash']}"
+        good = subprocess.run(command + ["verify", "--head", head], stdout=subprocess.PIPE, check=True, text=True)
+        self.assertIn(f"9 rows fit; head 9:{rows[-1]['hash']}", good.stdout)
+        wrong = subprocess.run(command + ["verify", "--head", head[:-1] + ("0" if head[-1] != "0" else "1")], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, check=False, text=True)
+        self.assertEqual((wrong.returncode, "made anew" in wrong.stderr), (1, True))
+        # Somebody with the file in his hands changes a row.
+        recorder.stop()
+        with sqlite3.connect(self.path("state", "state.db")) as database:
+            database.execute("UPDATE audit SET actor = 'eve' WHERE number = 6")
+        self.start()
+        self.assertEqual(admin.ask("GET", "/api/v1/audit/verify").json["bad"], 6)
+        bad = subprocess.run(command + ["verify"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, text=True)
+        self.assertEqual((bad.returncode, "row 6" in bad.stderr), (1, True))
+
+    def test_nothing_is_handed_out_unwritten(self):
+        recorder = self.start()
+        create_ring(recorder, "r", self.path("disk"))
+        import_packets(recorder, "r", numbered(10))
+        with sqlite3.connect(self.path("state", "state.db")) as database:
+            database.execute("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END")
+        with tempfile.TemporaryFile() as output:
+            with self.assertRaises(recorder_world.RemoteError) as refused:
+                recorder.call("extract", [output.fileno()], ring="r")
+            self.assertIn("audit log", refused.exception.message)
+            self.assertEqual(os.fstat(output.fileno()).st_size, 0)
+        recorder.call("ring.set", ring="r", settings={"flush_window": "100ms"})  # what must go on goes on, and says so
+        while "could not be written into the audit log" not in recorder.said():  # an event, and those take their time
+            time.sleep(0.02)
 
 
 class Packets(WebWorld):

@@ -682,6 +682,80 @@ static void test_old_events_go(void **unused)
     remove_directory();
 }
 
+/* ---- the audit log ------------------------------------------------------------------------------ */
+
+static struct audit_row put_audit(struct state *state, const char *outcome)
+{
+    struct audit_row row = {.time_ns = -5, .actor = "eve from 192.0.2.1", .action = "rule.add", .ring = "dmz"};
+    snprintf(row.detail, sizeof row.detail, "{\"rule\":\"all : full\"}");
+    snprintf(row.outcome, sizeof row.outcome, "%s", outcome);
+    assert_int_equal(state_put_audit(state, &row), 0);
+    return row;
+}
+
+static struct audit_verdict verify_audit(struct state *state, uint64_t number, const uint8_t *hash)
+{
+    struct audit_verdict verdict;
+    assert_int_equal(state_audit_verify(state, number, hash, &verdict), 0);
+    return verdict;
+}
+
+static int count_audit(const struct audit_row *row, void *context)
+{
+    uint64_t *last = context;
+    assert_true(row->number > *last);
+    *last = row->number;
+    return 0;
+}
+
+static void test_the_audit_log_shows_what_was_done_to_it(void **unused)
+{
+    /* One of each way to lie. */
+    static const struct {
+        const char *sql;
+        uint64_t bad;
+    } lie[] = {
+        {"UPDATE audit SET outcome = 'done' WHERE number = 40", 40},
+        {"UPDATE audit SET time_ns = time_ns + 1 WHERE number = 1", 1},
+        {"UPDATE audit SET actor = actor || char(0) || 'x' WHERE number = 7", 7},
+        {"UPDATE audit SET detail = detail || hex(zeroblob(2000)) WHERE number = 8", 8},
+        {"UPDATE audit SET actor = 'eve', action = ' from 192.0.2.1' || action WHERE number = 9", 9},
+        {"DELETE FROM audit WHERE number = 50", 50},
+        {"DELETE FROM audit WHERE number = 1", 1},
+        {"DELETE FROM audit WHERE number > 90", 91},
+        {"DELETE FROM audit", 1},
+        {"UPDATE audit SET hash = zeroblob(32) WHERE number = 100", 100},
+    };
+    (void)unused;
+    for (size_t i = 0; i < COUNT(lie); i++) {
+        make_directory();
+        struct state *state = open_state();
+        struct audit_verdict verdict = verify_audit(state, 0, NULL);
+        assert_true(verdict.rows == 0 && verdict.bad == 0);
+        struct audit_row row = {0};
+        for (uint64_t number = 1; number <= 100; number++) {
+            row = put_audit(state, "not_found: there is no ring \"dmz\"");
+            assert_true(row.number == number);
+        }
+        verdict = verify_audit(state, row.number, row.hash);
+        assert_true(verdict.rows == 100 && verdict.bad == 0 && verdict.known);
+        assert_memory_equal(verdict.head, row.hash, sizeof row.hash);
+        row.hash[31] ^= 1;
+        assert_false(verify_audit(state, row.number, row.hash).known);
+        uint64_t last = 60;
+        assert_int_equal(state_audit(state, 60, 1000, count_audit, &last), 0);
+        assert_true(last == 100);
+        state_close(&state);
+        run_sql(lie[i].sql, "tapeloop-pages");
+        state = open_state();
+        assert_true(verify_audit(state, 0, NULL).bad == lie[i].bad);
+        put_audit(state, "done"); /* what comes later does not hide it */
+        assert_true(verify_audit(state, 0, NULL).bad == lie[i].bad);
+        state_close(&state);
+        remove_directory();
+    }
+}
+
 /* ---- the file -----------------------------------------------------------------------------------
  */
 
@@ -1260,6 +1334,7 @@ int main(void)
         cmocka_unit_test(test_history_has_every_line_of_the_account),
         cmocka_unit_test(test_events_are_numbered),
         cmocka_unit_test(test_old_events_go),
+        cmocka_unit_test(test_the_audit_log_shows_what_was_done_to_it),
         cmocka_unit_test(test_the_directory_is_made),
         cmocka_unit_test(test_a_damaged_file_is_refused),
         cmocka_unit_test(test_other_files_are_refused),
