@@ -3,7 +3,7 @@
  *
  * The happy path: a batch comes from the source, is counted as seen, its packets go into the
  * stream, and the batch goes back. Where the ring has rules or leaves duplicates out, they go
- * through packet_judge() first, one by one; where not, none of that is touched. Between batches,
+ * through batch_judge() first, some at a time; where not, none of that is touched. Between batches,
  * and every 20 ms without one, the stream is ticked, so that flush windows end and requests to
  * flush are served, and every 100 ms the kernel's drop counters are read.
  *
@@ -40,7 +40,6 @@ enum stored_action { STORED_WHOLE, STORED_CUT }; /* of a frame's entry: schema/d
 /* An interface of the present source. */
 struct run_interface {
     struct source_counters counted; /* what has been entered */
-    uint16_t link_type;
 };
 
 /* Packets of one kind in a row that are left out, not yet in the account. */
@@ -62,6 +61,7 @@ struct pipeline {
     uint32_t interfaces;      /* of the source that the stream knows */
     uint32_t interfaces_all;  /* of all sources */
     struct run_interface *interface;
+    uint16_t *link_type; /* of each, beside them: it is asked for with every packet */
     uint32_t interface_room;
     uint64_t counters_due_ns;
     uint64_t run_began_ns;
@@ -225,9 +225,12 @@ static int interfaces_grow(struct pipeline *pipeline)
     if (interfaces > pipeline->interface_room) {
         uint32_t room = interfaces < 8 ? 8 : 2 * interfaces;
         struct run_interface *grown = realloc(pipeline->interface, room * sizeof *grown);
-        if (!grown)
+        if (grown)
+            pipeline->interface = grown;
+        uint16_t *link_type = grown ? realloc(pipeline->link_type, room * sizeof *link_type) : NULL;
+        if (!link_type)
             return ERR_NO_MEMORY;
-        pipeline->interface = grown;
+        pipeline->link_type = link_type;
         pipeline->interface_room = room;
     }
     for (; pipeline->interfaces < interfaces; pipeline->interfaces++) {
@@ -237,8 +240,8 @@ static int interfaces_grow(struct pipeline *pipeline)
         if (number < 0)
             return number;
         assert((uint32_t)number == pipeline->first_interface + pipeline->interfaces);
-        pipeline->interface[pipeline->interfaces] =
-            (struct run_interface){.link_type = description->link_type};
+        pipeline->interface[pipeline->interfaces] = (struct run_interface){0};
+        pipeline->link_type[pipeline->interfaces] = description->link_type;
         pipeline->interfaces_all++;
         interface_to_catalog(pipeline, description);
         int known = interface_to_rules(pipeline, pipeline->interfaces, description);
@@ -358,49 +361,90 @@ static inline void packet_store(struct pipeline *pipeline, const struct packet *
     }
 }
 
+/* Some packets of a batch on their way past duplicates and rules, all together: what is known of
+ * them. */
+struct judged {
+    const struct packet *packet;
+    uint32_t count;
+    bool duplicate[DECODE_BATCH];
+    struct decoded_packet decoded[DECODE_BATCH];
+    struct rule_verdict verdict[DECODE_BATCH];
+    struct rule_outcome outcome[DECODE_BATCH];
+};
+
 /*
- * The way of one packet where not all is kept. It has been counted as seen, with its batch. Each
- * step may leave it out, under its own line of the account: duplicates, then rules, which may ask
- * what layer 7 says of its flow: an answer that is there or not, nothing waits for it.
+ * What the rules say of the packets `from` to `to`. They may ask what layer 7 says of a packet's
+ * flow: an answer that is there or not, nothing waits for it.
  */
-static void packet_judge(struct pipeline *pipeline, const struct packet *packet)
+static void judged_rules(struct pipeline *pipeline, struct judged *judged, uint32_t from,
+                         uint32_t to)
 {
-    struct decoded_packet decoded;
-    struct rule_outcome outcome;
-    if (pipeline->decodes)
-        decode_packet(pipeline->interface[packet->interface].link_type, packet->bytes,
-                      packet->captured_bytes, &decoded);
-    if (pipeline->duplicates && duplicate_seen(pipeline->duplicates, packet, &decoded)) {
-        packet_leave_out(pipeline, packet, ACCOUNT_duplicates);
-        return;
-    }
-    if (!pipeline->feed) {
-        packet_store(pipeline, packet, packet->captured_bytes, STORED_WHOLE, 0);
-        return;
-    }
-    struct rule_verdict verdict = RULE_VERDICT_NONE;
     if (pipeline->asks_app) {
         struct classifier_port *port = rule_feed_port(pipeline->feed);
-        verdict = port ? classifier_verdict(port, packet, &decoded) : RULE_VERDICT_UNKNOWN;
+        for (uint32_t i = from; i < to; i++)
+            judged->verdict[i] =
+                port ? classifier_verdict(port, &judged->packet[i], &judged->decoded[i])
+                     : RULE_VERDICT_UNKNOWN;
     }
-    rule_state_apply(pipeline->feed->state, packet, &decoded, verdict, &outcome);
-    if (outcome.decision == RULE_STORE)
-        packet_store(pipeline, packet, outcome.keep_bytes, outcome.cut ? STORED_CUT : STORED_WHOLE,
-                     outcome.rule > 0 ? pipeline->rule[outcome.rule - 1].id : 0);
-    else
-        packet_leave_out(pipeline, packet,
-                         outcome.decision == RULE_DISCARD ? ACCOUNT_discarded
-                                                          : ACCOUNT_sampled_out);
+    rule_state_apply_batch(pipeline->feed->state, judged->packet + from, judged->decoded + from,
+                           pipeline->asks_app ? judged->verdict + from : NULL, to - from,
+                           judged->outcome + from);
 }
 
-/* Headers are asked for some packets ahead: mostly nobody but the adapter has touched them yet. */
+/* Duplicates are no business of the rules: those see the packets between them. */
+static void judged_decide(struct pipeline *pipeline, struct judged *judged)
+{
+    uint32_t from = 0;
+    for (uint32_t i = 0; i < judged->count; i++) {
+        judged->duplicate[i] =
+            pipeline->duplicates &&
+            duplicate_seen(pipeline->duplicates, &judged->packet[i], &judged->decoded[i]);
+        if (!judged->duplicate[i] || !pipeline->feed)
+            continue;
+        judged_rules(pipeline, judged, from, i);
+        from = i + 1;
+    }
+    if (pipeline->feed)
+        judged_rules(pipeline, judged, from, judged->count);
+}
+
+static void judged_store(struct pipeline *pipeline, const struct judged *judged)
+{
+    for (uint32_t i = 0; i < judged->count; i++) {
+        const struct packet *packet = &judged->packet[i];
+        const struct rule_outcome *outcome = &judged->outcome[i];
+        if (judged->duplicate[i])
+            packet_leave_out(pipeline, packet, ACCOUNT_duplicates);
+        else if (!pipeline->feed)
+            packet_store(pipeline, packet, packet->captured_bytes, STORED_WHOLE, 0);
+        else if (outcome->decision == RULE_STORE)
+            packet_store(pipeline, packet, outcome->keep_bytes,
+                         outcome->cut ? STORED_CUT : STORED_WHOLE,
+                         outcome->rule > 0 ? pipeline->rule[outcome->rule - 1].id : 0);
+        else
+            packet_leave_out(pipeline, packet,
+                             outcome->decision == RULE_DISCARD ? ACCOUNT_discarded
+                                                               : ACCOUNT_sampled_out);
+    }
+}
+
+/*
+ * The way of packets where not all is kept. They have been counted as seen, with their batch. Each
+ * step may leave some out, under its own line of the account: duplicates, then rules.
+ */
 static void batch_judge(struct pipeline *pipeline)
 {
     const struct source_batch *batch = &pipeline->batch;
-    for (uint32_t i = 0; i < batch->count; i++) {
-        if (pipeline->decodes && i + DECODE_PREFETCH_AHEAD < batch->count)
-            decode_prefetch(batch->packet[i + DECODE_PREFETCH_AHEAD].bytes);
-        packet_judge(pipeline, &batch->packet[i]);
+    struct judged judged;
+    for (uint32_t from = 0; from < batch->count; from += judged.count) {
+        uint32_t left = batch->count - from;
+        judged.packet = &batch->packet[from];
+        judged.count = left < DECODE_BATCH ? left : DECODE_BATCH;
+        if (pipeline->decodes)
+            decode_batch(judged.packet, judged.count, left - judged.count, pipeline->link_type,
+                         judged.decoded);
+        judged_decide(pipeline, &judged);
+        judged_store(pipeline, &judged);
     }
     left_out_enter(pipeline);
 }
@@ -575,6 +619,7 @@ void pipeline_close(struct pipeline **slot)
     judgement_close(pipeline);
     pthread_mutex_destroy(&pipeline->wake_lock);
     free(pipeline->interface);
+    free(pipeline->link_type);
     free(pipeline);
     *slot = NULL;
 }

@@ -11,6 +11,7 @@
  */
 #include "decode.h"
 
+#include <stddef.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -1034,6 +1035,8 @@ static inline void decoded_begin(struct decoded_packet *out)
     out->labels = 0;
     out->mac_source_at = 0;
     out->mac_destination_at = 0;
+    out->tag[0] = 0;
+    out->level[0] = (struct decoded_level){0};
     out->l2_end = DECODE_UNKNOWN;
     out->l3_end = DECODE_UNKNOWN;
     out->l4_end = DECODE_UNKNOWN;
@@ -1086,13 +1089,83 @@ void decode_packet_slowly(uint16_t link_type, const uint8_t *bytes, uint32_t cap
 }
 
 /*
- * Ethernet with at most one tag, IP without options, fragments and extensions, TCP or UDP that is
- * complete and no tunnel. False: anything else, which the walk then decodes; `decoded` is half
- * filled.
+ * The plain packets: Ethernet with at most one tag, IP without options, fragments and extensions,
+ * TCP or UDP that is complete and no tunnel. There are eight shapes of them, and a shape says
+ * everything about a packet but its ports, its tag, and TCP's flags and length.
+ */
+enum { PLAIN_TAGGED = 1, PLAIN_V6 = 2, PLAIN_TCP = 4, PLAIN_SHAPES = 8 };
+
+#define PLAIN_L2(shape) (14u + 4 * (((shape)&PLAIN_TAGGED) != 0))
+#define PLAIN_L3(shape) (PLAIN_L2(shape) + (((shape)&PLAIN_V6) != 0 ? 40 : 20))
+#define PLAIN_L4(shape) (PLAIN_L3(shape) + (((shape)&PLAIN_TCP) != 0 ? 20 : 8))
+#define PLAIN(shape)                                                                        \
+    {                                                                                       \
+        .flags = DECODED_LINK | DECODED_MAC_SOURCE | DECODED_MAC_DESTINATION | DECODED_L2,  \
+        .ethertype = ((shape)&PLAIN_V6) != 0 ? TYPE_IPV6 : TYPE_IPV4, .levels = 1,          \
+        .tags = ((shape)&PLAIN_TAGGED) != 0, .mac_source_at = 6, .l2_end = PLAIN_L2(shape), \
+        .l3_end = PLAIN_L3(shape), .l4_end = PLAIN_L4(shape),                               \
+        .level[0] = {                                                                       \
+            .l3_start = PLAIN_L2(shape),                                                    \
+            .l3_end = PLAIN_L3(shape),                                                      \
+            .l4_end = PLAIN_L4(shape),                                                      \
+            .version = ((shape)&PLAIN_V6) != 0 ? 6 : 4,                                     \
+            .protocol = ((shape)&PLAIN_TCP) != 0 ? PROTOCOL_TCP : PROTOCOL_UDP,             \
+            .flags = LEVEL_ADDRESSES | LEVEL_PROTOCOL | LEVEL_PORTS |                       \
+                     (((shape)&PLAIN_TCP) != 0 ? LEVEL_TCP_FLAGS : 0),                      \
+        },                                                                                  \
+    }
+
+static const struct decoded_packet plain_packet[PLAIN_SHAPES] = {
+    PLAIN(0), PLAIN(1), PLAIN(2), PLAIN(3), PLAIN(4), PLAIN(5), PLAIN(6), PLAIN(7),
+};
+
+/* What is copied of it. */
+#define PLAIN_BYTES (offsetof(struct decoded_packet, level) + sizeof(struct decoded_level))
+
+/* What a header of version 4, and of version 6, must say in its first 8 bytes, and where it says
+ * the rest.
+ */
+static const struct plain_ip {
+    uint8_t mask[8], value[8];
+    uint16_t type;
+    uint8_t bytes;
+    uint8_t protocol_at;
+    uint8_t length_at;
+    uint8_t length_counts; /* of the header: only version 4 counts it */
+} plain_ip[2] = {
+    {{0xff, 0, 0, 0, 0, 0, 0x3f, 0xff}, {0x45}, TYPE_IPV4, 20, 9, 2, 20},
+    {{0xf0}, {0x60}, TYPE_IPV6, 40, 6, 4, 0},
+};
+
+/* Ports of tunnels over UDP, each at its number modulo 32. Port 0 is taken for one: it is rare. */
+#define PORT_PLACES 32u
+#define PORT_PLACE(port) [(port) % PORT_PLACES] = (port)
+static const uint16_t tunnel_port[PORT_PLACES] = {
+    PORT_PLACE(PORT_GTP),         PORT_PLACE(PORT_GRE),    PORT_PLACE(PORT_VXLAN),
+    PORT_PLACE(PORT_VXLAN_GPE),   PORT_PLACE(PORT_GENEVE), PORT_PLACE(PORT_MPLS),
+    PORT_PLACE(PORT_VXLAN_LINUX),
+};
+
+static inline uint64_t load64(const uint8_t *bytes)
+{
+    uint64_t value;
+    memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
+/* Hides from the compiler that a number is 0 or 1: it would branch on it. */
+static inline uint32_t unforeseen(uint32_t value)
+{
+    __asm__("" : "+r"(value));
+    return value;
+}
+
+/*
+ * Decodes a plain packet. False: it is none, and the walk must decode it; `decoded` is unchanged.
  *
  * Traffic mixes versions, transports and tags at random, and a processor guesses wrong where
- * branches ask for them; so values are chosen by arithmetic, and the one question is whether all
- * of it is plain.
+ * branches ask for them. So what depends on them is looked up, and the one question is whether all
+ * of it is plain: `unequal` is then 0, and each number that `least` was made of at least 0.
  */
 static inline bool decode_plain(const uint8_t *bytes, uint32_t captured_bytes,
                                 struct decoded_packet *decoded)
@@ -1100,66 +1173,63 @@ static inline bool decode_plain(const uint8_t *bytes, uint32_t captured_bytes,
     enum { SHORTEST = 14 + 20 + 20 };
     if (captured_bytes < SHORTEST)
         return false;
-    uint32_t tagged = be16(bytes + 12) == TYPE_VLAN;
+    uint32_t tagged = unforeseen(be16(bytes + 12) == TYPE_VLAN);
     uint32_t at = 14 + 4 * tagged;
     uint32_t type = be16(bytes + at - 2);
-    uint32_t v4 = type == TYPE_IPV4, v6 = type == TYPE_IPV6;
-    uint32_t l3_bytes = 20 + 20 * v6;
-    if ((v4 | v6) == 0 || captured_bytes < at + l3_bytes + 20)
+    uint32_t v6 = unforeseen(type == TYPE_IPV6);
+    const struct plain_ip *is = &plain_ip[v6];
+    uint32_t l3_end = at + is->bytes;
+    if (captured_bytes < l3_end + 20)
         return false;
-    const uint8_t *ip = bytes + at, *transport = ip + l3_bytes;
-    uint32_t protocol = ip[9 - 3 * v6];
-    uint32_t tcp = protocol == PROTOCOL_TCP, udp = protocol == PROTOCOL_UDP;
-    uint32_t l4_bytes = (transport[12] >> 4) * 4u;
-    l4_bytes = udp ? 8 : l4_bytes;
-    /* The length of version 4 counts its header. A length of 0 is an adapter's, or a jumbogram's.
-     */
-    uint32_t length = be16(ip + 2 + 2 * v6);
-    uint32_t needed = l4_bytes + (v6 ? 0 : 20);
-    uint32_t source_port = be16(transport), destination_port = be16(transport + 2);
-    uint32_t tunnel = (destination_port == PORT_GTP) | (destination_port == PORT_GRE) |
-                      (destination_port == PORT_VXLAN) | (destination_port == PORT_VXLAN_GPE) |
-                      (destination_port == PORT_GENEVE) | (destination_port == PORT_MPLS) |
-                      (destination_port == PORT_VXLAN_LINUX) | (source_port == PORT_GTP);
-    uint32_t first = ip[0] & (v6 ? 0xf0u : 0xffu);
-    uint32_t fragment = be16(ip + 6) & (v6 ? 0 : 0x3fffu);
-    uint32_t odd = (first ^ (v6 ? 0x60u : 0x45u)) | fragment | tunnel | ((tcp | udp) ^ 1u) |
-                   (length < needed) | (l4_bytes < 8 + 12 * tcp) |
-                   (captured_bytes < at + l3_bytes + l4_bytes);
-    if (odd != 0)
+    const uint8_t *ip = bytes + at, *transport = bytes + l3_end;
+    uint32_t protocol = ip[is->protocol_at];
+    uint32_t tcp = unforeseen(protocol == PROTOCOL_TCP);
+    uint32_t l4_bytes = 8 + (((transport[12] >> 2) & 0x3cu) - 8) * tcp;
+    uint32_t ports = be32(transport), destination_port = ports & 0xffff, source_port = ports >> 16;
+    uint64_t unequal = (load64(ip) & load64(is->mask)) ^ load64(is->value);
+    unequal |= type ^ is->type;
+    unequal |= protocol ^ (PROTOCOL_UDP - (PROTOCOL_UDP - PROTOCOL_TCP) * tcp);
+    /* A length of 0 is an adapter's, or a jumbogram's. */
+    int32_t least = (int32_t)(be16(ip + is->length_at) - is->length_counts - l4_bytes);
+    least |= (int32_t)(l4_bytes - (8 + 12 * tcp));
+    least |= (int32_t)(captured_bytes - l3_end - l4_bytes);
+    least |= (int32_t)(tunnel_port[destination_port % PORT_PLACES] ^ destination_port) - 1;
+    least |= (int32_t)(source_port ^ PORT_GTP) - 1;
+    if ((unequal | (uint32_t)least >> 31) != 0)
         return false;
-    decoded->flags = DECODED_LINK | DECODED_MAC_SOURCE | DECODED_MAC_DESTINATION | DECODED_L2;
-    decoded->ethertype = (uint16_t)type;
-    decoded->levels = 1;
-    decoded->tags = (uint8_t)tagged;
+    memcpy(decoded, &plain_packet[tagged * PLAIN_TAGGED + v6 * PLAIN_V6 + tcp * PLAIN_TCP],
+           PLAIN_BYTES);
     decoded->tag[0] = (uint16_t)(be16(bytes + 14) & 0xfff); /* means nothing without a tag */
-    decoded->labels = 0;
-    decoded->mac_source_at = 6;
-    decoded->mac_destination_at = 0;
-    decoded->l2_end = at;
-    decoded->l3_end = at + l3_bytes;
-    decoded->l4_end = at + l3_bytes + l4_bytes;
-    decoded->level[0] = (struct decoded_level){
-        .l3_start = at,
-        .l3_end = at + l3_bytes,
-        .l4_end = at + l3_bytes + l4_bytes,
-        .source_port = (uint16_t)source_port,
-        .destination_port = (uint16_t)destination_port,
-        .version = (uint8_t)(4 + 2 * v6),
-        .protocol = (uint8_t)protocol,
-        .flags =
-            (uint8_t)(LEVEL_ADDRESSES | LEVEL_PROTOCOL | LEVEL_PORTS | (tcp ? LEVEL_TCP_FLAGS : 0)),
-        .tunnel = TUNNEL_NONE,
-        .tcp_flags = tcp ? transport[13] : 0,
-    };
+    decoded->l4_end = l3_end + l4_bytes;
+    decoded->level[0].l4_end = l3_end + l4_bytes;
+    decoded->level[0].source_port = (uint16_t)source_port;
+    decoded->level[0].destination_port = (uint16_t)destination_port;
+    decoded->level[0].tcp_flags = (uint8_t)(transport[13] * tcp);
     return true;
+}
+
+static inline void decode_one(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes,
+                              struct decoded_packet *decoded)
+{
+    if (link_type != LINK_ETHERNET || !decode_plain(bytes, captured_bytes, decoded))
+        decode_packet_slowly(link_type, bytes, captured_bytes, decoded);
 }
 
 void decode_packet(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes,
                    struct decoded_packet *decoded)
 {
-    if (link_type != LINK_ETHERNET || !decode_plain(bytes, captured_bytes, decoded))
-        decode_packet_slowly(link_type, bytes, captured_bytes, decoded);
+    decode_one(link_type, bytes, captured_bytes, decoded);
+}
+
+void decode_batch(const struct packet *packet, uint32_t count, uint32_t behind,
+                  const uint16_t *link_type, struct decoded_packet *decoded)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + DECODE_PREFETCH_AHEAD < count + behind)
+            decode_prefetch(packet[i + DECODE_PREFETCH_AHEAD].bytes);
+        decode_one(link_type[packet[i].interface], packet[i].bytes, packet[i].captured_bytes,
+                   &decoded[i]);
+    }
 }
 
 /* ---- conversations ------------------------------------------------------------------------- */

@@ -17,6 +17,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "packet.h"
+
 #define DECODE_LEVELS_MAX 8      /* IP headers inside one another */
 #define DECODE_TAGS_MAX 8        /* VLAN tags of the outermost frame */
 #define DECODE_LABELS_MAX 16     /* MPLS labels of one stack */
@@ -126,13 +128,26 @@ struct decoded_packet {
     uint32_t l2_end; /* behind tags, LLC and PPPoE, before labels; DECODE_UNKNOWN */
     uint32_t l3_end; /* of the innermost level; DECODE_UNKNOWN where there is no level */
     uint32_t l4_end; /* of the innermost level; DECODE_UNKNOWN where there is no level */
-    uint16_t tag[DECODE_TAGS_MAX]; /* VLAN ids, outermost first; `tags` of them are set */
-    struct decoded_level level[DECODE_LEVELS_MAX]; /* `levels` of them are set */
+    uint16_t tag[DECODE_TAGS_MAX]; /* VLAN ids, outermost first; `tags` of them are set; the first
+                                      is below 4096 in any case */
+    struct decoded_level level[DECODE_LEVELS_MAX]; /* `levels` of them are set; the first is 0
+                                                      without a level */
 };
 
 /* Decodes. `bytes` may be null where captured_bytes is 0. */
 void decode_packet(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes,
                    struct decoded_packet *decoded);
+
+#define DECODE_BATCH 32 /* packets: what fits into the first-level cache together */
+
+/*
+ * Decodes `count` packets into as many of `decoded`, each by the link type of its interface.
+ * `behind` more packets follow them in memory, whose turn will come next: headers are asked for
+ * some packets ahead, beyond the end of these, too. That is why this is faster than one by one
+ * where packets come from memory that was not touched.
+ */
+void decode_batch(const struct packet *packet, uint32_t count, uint32_t behind,
+                  const uint16_t *link_type, struct decoded_packet *decoded);
 
 /*
  * Asks for a packet's headers some packets ahead, so that they are in the cache when it is decoded.

@@ -1,164 +1,15 @@
 /*
- * program.c - matching by sets of rules, one bit a rule.
- *
- * Conditions fall into *dimensions*: MAC, IP, port, VLAN, layer-7 protocol, and inner IP and port.
- * Within a dimension, a rule's first condition lies in slot 0, its second in slot 1, and so on. A
- * table for each dimension gives the class of a value (bit_classes.h): for each slot, the set of
- * rules whose condition there holds for that value. A packet has several values in a dimension
- * (both ends, all tags): what holds is the union of their sets, `hit`. With `base`, the rules that
- * have no condition in this slot and those whose condition is negated,
- *
- *     rules that this slot does not rule out = hit ^ base
- *
- * because a negated condition has its bit in both where it holds, a plain one only in hit, and a
- * rule without a condition only in base. The intersection over all slots holds the rules that
- * match; its lowest bit is the first. What depends on the interface alone was intersected before
- * the first packet; `bpf` is evaluated last, in order, and only for rules that all else lets
- * through.
- *
- * Up to 64 rules are one word, and a class is looked up as its word. More rules are sets of words
- * behind a summary, one bit for each word that is not 0: intersecting the summaries first leaves
- * one or two words to look at where conditions are exact, so that a thousand rules cost about what
- * ten do.
+ * program.c - from a list to the tables of program_inside.h, and a thread's state: everything but
+ * the packet path, which is matching.c.
  */
 #include "program.h"
 
 #include <assert.h>
-#include <pcap/pcap.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-#include "bit_classes.h"
-#include "flow_bytes.h"
-#include "prefix_table.h"
-
-#define WORDS_MAX (RULES_MAX / 64)
-_Static_assert(WORDS_MAX <= 64, "one word of summary");
-
-enum dimension_kind {
-    DIMENSION_IP,
-    DIMENSION_PORT,
-    DIMENSION_MAC,
-    DIMENSION_VLAN,
-    DIMENSION_APP,
-    DIMENSION_INNER_IP,
-    DIMENSION_INNER_PORT,
-    DIMENSIONS,
-};
-
-#define VALUES_MAX (2 * DECODE_LEVELS_MAX) /* of a packet in a dimension */
-#define PORTS 65536u
-#define PAGE_PORTS 256u
-#define VLANS 4096u
-
-enum transport { TRANSPORT_NONE, TRANSPORT_TCP, TRANSPORT_UDP, TRANSPORT_SCTP, TRANSPORTS };
-
-static const uint8_t transport_of[256] = {
-    [PROTOCOL_TCP] = TRANSPORT_TCP,
-    [PROTOCOL_UDP] = TRANSPORT_UDP,
-    [PROTOCOL_SCTP] = TRANSPORT_SCTP,
-};
-
-/* From port to class, in pages, so that the many ports that no rule names share the page 0. */
-struct port_table {
-    uint16_t page[TRANSPORTS][PORTS / PAGE_PORTS];
-    uint32_t *class; /* pages x PAGE_PORTS */
-    uint32_t pages;
-};
-
-struct dimension {
-    uint32_t slots; /* 0: not used */
-    uint32_t sets;
-    uint64_t *base;         /* slots x words */
-    uint64_t *base_summary; /* slots */
-    /* By class and slot: the set itself where it is one word, else its number. */
-    uint64_t *mask;
-    uint32_t *set_of;
-    uint64_t *set; /* sets x (1 + words): summary, words */
-    /* From value to class. */
-    struct prefix_table address[2]; /* MAC; IPv4 and IPv6 */
-    struct port_table *port;
-    uint32_t *number; /* by VLAN id, or by number of the layer-7 protocol */
-};
-
-/* An expression compiled for one link type, all of them. */
-struct expressions {
-    uint16_t link_type;
-    struct bpf_program *filter;
-    bool *compiled;
-    struct expressions *next;
-};
-
-struct residue {    /* a rule's bpf conditions */
-    uint32_t first; /* in residual */
-    uint32_t count;
-};
-
-struct residual {
-    uint32_t expression;
-    bool negated;
-};
-
-struct compiled_action {
-    struct action action;
-    struct action until_known;
-    bool has_app;
-};
-
-struct rule_program {
-    _Atomic uint32_t holds;
-    struct rule_list list;
-    uint32_t rules;
-    uint32_t words;
-    uint32_t used; /* dimensions, a bit each */
-    struct dimension dimension[DIMENSIONS];
-    uint64_t *quiet; /* by subset of dimensions: summary, words */
-    struct compiled_action *action;
-    uint64_t *possible; /* rules without `not all` */
-    uint64_t *bpf;      /* rules with bpf conditions */
-    struct residue *residue;
-    struct residual *residual;
-    const char **expression; /* texts, in the list's memory */
-    uint32_t expressions;
-    struct expressions *compiled; /* for the link types known when it was built */
-    uint32_t apps;
-    bool needs_decoding;
-    bool needs_app;
-    bool needs_flows;
-    bool needs_interface;
-    bool simple; /* see match_simple() */
-};
-
-/* What an interface leaves of the rules. */
-struct view {
-    uint64_t summary;
-    uint64_t *mask; /* words */
-    const struct expressions *expressions;
-};
-
-/* Bumped by the state's thread alone, read by any. What is stored is what is left of the others. */
-struct tally {
-    _Atomic uint64_t packets;
-    _Atomic uint64_t bytes;
-    _Atomic uint64_t cut_packets;
-    _Atomic uint64_t cut_bytes;
-    _Atomic uint64_t discarded_packets;
-    _Atomic uint64_t discarded_bytes;
-};
-
-struct rule_state {
-    struct rule_program *program;
-    uint32_t views;
-    uint32_t views_room;
-    uint16_t *link_type; /* of each interface; views_room of them */
-    struct view *view;
-    struct view nowhere;          /* an interface that was not told of */
-    struct expressions *compiled; /* for link types that the program has not seen */
-    struct flow_bytes *flows;
-    uint64_t seed;
-    struct tally *tally; /* rules + 1 */
-};
+#include "program_inside.h"
 
 /* ---- bits ---------------------------------------------------------------------------------- */
 
@@ -533,12 +384,13 @@ static int build_quiet(struct rule_program *program)
         }
         quiet[0] = summarize(quiet + 1, words);
     }
-    program->simple = words == 1 && program->expressions == 0;
+    program->one_word = words == 1 && program->expressions == 0;
     for (uint32_t kind = 0; kind < DIMENSIONS; kind++) {
         uint32_t slots = program->dimension[kind].slots;
         program->used |= (uint32_t)(slots > 0) << kind;
-        program->simple &= slots <= (kind < DIMENSION_APP ? 1 : 0);
+        program->one_word &= slots <= (kind < DIMENSION_APP ? 1 : 0);
     }
+    program->by_tuples = program->expressions == 0 && !program->needs_app;
     return 0;
 }
 
@@ -751,10 +603,10 @@ static int build_rules(struct rule_program *program, const struct rule_program_o
         return ERR_NO_MEMORY;
     for (uint32_t i = 0; i < program->rules; i++) {
         const struct rule *rule = &program->list.rule[i];
-        program->action[i] = (struct compiled_action){rule->action, rule->until_known,
-                                                      rule_has(rule, CONDITION_APP)};
+        program->action[i + 1] = (struct compiled_action){rule->action, rule->until_known,
+                                                          rule_has(rule, CONDITION_APP)};
         program->needs_decoding |= looks_at_headers(rule);
-        program->needs_app |= program->action[i].has_app;
+        program->needs_app |= program->action[i + 1].has_app;
         program->needs_flows |= rule->action.kind == ACTION_FLOW;
         program->needs_interface |=
             rule_has(rule, CONDITION_INTERFACE) || rule_has(rule, CONDITION_BPF);
@@ -896,6 +748,13 @@ static int view_make(const struct rule_program *program, const char *name,
         }
     }
     view->summary = summarize(view->mask, program->words);
+    const uint64_t *quiet = program->quiet + (size_t)program->used * (program->words + 1) + 1;
+    view->rule_when_quiet = 0;
+    for (uint32_t word = 0; word < program->words && view->rule_when_quiet == 0; word++) {
+        uint64_t left = view->mask[word] & quiet[word];
+        if (left != 0)
+            view->rule_when_quiet = word * 64 + (uint32_t)__builtin_ctzll(left) + 1;
+    }
     return 0;
 }
 
@@ -915,7 +774,10 @@ int rule_state_open(struct rule_program *program, const struct rule_state_option
     made->tally = calloc(program->rules + 1u, sizeof *made->tally);
     if (program->needs_flows)
         made->flows = flow_bytes_open(flows);
+    if (program->by_tuples)
+        made->remembered = calloc(REMEMBERED, sizeof *made->remembered);
     if (made->tally == NULL || (program->needs_flows && made->flows == NULL) ||
+        (program->by_tuples && made->remembered == NULL) ||
         view_make(program, NULL, NULL, &made->nowhere) < 0) {
         rule_state_close(&made);
         return fail(failure, ERR_NO_MEMORY, "no memory for the state of rules");
@@ -935,6 +797,7 @@ void rule_state_close(struct rule_state **state)
     free(closed->view);
     free(closed->nowhere.mask);
     free(closed->tally);
+    free(closed->remembered);
     flow_bytes_close(&closed->flows);
     expressions_close(&closed->compiled, closed->program->expressions);
     rule_program_release(&closed->program);
@@ -1000,6 +863,8 @@ int rule_state_interface(struct rule_state *state, uint32_t number,
         return fail(failure, result, "interface %s: no memory for its rules", interface->name);
     free(state->view[number].mask);
     state->view[number] = view;
+    if (state->remembered != NULL) /* by the view that was there before */
+        memset(state->remembered, 0, REMEMBERED * sizeof *state->remembered);
     return 0;
 }
 
@@ -1012,415 +877,7 @@ void rule_state_inherit(struct rule_state *state, struct rule_state *before)
     state->flows = flows;
 }
 
-/* ---- matching ------------------------------------------------------------------------------ */
-
-/* The classes of a packet's values in a dimension; those of class 0 change nothing. */
-struct classes {
-    uint32_t count;
-    uint32_t number[VALUES_MAX];
-};
-
-/* Adds both ends. Returns whether any condition holds for one. */
-static inline bool both(struct classes *classes, uint32_t source, uint32_t destination)
-{
-    classes->number[classes->count] = source;
-    classes->number[classes->count + 1] = destination;
-    classes->count += 2;
-    return (source | destination) != 0;
-}
-
-static inline bool gather_addresses(const struct dimension *dimension, const uint8_t *bytes,
-                                    const struct decoded_level *level, struct classes *classes)
-{
-    if ((level->flags & LEVEL_ADDRESSES) == 0)
-        return false;
-    const struct prefix_table *table = &dimension->address[level->version == 6];
-    return both(classes, prefix_table_class(table, decoded_source(bytes, level)),
-                prefix_table_class(table, decoded_destination(bytes, level)));
-}
-
-static inline bool gather_ports(const struct dimension *dimension,
-                                const struct decoded_level *level, struct classes *classes)
-{
-    if ((level->flags & LEVEL_PORTS) == 0)
-        return false;
-    const struct port_table *table = dimension->port;
-    const uint16_t *page = table->page[transport_of[level->protocol]];
-    uint32_t source = level->source_port, destination = level->destination_port;
-    return both(
-        classes, table->class[page[source / PAGE_PORTS] * PAGE_PORTS + source % PAGE_PORTS],
-        table -> class[page[destination / PAGE_PORTS] * PAGE_PORTS + destination % PAGE_PORTS]);
-}
-
-static inline bool gather_macs(const struct dimension *dimension, const uint8_t *bytes,
-                               const struct decoded_packet *decoded, struct classes *classes)
-{
-    const struct prefix_table *table = &dimension->address[0];
-    uint32_t source = 0, destination = 0;
-    if ((decoded->flags & DECODED_MAC_SOURCE) != 0)
-        source = prefix_table_class(table, bytes + decoded->mac_source_at);
-    if ((decoded->flags & DECODED_MAC_DESTINATION) != 0)
-        destination = prefix_table_class(table, bytes + decoded->mac_destination_at);
-    return both(classes, source, destination);
-}
-
-static inline bool gather_tags(const struct dimension *dimension,
-                               const struct decoded_packet *decoded, struct classes *classes)
-{
-    uint32_t any = 0;
-    for (uint32_t i = 0; i < decoded->tags; i++) {
-        classes->number[i] = dimension->number[decoded->tag[i]];
-        any |= classes->number[i];
-    }
-    classes->count = decoded->tags;
-    return any != 0;
-}
-
-static inline bool gather_apps(const struct dimension *dimension, uint32_t apps,
-                               struct rule_verdict verdict, struct classes *classes)
-{
-    const uint32_t *number = dimension->number; /* 0 is of class 0 */
-    return both(classes, number[verdict.app[0] <= apps ? verdict.app[0] : 0],
-                number[verdict.app[1] <= apps ? verdict.app[1] : 0]);
-}
-
-static __attribute__((noinline)) uint32_t gather_inner(const struct rule_program *program,
-                                                       const uint8_t *bytes,
-                                                       const struct decoded_packet *decoded,
-                                                       struct classes *classes)
-{
-    uint32_t hits = 0;
-    for (enum dimension_kind kind = DIMENSION_INNER_IP; kind <= DIMENSION_INNER_PORT; kind++) {
-        const struct dimension *dimension = &program->dimension[kind];
-        classes[kind].count = 0;
-        for (uint32_t i = 0; dimension->slots > 0 && i < decoded->levels; i++) {
-            const struct decoded_level *level = &decoded->level[i];
-            if ((level->flags & LEVEL_INNER) == 0)
-                continue;
-            bool hit = kind == DIMENSION_INNER_IP
-                           ? gather_addresses(dimension, bytes, level, &classes[kind])
-                           : gather_ports(dimension, level, &classes[kind]);
-            hits |= (uint32_t)hit << kind;
-        }
-    }
-    return hits;
-}
-
-/* Returns the dimensions in which some condition holds, with their classes. */
-static inline uint32_t gather(const struct rule_program *program, const uint8_t *bytes,
-                              const struct decoded_packet *decoded, struct rule_verdict verdict,
-                              struct classes classes[DIMENSIONS])
-{
-    const struct dimension *dimension = program->dimension;
-    uint32_t used = program->used, hits = 0;
-    if ((used & 1u << DIMENSION_MAC) != 0) {
-        classes[DIMENSION_MAC].count = 0;
-        hits |= (uint32_t)gather_macs(&dimension[DIMENSION_MAC], bytes, decoded,
-                                      &classes[DIMENSION_MAC])
-                << DIMENSION_MAC;
-    }
-    if ((used & 1u << DIMENSION_VLAN) != 0)
-        hits |= (uint32_t)gather_tags(&dimension[DIMENSION_VLAN], decoded, &classes[DIMENSION_VLAN])
-                << DIMENSION_VLAN;
-    if (decoded->levels == 0)
-        return hits;
-    const struct decoded_level *level = &decoded->level[0];
-    if ((used & 1u << DIMENSION_IP) != 0) {
-        classes[DIMENSION_IP].count = 0;
-        hits |= (uint32_t)gather_addresses(&dimension[DIMENSION_IP], bytes, level,
-                                           &classes[DIMENSION_IP])
-                << DIMENSION_IP;
-    }
-    if ((used & 1u << DIMENSION_PORT) != 0) {
-        classes[DIMENSION_PORT].count = 0;
-        hits |= (uint32_t)gather_ports(&dimension[DIMENSION_PORT], level, &classes[DIMENSION_PORT])
-                << DIMENSION_PORT;
-    }
-    if ((used & 1u << DIMENSION_APP) != 0 && !verdict.unknown) {
-        classes[DIMENSION_APP].count = 0;
-        hits |= (uint32_t)gather_apps(&dimension[DIMENSION_APP], program->apps, verdict,
-                                      &classes[DIMENSION_APP])
-                << DIMENSION_APP;
-    }
-    if ((used & (1u << DIMENSION_INNER_IP | 1u << DIMENSION_INNER_PORT)) != 0)
-        hits |= gather_inner(program, bytes, decoded, classes);
-    return hits;
-}
-
-static bool expressions_hold(const struct rule_program *program, const struct view *view,
-                             uint32_t rule, const struct packet *packet)
-{
-    const struct residue *residue = &program->residue[rule];
-    for (uint32_t i = 0; i < residue->count; i++) {
-        const struct residual *residual = &program->residual[residue->first + i];
-        const struct bpf_program *filter = &view->expressions->filter[residual->expression];
-        bool holds = bpf_filter(filter->bf_insns, packet->bytes, packet->original_bytes,
-                                packet->captured_bytes) != 0;
-        if (holds == residual->negated)
-            return false;
-    }
-    return true;
-}
-
-/* The first rule of a word's candidates, or -1. */
-static inline int64_t first_of(const struct rule_program *program, const struct view *view,
-                               uint32_t word, uint64_t candidates, const struct packet *packet)
-{
-    while (candidates != 0) {
-        uint32_t bit = (uint32_t)__builtin_ctzll(candidates);
-        uint32_t rule = word * 64 + bit;
-        if ((program->bpf[word] >> bit & 1) == 0 || expressions_hold(program, view, rule, packet))
-            return rule;
-        candidates &= candidates - 1;
-    }
-    return -1;
-}
-
-static inline int64_t match_word(const struct rule_program *program, const struct view *view,
-                                 const struct packet *packet, const struct classes *classes,
-                                 uint32_t quiet, uint32_t hits)
-{
-    uint64_t candidates = view->mask[0] & program->quiet[quiet * 2 + 1];
-    for (; hits != 0; hits &= hits - 1) {
-        uint32_t kind = (uint32_t)__builtin_ctz(hits);
-        const struct dimension *dimension = &program->dimension[kind];
-        for (uint32_t slot = 0; slot < dimension->slots; slot++) {
-            uint64_t hit = 0;
-            for (uint32_t j = 0; j < classes[kind].count; j++)
-                hit |= dimension->mask[(size_t)classes[kind].number[j] * dimension->slots + slot];
-            candidates &= hit ^ dimension->base[slot];
-        }
-    }
-    return first_of(program, view, 0, candidates, packet);
-}
-
-/* Intersects `live` words of `mask` with a slot; returns those that are left. */
-static inline uint64_t narrow(const struct rule_program *program, const struct dimension *dimension,
-                              uint32_t slot, const struct classes *classes, uint64_t live,
-                              uint64_t *mask)
-{
-    const uint64_t *set[VALUES_MAX];
-    const uint64_t *base = dimension->base + (size_t)slot * program->words;
-    uint64_t summary = dimension->base_summary[slot];
-    uint32_t sets = 0;
-    for (uint32_t i = 0; i < classes->count; i++) {
-        uint32_t number = dimension->set_of[(size_t)classes->number[i] * dimension->slots + slot];
-        set[sets] = dimension->set + (size_t)number * (program->words + 1);
-        summary |= set[sets++][0];
-    }
-    live &= summary;
-    for (uint64_t rest = live; rest != 0; rest &= rest - 1) {
-        uint32_t word = (uint32_t)__builtin_ctzll(rest);
-        uint64_t hit = 0;
-        for (uint32_t i = 0; i < sets; i++)
-            hit |= set[i][1 + word];
-        mask[word] &= hit ^ base[word];
-        live &= ~((uint64_t)(mask[word] == 0) << word);
-    }
-    return live;
-}
-
-static int64_t match_words(const struct rule_program *program, const struct view *view,
-                           const struct packet *packet, const struct classes *classes,
-                           uint32_t quiet, uint32_t hits)
-{
-    uint64_t mask[WORDS_MAX];
-    const uint64_t *left = program->quiet + (size_t)quiet * (program->words + 1);
-    uint64_t live = view->summary & left[0];
-    for (uint64_t rest = live; rest != 0; rest &= rest - 1) {
-        uint32_t word = (uint32_t)__builtin_ctzll(rest);
-        mask[word] = view->mask[word] & left[1 + word];
-    }
-    for (; hits != 0 && live != 0; hits &= hits - 1) {
-        uint32_t kind = (uint32_t)__builtin_ctz(hits);
-        const struct dimension *dimension = &program->dimension[kind];
-        for (uint32_t slot = 0; slot < dimension->slots; slot++)
-            live = narrow(program, dimension, slot, &classes[kind], live, mask);
-    }
-    for (; live != 0; live &= live - 1) {
-        uint32_t word = (uint32_t)__builtin_ctzll(live);
-        int64_t rule = first_of(program, view, word, mask[word], packet);
-        if (rule >= 0)
-            return rule;
-    }
-    return -1;
-}
-
-/*
- * The most usual lists: up to 64 rules, at most one condition of a kind in each, addresses, ports
- * and tags only. The same intersection without what the others need.
- */
-static inline int64_t match_simple(const struct rule_program *program, const struct view *view,
-                                   const struct packet *packet,
-                                   const struct decoded_packet *decoded)
-{
-    const struct dimension *dimension = program->dimension;
-    uint64_t candidates = view->mask[0];
-    uint32_t used = program->used;
-    struct classes classes;
-    if (used == 0) /* `decoded` may be null */
-        return candidates != 0 ? __builtin_ctzll(candidates) : -1;
-    const struct decoded_level *level = &decoded->level[0];
-    if ((used & 1u << DIMENSION_PORT) != 0) {
-        const struct dimension *port = &dimension[DIMENSION_PORT];
-        uint64_t hit = 0;
-        classes.count = 0;
-        if (decoded->levels > 0 && gather_ports(port, level, &classes))
-            hit = port->mask[classes.number[0]] | port->mask[classes.number[1]];
-        candidates &= hit ^ port->base[0];
-    }
-    if ((used & 1u << DIMENSION_IP) != 0) {
-        const struct dimension *ip = &dimension[DIMENSION_IP];
-        uint64_t hit = 0;
-        classes.count = 0;
-        if (decoded->levels > 0 && gather_addresses(ip, packet->bytes, level, &classes))
-            hit = ip->mask[classes.number[0]] | ip->mask[classes.number[1]];
-        candidates &= hit ^ ip->base[0];
-    }
-    if ((used & 1u << DIMENSION_MAC) != 0) {
-        const struct dimension *mac = &dimension[DIMENSION_MAC];
-        classes.count = 0;
-        gather_macs(mac, packet->bytes, decoded, &classes);
-        candidates &= (mac->mask[classes.number[0]] | mac->mask[classes.number[1]]) ^ mac->base[0];
-    }
-    if ((used & 1u << DIMENSION_VLAN) != 0) {
-        const struct dimension *vlan = &dimension[DIMENSION_VLAN];
-        uint64_t hit = 0;
-        for (uint32_t i = 0; i < decoded->tags; i++)
-            hit |= vlan->mask[vlan->number[decoded->tag[i]]];
-        candidates &= hit ^ vlan->base[0];
-    }
-    return candidates != 0 ? __builtin_ctzll(candidates) : -1;
-}
-
-/* Number of the first rule that matches, from 0; -1: none. */
-static __attribute__((noinline)) int64_t match(const struct rule_program *program,
-                                               const struct view *view, const struct packet *packet,
-                                               const struct decoded_packet *decoded,
-                                               struct rule_verdict verdict)
-{
-    struct classes classes[DIMENSIONS];
-    uint32_t hits =
-        program->used != 0 ? gather(program, packet->bytes, decoded, verdict, classes) : 0;
-    uint32_t quiet = program->used & ~hits;
-    if (verdict.unknown && program->needs_app && decoded->levels > 0)
-        quiet &= ~(1u << DIMENSION_APP); /* provisionally, each of its conditions holds */
-    return program->words == 1 ? match_word(program, view, packet, classes, quiet, hits)
-                               : match_words(program, view, packet, classes, quiet, hits);
-}
-
-/* ---- actions ------------------------------------------------------------------------------- */
-
-static inline uint32_t least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
-static uint32_t add_limited(uint32_t a, uint32_t b)
-{
-    return a > UINT32_MAX - b ? UINT32_MAX : a + b;
-}
-
-/*
- * `flow N`: whole packets until the connection has had N bytes, counting what it had before this
- * packet. Without a connection there is nothing to count, and the packet is kept.
- */
-static bool flow_is_over(struct rule_state *state, uint32_t bytes, const struct packet *packet,
-                         const struct decoded_packet *decoded)
-{
-    const struct decoded_level *level = decoded_innermost(decoded);
-    uint64_t hash;
-    if (!decoded_flow_hash(packet->bytes, decoded, state->seed, &hash))
-        return false;
-    bool tcp = (level->flags & LEVEL_TCP_FLAGS) != 0;
-    bool anew = tcp && (level->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-    uint32_t before = flow_bytes_add(state->flows, hash, packet->captured_bytes, packet->time_ns,
-                                     RULE_FLOW_IDLE_S, anew);
-    if (tcp && (level->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) != 0)
-        return false;
-    return before >= bytes;
-}
-
-static void act(struct rule_state *state, struct action action, const struct packet *packet,
-                const struct decoded_packet *decoded, struct rule_outcome *outcome)
-{
-    uint64_t hash;
-    uint32_t keep = packet->captured_bytes;
-    if (action.kind == ACTION_FULL)
-        return; /* as the outcome says already */
-    switch (action.kind) {
-    case ACTION_DISCARD:
-        outcome->decision = RULE_DISCARD;
-        break;
-    case ACTION_SNAP:
-        keep = least(keep, action.number);
-        break;
-    case ACTION_HEADERS_L3:
-        keep = least(keep, decoded->l3_end);
-        break;
-    case ACTION_HEADERS_L3_L4:
-        keep = least(keep, add_limited(decoded->l4_end, action.number));
-        break;
-    case ACTION_FLOW:
-        if (flow_is_over(state, action.number, packet, decoded))
-            outcome->decision = RULE_DISCARD;
-        break;
-    case ACTION_SAMPLE:
-        if (decoded_flow_hash(packet->bytes, decoded, state->seed, &hash) &&
-            hash % action.number != 0)
-            outcome->decision = RULE_SAMPLED_OUT;
-        break;
-    }
-    outcome->keep_bytes = outcome->decision == RULE_STORE ? keep : 0;
-    outcome->cut = outcome->decision == RULE_STORE && keep < packet->captured_bytes;
-}
-
-/*
- * One writer: no read-modify-write that other processors would have to see. Totals are bumped
- * before their parts and read after them, so that no reader sees a part that is larger than its
- * total.
- */
-static inline void bump(_Atomic uint64_t *counter, uint64_t by)
-{
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + by,
-                          memory_order_release);
-}
-
-static inline void count(struct tally *tally, uint32_t captured_bytes,
-                         const struct rule_outcome *outcome)
-{
-    bump(&tally->packets, 1);
-    bump(&tally->bytes, captured_bytes);
-    if (outcome->decision != RULE_STORE) {
-        bump(&tally->discarded_packets, 1);
-        bump(&tally->discarded_bytes, captured_bytes);
-    } else if (outcome->cut) {
-        bump(&tally->cut_packets, 1);
-        bump(&tally->cut_bytes, captured_bytes - outcome->keep_bytes);
-    }
-}
-
-void rule_state_apply(struct rule_state *state, const struct packet *packet,
-                      const struct decoded_packet *decoded, struct rule_verdict verdict,
-                      struct rule_outcome *outcome)
-{
-    const struct rule_program *program = state->program;
-    const struct view *view =
-        packet->interface < state->views ? &state->view[packet->interface] : NULL;
-    if (view == NULL || view->mask == NULL)
-        view = &state->nowhere;
-    int64_t rule = program->simple ? match_simple(program, view, packet, decoded)
-                                   : match(program, view, packet, decoded, verdict);
-    *outcome =
-        (struct rule_outcome){.rule = (uint32_t)(rule + 1), .keep_bytes = packet->captured_bytes};
-    if (rule >= 0) {
-        const struct compiled_action *action = &program->action[rule];
-        bool waits =
-            action->has_app && verdict.unknown && decoded->levels > 0; /* decoded: it needs it */
-        act(state, waits ? action->until_known : action->action, packet, decoded, outcome);
-    }
-    count(&state->tally[rule + 1], packet->captured_bytes, outcome);
-}
+/* ---- counters ------------------------------------------------------------------------------ */
 
 void rule_state_counters(const struct rule_state *state, uint32_t rule,
                          struct rule_counters *counters)

@@ -108,6 +108,7 @@ static struct source *make_source(void)
     return source;
 }
 
+static const uint16_t link_type[1] = {LINK_ETHERNET};
 static uint64_t touched; /* what was read must be used */
 
 static uint8_t sink[SINK_BYTES + (1u << 16)];
@@ -132,21 +133,26 @@ static double run_pipeline(struct source *source, struct rule_state *state, bool
                            uint64_t packets)
 {
     static struct source_batch batch;
+    struct decoded_packet decoded[DECODE_BATCH];
+    struct rule_outcome outcome[DECODE_BATCH];
     uint64_t done = 0;
     double begun = now_s();
     while (done < packets && source_next(source, &batch, 0) > 0) {
-        for (uint32_t i = 0; i < batch.count; i++) {
-            const struct packet *packet = &batch.packet[i];
-            struct rule_outcome outcome = {.keep_bytes = packet->captured_bytes};
-            struct decoded_packet decoded;
+        for (uint32_t from = 0; from < batch.count; from += DECODE_BATCH) {
+            const struct packet *packet = &batch.packet[from];
+            uint32_t count = batch.count - from < DECODE_BATCH ? batch.count - from : DECODE_BATCH;
             if (decode) {
-                decode_packet(LINK_ETHERNET, packet->bytes, packet->captured_bytes, &decoded);
-                touched += decoded.l4_end;
+                decode_batch(packet, count, batch.count - from - count, link_type, decoded);
+                touched += decoded[0].l4_end;
             }
             if (state != NULL)
-                rule_state_apply(state, packet, &decoded, RULE_VERDICT_NONE, &outcome);
-            if (outcome.decision == RULE_STORE)
-                take(packet, outcome.keep_bytes);
+                rule_state_apply_batch(state, packet, decoded, NULL, count, outcome);
+            for (uint32_t i = 0; i < count; i++) {
+                if (state == NULL)
+                    take(&packet[i], packet[i].captured_bytes);
+                else if (outcome[i].decision == RULE_STORE)
+                    take(&packet[i], outcome[i].keep_bytes);
+            }
         }
         done += batch.count;
         source_release(source, &batch);
@@ -212,30 +218,18 @@ static double run_touch(const struct packet *packet, uint32_t count)
     return (now_s() - begun) / count * 1e9;
 }
 
-static double run_decode(const struct packet *packet, uint32_t count)
+static double run_decode(const struct packet *packet, uint32_t count, struct rule_state *state)
 {
     double begun = now_s();
-    struct decoded_packet decoded;
-    for (uint32_t i = 0; i < count; i++) {
-        decode_prefetch(
-            packet[i + DECODE_PREFETCH_AHEAD < count ? i + DECODE_PREFETCH_AHEAD : i].bytes);
-        decode_packet(LINK_ETHERNET, packet[i].bytes, packet[i].captured_bytes, &decoded);
-        touched += decoded.l4_end;
-    }
-    return (now_s() - begun) / count * 1e9;
-}
-
-static double run_rules(const struct packet *packet, uint32_t count, struct rule_state *state)
-{
-    double begun = now_s();
-    struct decoded_packet decoded;
-    struct rule_outcome outcome;
-    for (uint32_t i = 0; i < count; i++) {
-        decode_prefetch(
-            packet[i + DECODE_PREFETCH_AHEAD < count ? i + DECODE_PREFETCH_AHEAD : i].bytes);
-        decode_packet(LINK_ETHERNET, packet[i].bytes, packet[i].captured_bytes, &decoded);
-        rule_state_apply(state, &packet[i], &decoded, RULE_VERDICT_NONE, &outcome);
-        touched += outcome.keep_bytes;
+    struct decoded_packet decoded[DECODE_BATCH];
+    struct rule_outcome outcome[DECODE_BATCH];
+    for (uint32_t i = 0; i < count; i += DECODE_BATCH) {
+        decode_batch(packet + i, DECODE_BATCH, count - i - DECODE_BATCH, link_type, decoded);
+        touched += decoded[0].l4_end;
+        if (state != NULL) {
+            rule_state_apply_batch(state, packet + i, decoded, NULL, DECODE_BATCH, outcome);
+            touched += outcome[0].keep_bytes;
+        }
     }
     return (now_s() - begun) / count * 1e9;
 }
@@ -266,9 +260,9 @@ static void bench_decode(const char *where, uint32_t count, unsigned rounds)
         for (uint32_t i = 0; i < repeats; i++)
             touch[round] += run_touch(packet, count) / repeats;
         for (uint32_t i = 0; i < repeats; i++)
-            decode[round] += run_decode(packet, count) / repeats;
+            decode[round] += run_decode(packet, count, NULL) / repeats;
         for (uint32_t i = 0; i < repeats; i++)
-            rules[round] += run_rules(packet, count, state) / repeats;
+            rules[round] += run_decode(packet, count, state) / repeats;
     }
     double middle = median(touch, rounds);
     printf("{\"bench\": \"decode\", \"where\": \"%s\", \"touch_ns\": %.1f, \"decode_ns\": %.1f, "

@@ -90,34 +90,50 @@ static void verdict_of(const struct packet *packet, struct oracle_packet *asked,
     }
 }
 
-static bool judge(const char *file, unsigned long number, unsigned list, struct rule_state *state,
-                  const struct oracle_packet *given, struct oracle_memory *memory,
-                  struct oracle_outcome *wanted)
+/* Packets that are judged together, as the pipeline does it. */
+#define TOGETHER_MAX 80
+
+static void compare(const char *file, unsigned long number, unsigned list,
+                    const struct oracle_packet *asked, const struct rule_outcome *outcome,
+                    const struct oracle_outcome *wanted)
 {
-    struct oracle_packet asked = *given;
-    struct rule_verdict verdict;
-    struct decoded_packet decoded;
-    struct rule_outcome outcome;
-    verdict_of(&asked.packet, &asked, &verdict);
-    oracle_apply(&set[list].list, &asked, memory, wanted);
-    decode_packet(asked.link_type, asked.packet.bytes, asked.packet.captured_bytes, &decoded);
-    rule_state_apply(state, &asked.packet,
-                     rule_program_needs_decoding(set[list].program) ? &decoded : NULL, verdict,
-                     &outcome);
     judgements++;
-    char decision = "sdo"[outcome.decision];
-    if (outcome.rule == wanted->rule && outcome.keep_bytes == wanted->keep_bytes &&
+    char decision = "sdo"[outcome->decision];
+    if (outcome->rule == wanted->rule && outcome->keep_bytes == wanted->keep_bytes &&
         decision == wanted->decision &&
-        outcome.cut == (decision == 's' && outcome.keep_bytes < asked.packet.captured_bytes))
-        return true;
+        outcome->cut == (decision == 's' && outcome->keep_bytes < asked->packet.captured_bytes))
+        return;
     char what[300];
     snprintf(what, sizeof what,
              "list %u, link type %u, %u bytes: rule %u keeps %u (%c); the oracle says rule %u "
              "keeps %u (%c)",
-             list + 1, asked.link_type, asked.packet.captured_bytes, outcome.rule,
-             outcome.keep_bytes, decision, wanted->rule, wanted->keep_bytes, wanted->decision);
+             list + 1, asked->link_type, asked->packet.captured_bytes, outcome->rule,
+             outcome->keep_bytes, decision, wanted->rule, wanted->keep_bytes, wanted->decision);
     complain(file, number, what);
-    return false;
+}
+
+/* Judges `count` packets, the first of which is `number`; `wanted` gets what the oracle says. */
+static void judge(const char *file, unsigned long number, unsigned list, struct rule_state *state,
+                  const struct oracle_packet *given, uint32_t count, const uint16_t *link_type,
+                  struct oracle_memory *memory, struct oracle_outcome *wanted)
+{
+    static struct decoded_packet decoded[TOGETHER_MAX];
+    struct oracle_packet asked[TOGETHER_MAX];
+    struct packet packet[TOGETHER_MAX];
+    struct rule_verdict verdict[TOGETHER_MAX];
+    struct rule_outcome outcome[TOGETHER_MAX];
+    for (uint32_t i = 0; i < count; i++) {
+        asked[i] = given[i];
+        packet[i] = given[i].packet;
+        verdict_of(&packet[i], &asked[i], &verdict[i]);
+        oracle_apply(&set[list].list, &asked[i], memory, &wanted[i]);
+    }
+    bool decodes = rule_program_needs_decoding(set[list].program);
+    if (decodes)
+        decode_batch(packet, count, 0, link_type, decoded);
+    rule_state_apply_batch(state, packet, decodes ? decoded : NULL, verdict, count, outcome);
+    for (uint32_t i = 0; i < count; i++)
+        compare(file, number + i, list, &asked[i], &outcome[i], &wanted[i]);
 }
 
 static void check_counters(const char *file, unsigned list, const struct rule_state *state,
@@ -161,8 +177,8 @@ static bool same_decoding(const struct decoded_packet *a, const struct decoded_p
 }
 
 static void check_truncations(const char *file, unsigned long number,
-                              const struct oracle_packet *given, struct rule_state *state,
-                              unsigned list, struct oracle_memory *memory)
+                              const struct oracle_packet *given, const uint16_t *link_type,
+                              struct rule_state *state, unsigned list, struct oracle_memory *memory)
 {
     for (uint32_t bytes = 0; bytes <= given->packet.captured_bytes; bytes++) {
         struct decoded_packet decoded, slowly;
@@ -182,16 +198,11 @@ static void check_truncations(const char *file, unsigned long number,
             struct oracle_packet cut = *given;
             cut.packet.bytes = at;
             cut.packet.captured_bytes = bytes;
-            judge(file, number, list, state, &cut, memory, &wanted);
+            judge(file, number, list, state, &cut, 1, link_type, memory, &wanted);
         }
         free(copy);
     }
 }
-
-struct held {
-    uint8_t *bytes;
-    struct oracle_packet given;
-};
 
 static void check_file(const char *file)
 {
@@ -199,7 +210,7 @@ static void check_file(const char *file)
     struct source *source = NULL;
     struct failure failure = {0};
     static struct source_batch batch;
-    struct held *held = NULL;
+    struct oracle_packet *held = NULL;
     size_t count = 0;
     if (fd < 0 || source_file_open(fd, "file", &source, &failure) < 0)
         return; /* what is no capture is tested elsewhere */
@@ -210,17 +221,19 @@ static void check_file(const char *file)
             struct packet packet = batch.packet[i];
             const struct interface_description *about =
                 source->ops->interface(source, packet.interface);
-            held[count].bytes = malloc(packet.captured_bytes + 1);
-            assert(held[count].bytes != NULL);
-            memcpy(held[count].bytes, packet.bytes, packet.captured_bytes);
-            packet.bytes = held[count].bytes;
-            held[count].given =
+            uint8_t *bytes = malloc(packet.captured_bytes + 1);
+            assert(bytes != NULL);
+            packet.bytes = memcpy(bytes, packet.bytes, packet.captured_bytes);
+            held[count++] =
                 (struct oracle_packet){packet, about->link_type, "file", false, {NULL, NULL}};
-            count++;
         }
         source_release(source, &batch);
     }
     uint32_t interfaces = source->ops->interfaces(source);
+    uint16_t *link_type = calloc(interfaces + 1, sizeof *link_type);
+    assert(link_type != NULL);
+    for (uint32_t i = 0; i < interfaces; i++)
+        link_type[i] = source->ops->interface(source, i)->link_type;
     for (unsigned list = 0; list < sets; list++) {
         struct rule_state *state;
         struct oracle_memory memory = {0}, none = {0};
@@ -234,15 +247,20 @@ static void check_file(const char *file)
             result = rule_state_interface(state, i, &about, &failure);
             assert(result == 0);
         }
-        for (size_t i = 0; i < count; i++) {
-            struct oracle_outcome outcome;
-            judge(file, i + 1, list, state, &held[i].given, &memory, &outcome);
-            add_up(&wanted[outcome.rule], &held[i].given.packet, &outcome);
+        uint32_t together = 1; /* batches of all lengths */
+        for (size_t from = 0; from < count; from += together) {
+            struct oracle_outcome outcome[TOGETHER_MAX];
+            together = (uint32_t)((from + list) % TOGETHER_MAX) + 1;
+            if (together > count - from)
+                together = (uint32_t)(count - from);
+            judge(file, from + 1, list, state, &held[from], together, link_type, &memory, outcome);
+            for (uint32_t i = 0; i < together; i++)
+                add_up(&wanted[outcome[i].rule], &held[from + i].packet, &outcome[i]);
         }
         check_counters(file, list, state, wanted);
         if (list < 2) { /* the first two lists look at everything and remember nothing */
             for (size_t i = 0; i < count; i++)
-                check_truncations(file, i + 1, &held[i].given, state, list, &none);
+                check_truncations(file, i + 1, &held[i], link_type, state, list, &none);
         }
         oracle_forget(&memory);
         oracle_forget(&none);
@@ -250,8 +268,9 @@ static void check_file(const char *file)
     }
     packets_checked += count;
     for (size_t i = 0; i < count; i++)
-        free(held[i].bytes);
+        free((void *)held[i].packet.bytes);
     free(held);
+    free(link_type);
     source_close(&source);
 }
 
