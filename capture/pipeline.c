@@ -81,6 +81,7 @@ struct pipeline {
 
     /* for other threads */
     atomic_bool stop;
+    _Atomic uint64_t batches, batch_ns, batch_ns_max, batch_ns_min;
     pthread_mutex_t wake_lock; /* waking */
     struct source *waking;
     _Atomic uint64_t packets;
@@ -513,6 +514,19 @@ static bool stop_now(struct pipeline *pipeline, int result, uint64_t *drained_ns
     return now_ns >= *drained_ns;
 }
 
+/* The capture thread alone writes these; others may see the four of different moments. */
+static void batch_note(struct pipeline *pipeline, uint64_t took_ns)
+{
+    uint64_t max_ns = atomic_load_explicit(&pipeline->batch_ns_max, memory_order_relaxed);
+    uint64_t min_ns = atomic_load_explicit(&pipeline->batch_ns_min, memory_order_relaxed);
+    if (took_ns > max_ns)
+        atomic_store_explicit(&pipeline->batch_ns_max, took_ns, memory_order_relaxed);
+    if (took_ns < min_ns || min_ns == 0)
+        atomic_store_explicit(&pipeline->batch_ns_min, took_ns, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pipeline->batch_ns, took_ns, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pipeline->batches, 1, memory_order_relaxed);
+}
+
 static int run(struct pipeline *pipeline, struct failure *failure)
 {
     struct source *source = pipeline->source;
@@ -523,9 +537,11 @@ static int run(struct pipeline *pipeline, struct failure *failure)
             interfaces_grow(pipeline); /* also at the end: an interface without a packet is one */
         rules_take(pipeline);
         if (result > 0) {
+            uint64_t taken_ns = monotonic_ns();
             if (grown == 0)
                 batch_take(pipeline);
             source_release(source, &pipeline->batch);
+            batch_note(pipeline, monotonic_ns() - taken_ns);
         }
         if (result >= 0 && source->failure.code != 0 &&
             strcmp(source->failure.text, pipeline->ended_said) != 0) {
@@ -652,5 +668,9 @@ void pipeline_progress(struct pipeline *pipeline, struct pipeline_progress *prog
         .bytes_done = atomic_load(&pipeline->bytes_done),
         .oversized = atomic_load(&pipeline->oversized),
         .time_cut = atomic_load(&pipeline->time_cut),
+        .batches = atomic_load(&pipeline->batches),
+        .batch_ns = atomic_load(&pipeline->batch_ns),
+        .batch_ns_max = atomic_load(&pipeline->batch_ns_max),
+        .batch_ns_min = atomic_load(&pipeline->batch_ns_min),
     };
 }

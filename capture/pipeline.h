@@ -77,6 +77,9 @@ struct pipeline_progress {
     uint64_t bytes_done; /* of the present source, as it counts them */
     uint64_t oversized;  /* packets longer than their interface's MTU, in all runs */
     uint64_t time_cut;   /* packets whose time was cut to nanoseconds, in all runs */
+    uint64_t batches;    /* handed over by sources, in all runs */
+    uint64_t batch_ns;   /* that all of them took, from being handed over to being given back */
+    uint64_t batch_ns_max, batch_ns_min; /* that one took; 0 before the first */
 };
 
 void pipeline_progress(struct pipeline *pipeline, struct pipeline_progress *progress);

@@ -482,6 +482,17 @@ void recordings_reap(struct recorder *recorder)
     }
 }
 
+/* How long the capture thread has a batch of packets, from when it gets it to when it gives it back. */
+static json_t *batches_json(struct pipeline *pipeline)
+{
+    struct pipeline_progress progress;
+    pipeline_progress(pipeline, &progress);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "packets", (json_int_t)progress.packets, "count",
+                     (json_int_t)progress.batches, "ns", (json_int_t)progress.batch_ns, "ns_max",
+                     (json_int_t)progress.batch_ns_max, "ns_min",
+                     (json_int_t)progress.batch_ns_min);
+}
+
 void recordings_describe(struct recorder *recorder, const char *ring, json_t *array)
 {
     struct recording_list *list = recorder->recordings;
@@ -495,6 +506,8 @@ void recordings_describe(struct recorder *recorder, const char *ring, json_t *ar
         json_t *object = json_pack("{s:o, s:s}", "interfaces", interfaces, "backend",
                                    backend_names[one->backend]);
         json_set_time(object, "since", one->since_ns, true);
+        if (one->pipeline)
+            json_object_set_new(object, "batches", batches_json(one->pipeline));
         json_array_append_new(array, object);
     }
     pthread_mutex_unlock(&list->lock);

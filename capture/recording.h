@@ -86,7 +86,7 @@ uint32_t recordings_stop(struct recorder *recorder, const char *ring, struct acc
 /* Forgets recordings that ended by themselves and that nobody holds. Now and then. */
 void recordings_reap(struct recorder *recorder);
 
-/* Appends {`interfaces`, `backend`, `since_ns`} for each recording of the ring. */
+/* Appends {`interfaces`, `backend`, `since_ns`, `batches`} for each recording of the ring. */
 void recordings_describe(struct recorder *recorder, const char *ring, json_t *array);
 
 #endif

@@ -144,7 +144,7 @@ int exchange_time(const char *name, const char *text, int64_t *time_ns, struct f
     clock_gettime(CLOCK_REALTIME, &now);
     int code =
         text_parse_time(text, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, time_ns, failure);
-    return code == 0 ? 0 : fail_context(failure, code, "%s: ", name);
+    return code == 0 ? 0 : fail_context(failure, code, "%s", name);
 }
 
 /* ---- the answer ------------------------------------------------------------------------------ */
@@ -241,6 +241,11 @@ int answer_json(struct exchange *exchange, int status, json_t *value, const char
     char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
     json_decref(value);
     return answer_text(exchange, status, "application/json", text, more);
+}
+
+int answer_plain(struct exchange *exchange, const char *type, char *text)
+{
+    return answer_text(exchange, 200, type, text, NULL);
 }
 
 int answer_nothing(struct exchange *exchange, const char *more)

@@ -105,6 +105,9 @@ int answer_json_tagged(struct exchange *exchange, json_t *value, const char *pre
 #define TAG_SIZE 64u
 int answer_tag(const json_t *value, const char *prefix, char tag[TAG_SIZE]);
 
+/* 200 with a text that is not JSON; `text` is freed. Null: 500. */
+int answer_plain(struct exchange *exchange, const char *type, char *text);
+
 /* 204 */
 int answer_nothing(struct exchange *exchange, const char *more);
 

@@ -112,13 +112,18 @@ static int refuse(struct exchange *exchange, const struct route *route)
     return 0;
 }
 
-/* 0 with exchange->body, or the status of the answer that refuses. */
+/* 0 with exchange->body, or the status of the answer that refuses. No body is an empty object. */
 static int take_body(struct exchange *exchange)
 {
     static const char json[] = "application/json";
     uint8_t bytes[4096], *body = bytes;
     const char *type = exchange_header(exchange, "Content-Type");
     long long length = exchange->info->content_length;
+    if (length == 0 || (length < 0 && !exchange_header(exchange, "Transfer-Encoding"))) {
+        exchange->body = json_object();
+        return exchange->body ? 0
+                              : answer_problem(exchange, 500, "no_memory", "out of memory", NULL);
+    }
     if (length < 0)
         return answer_problem(exchange, 411, "length", "a body needs its Content-Length", NULL);
     if (length > (long long)BODY_BYTES_MAX)
@@ -142,10 +147,14 @@ static int take_body(struct exchange *exchange)
                      : answer_problem(exchange, 400, "invalid", "the body is no JSON object", NULL);
 }
 
-static int route_api(struct exchange *exchange)
+/* The API, and outside of it the files of the interface. */
+static int route_path(struct exchange *exchange)
 {
     char allowed[64], line[96];
     const struct route *route = find_route(exchange, allowed, sizeof allowed);
+    bool interface = !route && !allowed[0] && strncmp(exchange->info->local_uri, "/api/", 5) != 0;
+    if (interface && exchange->entrance == ENTRANCE_MAIN)
+        return handle_ui_file(exchange);
     /* Packets by ticket have an entrance of their own, and it has nothing else. */
     bool download = route && route->handle == handle_download;
     if ((exchange->entrance == ENTRANCE_DOWNLOAD) != download &&
@@ -177,8 +186,7 @@ int route_request(struct exchange *exchange)
                               NULL);
     if (!path || path[0] != '/')
         return answer_problem(exchange, 400, "invalid", "that is no path", NULL);
-    bool file = exchange->entrance == ENTRANCE_MAIN && strncmp(path, "/api/", 5) != 0;
-    int status = file ? handle_ui_file(exchange) : route_api(exchange);
+    int status = route_path(exchange);
     json_decref(exchange->body);
     return status;
 }

@@ -17,7 +17,7 @@ import time
 import unittest
 
 import recorder_world
-from recorder_world import MIB, create_ring, extract, import_packets, numbered, read_pcap
+from recorder_world import MIB, create_ring, extract, import_packets, numbered, packet, read_pcap
 from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, tls
 
 RIGHTS = {"viewer": {"READ"}, "analyst": {"READ", "PACKETS"}, "operator": {"READ", "PACKETS", "CONTROL"},
@@ -464,6 +464,121 @@ class Rings(WebWorld):
         self.problem(admin.ask("GET", "/api/v1/overview"), 503, "closed")
         self.start()
         self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
+
+
+def open_metrics(text):
+    """The samples of an OpenMetrics text, {(name, labels): value}, after what the specification asks of one was checked."""
+    assert text.endswith("# EOF\n") and text.count("# EOF") == 1
+    samples, families, family = {}, {}, None
+    for line in text.splitlines()[:-1]:
+        if line.startswith("# "):
+            word, name, rest = line[2:].split(" ", 2)
+            assert word in ("TYPE", "UNIT", "HELP"), line
+            assert re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", name), line
+            if word == "TYPE":
+                assert name not in families, "a family is in one piece: " + line
+                assert rest in ("counter", "gauge", "info", "stateset"), line
+                families[name], family = rest, name
+            assert name == family, line
+            assert word != "UNIT" or name.endswith("_" + rest), line
+            continue
+        sample = re.fullmatch(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (-?[0-9.e+-]+)', line)
+        assert sample, line
+        suffix = {"counter": "_total", "info": "_info"}.get(families[family], "")
+        assert sample[1] == family + suffix, line
+        labels = tuple(sorted(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', sample[2] or "")))
+        assert len(labels) == len(dict(labels)), line
+        assert families[family] != "counter" or float(sample[3]) >= 0, line
+        assert (sample[1], labels) not in samples, line
+        samples[sample[1], labels] = float(sample[3])
+    return samples
+
+
+class Monitoring(WebWorld):
+    def test_open_metrics(self):
+        recorder = self.start()
+        token = self.token(self.admin(self.web()), "read")
+        open_metrics(token.ask("GET", "/metrics").body.decode())  # without a ring, too
+        create_ring(recorder, "r", self.path('di"s\\k'))
+        create_ring(recorder, "q", self.path("other"))
+        import_packets(recorder, "r", numbered(1000))
+        recorder.call("rule.add", ring="r", rule="all : discard")
+        import_packets(recorder, "r", numbered(500))
+        answer = token.ask("GET", "/metrics")
+        self.assertEqual(answer.type, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+        samples = open_metrics(answer.body.decode())
+        packets = {}
+        for (name, labels), value in samples.items():
+            if name == "tapeloop_packets_total":
+                packets[dict(labels)["outcome"]] = packets.get(dict(labels)["outcome"], 0) + value
+        status = recorder.call("status", ring="r")["rings"][0]
+        self.assertEqual({line: packets.get(line, 0) for line in ("stored", "discarded", "dropped_kernel")},
+                         {line: status["account"][line] for line in ("stored", "discarded", "dropped_kernel")})
+        self.assertEqual(samples["tapeloop_ring_packets", (("ring", "r"),)], 1000)
+        self.assertEqual(samples["tapeloop_ring_state", (("ring", "q"), ("tapeloop_ring_state", "idle"))], 1)
+        paths = {dict(labels)["path"] for (name, labels) in samples if name == "tapeloop_disk_active"}
+        self.assertEqual(len(paths), 2)
+        self.assertTrue(any('di\\"s\\\\k' in path for path in paths), paths)
+
+    def test_the_paths_of_an_older_product(self):
+        namespace = recorder_world.make_namespace(self)
+        recorder = self.start(prefix=namespace)
+        admin = self.admin(self.web())
+        capture = "/packet_capture/capture/"
+        self.assertIn("no ring", self.problem(admin.ask("POST", capture + "start", {"interface": "v1"}), 400, "invalid"))
+        create_ring(recorder, "r", self.path("disk"))
+        self.assertEqual(admin.ask("GET", capture + "status").json["status"], "stopped")
+        self.problem(admin.ask("POST", capture + "stop", {}), 404)
+        wanted = {"interface": "v1", "backend": "packet", "buffer_size_mb": 8, "timestamp_source": "kernel",
+                  "filter_expr": "ether[14:4] = 0 and ether[20:2] < 100", "snaplen": 64}
+        started = admin.ask("POST", capture + "start", wanted)
+        self.assertEqual((started.status, started.json["status"], started.json["ring"]), (200, "running", "r"), started.body)
+        shown = admin.ask("GET", capture + "status").json
+        self.assertEqual((shown["status"], shown["captures"][0]["interfaces"]), ("running", ["v1"]))
+        send = ("import socket,struct,sys\ns = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\ns.bind(('v0', 0))\n"
+                "for i in range(300): s.send(bytes.fromhex('0200000000020200000000010800') + struct.pack('>Q', i) + bytes(100))\n")
+        subprocess.run([*namespace, sys.executable, "-c", send], check=True)
+        while admin.ask("GET", capture + "metrics").json["packets_captured"] < 300:
+            time.sleep(0.05)
+        health = admin.ask("GET", "/api/health/capture").json
+        self.assertGreaterEqual(health["packets_processed"], 300)
+        self.assertGreater(health["min_processing_time_ms"], 0)
+        self.assertLessEqual(health["min_processing_time_ms"], health["avg_processing_time_ms"])
+        self.assertLessEqual(health["avg_processing_time_ms"], health["max_processing_time_ms"])
+        stopped = subprocess.run(["curl", "-sk", "-X", "POST", "-b", admin.cookie, "-H", "X-CSRF-Token: " + admin.csrf,
+                                  f"https://127.0.0.1:{admin.web.port}{capture}stop"], stdout=subprocess.PIPE, check=True)
+        final = json.loads(stopped.stdout)  # as scripts do: without a body
+        self.assertEqual(final["status"], "stopped", final)
+        self.assertGreaterEqual(final["final_metrics"]["packets_captured"], 300)
+        self.assertEqual((final["final_metrics"]["packets_dropped"], final["final_metrics"]["drop_rate"]), (0, 0))
+        kept = [body for _, body in extract(recorder, "r", filter="ether[0:4] = 0x02000000")[0]]
+        self.assertEqual(len(kept), 100)
+        self.assertEqual({len(body) for body in kept}, {64})
+        text = "interface v1 and not bpf"
+        self.assertEqual([r["text"].startswith(text) for r in recorder.call("rule.list", ring="r")["rules"]], [True])
+        # The next start says what its filter is: another, or none.
+        self.assertEqual(admin.ask("POST", capture + "start", dict(wanted, filter_expr="udp")).status, 200)
+        self.assertEqual([r["text"].startswith(text) and "udp" in r["text"] for r in recorder.call("rule.list", ring="r")["rules"]], [True])
+        admin.ask("POST", capture + "stop", {"ring": "r"})
+        self.assertEqual(admin.ask("POST", capture + "start", {"interface": "v1"}).status, 200)
+        self.assertEqual(recorder.call("rule.list", ring="r")["rules"], [])
+        admin.ask("POST", capture + "stop", {})
+        for wrong in ({}, {"interface": 1}, dict(wanted, snaplen=-1), dict(wanted, buffer_size_mb="8"), dict(wanted, filter_expr="no such"),
+                      dict(wanted, backend="magic"), dict(wanted, more=1)):
+            self.problem(admin.ask("POST", capture + "start", wrong), 400)
+        self.problem(admin.ask("POST", capture + "start", dict(wanted, timestamp_source="adapter")), 501, "unsupported")
+        create_ring(recorder, "q", self.path("other"))
+        self.assertIn("which", self.problem(admin.ask("POST", capture + "start", {"interface": "v1"}), 400))
+        self.assertEqual(admin.ask("GET", capture + "metrics?ring=q").json["packets_captured"], 0)
+
+    def test_a_drop_rate_is_a_percentage(self):
+        recorder = self.start()
+        admin = self.admin(self.web())
+        create_ring(recorder, "r", self.path("disk"), slot_bytes=MIB)
+        import_packets(recorder, "r", numbered(3) + [(1_700_000_001 * 10**9, packet(3, 2 * MIB))])  # longer than a segment
+        figures = admin.ask("GET", "/packet_capture/capture/metrics").json
+        self.assertEqual((figures["packets_captured"], figures["packets_dropped"], figures["drop_rate"]), (3, 1, 25))
+        self.assertEqual(admin.ask("GET", "/api/health/capture").json["packets_dropped"], 1)
 
 
 class Audit(WebWorld):

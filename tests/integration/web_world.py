@@ -74,9 +74,10 @@ class Document:
         if not content:
             assert not answer.body, (method, path, answer.status, answer.body)
             return
-        assert answer.type in content, f"{method} {path}: {answer.status} {answer.type} is not described"
-        if answer.type.endswith("json"):
-            schema = dict(content[answer.type]["schema"], components=self.root["components"])
+        kind = answer.type.split(";")[0]
+        assert kind in content, f"{method} {path}: {answer.status} {answer.type} is not described"
+        if kind.endswith("json"):
+            schema = dict(content[kind]["schema"], components=self.root["components"])
             jsonschema.Draft202012Validator(schema).validate(answer.json)
 
 
