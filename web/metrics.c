@@ -73,6 +73,21 @@ void capture_figures_add(struct capture_figures *figures, const json_t *ring_sta
         add_batches(figures, json_array_get(recordings, i));
 }
 
+static double percent(json_int_t part, json_int_t whole)
+{
+    return whole > 0 ? (double)part * 100 / (double)whole : 0;
+}
+
+double capture_drop_percent(const struct capture_figures *figures)
+{
+    return percent(figures->dropped, figures->seen);
+}
+
+double capture_buffer_percent(const struct capture_figures *figures)
+{
+    return percent(figures->buffers - figures->buffers_free, figures->buffers);
+}
+
 /* ---- OpenMetrics ----------------------------------------------------------------------------- */
 
 /* A label's value: quotes, backslashes and ends of lines are escaped. */

@@ -22,6 +22,12 @@ struct capture_figures {
 /* Adds one element of `rings` of status. */
 void capture_figures_add(struct capture_figures *figures, const json_t *ring_status);
 
+/* Packets dropped, in percent of those seen; 0 where none was. */
+double capture_drop_percent(const struct capture_figures *figures);
+
+/* Buffers in use, in percent of all. */
+double capture_buffer_percent(const struct capture_figures *figures);
+
 /* The text, to be freed with free(); null: no memory. `disks` as in disk.list. */
 char *metrics_text(const json_t *status, const json_t *disks);
 

@@ -74,23 +74,17 @@ static struct capture_figures figures_of(const json_t *status)
     return figures;
 }
 
-static double percent(json_int_t part, json_int_t whole)
-{
-    return whole > 0 ? (double)part * 100 / (double)whole : 0;
-}
-
 /* Flows are counted where there is an index of them; null: nobody counts them. */
 static json_t *figures_json(const struct capture_figures *figures)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    return json_pack("{s:I, s:I, s:I, s:f, s:n, s:n, s:f, s:f, s:f}", "packets_captured",
-                     figures->captured, "packets_dropped", figures->dropped, "bytes_captured",
-                     figures->captured_bytes, "drop_rate", percent(figures->dropped, figures->seen),
-                     "active_flows", "total_flows", "throughput_mbps",
-                     (double)figures->bytes_per_s * 8 / 1e6, "buffer_usage_pct",
-                     percent(figures->buffers - figures->buffers_free, figures->buffers),
-                     "timestamp", (double)now.tv_sec + (double)now.tv_nsec / 1e9);
+    return json_pack(
+        "{s:I, s:I, s:I, s:f, s:n, s:n, s:f, s:f, s:f}", "packets_captured", figures->captured,
+        "packets_dropped", figures->dropped, "bytes_captured", figures->captured_bytes, "drop_rate",
+        capture_drop_percent(figures), "active_flows", "total_flows", "throughput_mbps",
+        (double)figures->bytes_per_s * 8 / 1e6, "buffer_usage_pct", capture_buffer_percent(figures),
+        "timestamp", (double)now.tv_sec + (double)now.tv_nsec / 1e9);
 }
 
 int handle_packet_capture_metrics(struct exchange *exchange)

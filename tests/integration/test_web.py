@@ -17,7 +17,7 @@ import time
 import unittest
 
 import recorder_world
-from recorder_world import MIB, create_ring, extract, import_packets, numbered, packet, read_pcap
+from recorder_world import MIB, create_ring, extract, import_packets, numbered, read_pcap
 from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, tls
 
 RIGHTS = {"viewer": {"READ"}, "analyst": {"READ", "PACKETS"}, "operator": {"READ", "PACKETS", "CONTROL"},
@@ -570,15 +570,6 @@ class Monitoring(WebWorld):
         create_ring(recorder, "q", self.path("other"))
         self.assertIn("which", self.problem(admin.ask("POST", capture + "start", {"interface": "v1"}), 400))
         self.assertEqual(admin.ask("GET", capture + "metrics?ring=q").json["packets_captured"], 0)
-
-    def test_a_drop_rate_is_a_percentage(self):
-        recorder = self.start()
-        admin = self.admin(self.web())
-        create_ring(recorder, "r", self.path("disk"), slot_bytes=MIB)
-        import_packets(recorder, "r", numbered(3) + [(1_700_000_001 * 10**9, packet(3, 2 * MIB))])  # longer than a segment
-        figures = admin.ask("GET", "/packet_capture/capture/metrics").json
-        self.assertEqual((figures["packets_captured"], figures["packets_dropped"], figures["drop_rate"]), (3, 1, 25))
-        self.assertEqual(admin.ask("GET", "/api/health/capture").json["packets_dropped"], 1)
 
 
 class Audit(WebWorld):
