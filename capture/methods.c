@@ -17,6 +17,7 @@
 #define STARTING_MS 1500 /* for rings that are coming up, before an answer calls them starting */
 #define ANSWER_EVENTS_MAX 10000u
 #define HISTORY_ROWS_MAX 500000u
+#define HISTORY_STEP_MAX_S 86400u
 
 static int method_hello(struct request *request, json_t **result)
 {
@@ -245,29 +246,61 @@ int method_flush(struct request *request, json_t **result)
 struct rows {
     json_t *array;
     uint32_t count;
+    int64_t step_s; /* 0: every row for itself */
+    struct history_row sum; /* of the step that is being summed up, and of all interfaces */
+    bool summing;
 };
 
-static int append_history(const struct history_row *row, void *context)
+static int append_row(const struct history_row *row, struct rows *rows)
 {
-    struct rows *rows = context;
     if (rows->count++ == HISTORY_ROWS_MAX)
         return ERR_TOO_LARGE;
     json_t *object = json_account(&row->change);
     json_object_set_new(object, "second", json_integer((json_int_t)row->second));
     json_object_set_new(object, "interface", json_text(row->interface));
     json_object_set_new(object, "stored_bytes", json_integer((json_int_t)row->change.stored_bytes));
+    json_object_set_new(object, "cut_packets", json_integer((json_int_t)row->change.cut_packets));
+    json_object_set_new(object, "bytes", json_account_bytes(&row->change));
     return json_array_append_new(rows->array, object) == 0 ? 0 : ERR_NO_MEMORY;
+}
+
+static int append_sum(struct rows *rows)
+{
+    int code = rows->summing ? append_row(&rows->sum, rows) : 0;
+    rows->summing = false;
+    return code;
+}
+
+/* Rows come in the order of time: a step is whole when the next one begins. */
+static int append_history(const struct history_row *row, void *context)
+{
+    struct rows *rows = context;
+    if (rows->step_s == 0)
+        return append_row(row, rows);
+    int64_t rest = row->second % rows->step_s;
+    int64_t second = row->second - (rest < 0 ? rest + rows->step_s : rest);
+    int code = second != rows->sum.second ? append_sum(rows) : 0;
+    if (code != 0)
+        return code;
+    if (!rows->summing)
+        rows->sum = (struct history_row){.second = second};
+    rows->summing = true;
+    account_add(&rows->sum.change, &row->change);
+    return 0;
 }
 
 int method_history(struct request *request, json_t **result)
 {
     const char *name, *interface = NULL;
     int64_t from = INT64_MIN, to = INT64_MAX;
+    uint64_t step_s = 0;
     struct ring_look *looks;
     uint32_t count;
     int code = request_string(request, "ring", true, &name);
     if (code == 0)
         code = request_string(request, "interface", false, &interface);
+    if (code == 0)
+        code = request_count(request, "step_s", 0, HISTORY_STEP_MAX_S, &step_s);
     if (code == 0)
         code = request_time(request, "from_s", &from);
     if (code == 0)
@@ -279,9 +312,11 @@ int method_history(struct request *request, json_t **result)
         return code;
     struct identity ring = looks[0].entry->row.ring;
     ring_registry_look_away(&request->recorder->registry, &looks, count);
-    struct rows rows = {.array = json_array()};
+    struct rows rows = {.array = json_array(), .step_s = (int64_t)step_s};
     code =
         state_history(request->recorder->state, &ring, interface, from, to, append_history, &rows);
+    if (code == 0)
+        code = append_sum(&rows);
     if (code == ERR_TOO_LARGE)
         fail(&request->failure, code, "more than %u rows: ask for a shorter time",
              HISTORY_ROWS_MAX);

@@ -176,15 +176,19 @@ struct columns {
     int64_t from_s, step_s;
     size_t count;
     int64_t *packets[ACCOUNT_LINES]; /* modulo 2^64, as in the rows: in flight may fall */
-    int64_t *stored_bytes;
+    int64_t *bytes[ACCOUNT_LINES];
+    int64_t *stored_bytes, *cut_packets;
     char *known; /* whether there is any row for the step */
 };
 
 static void columns_free(struct columns *columns)
 {
-    for (int line = 0; line < ACCOUNT_LINES; line++)
+    for (int line = 0; line < ACCOUNT_LINES; line++) {
         free(columns->packets[line]);
+        free(columns->bytes[line]);
+    }
     free(columns->stored_bytes);
+    free(columns->cut_packets);
     free(columns->known);
 }
 
@@ -194,9 +198,12 @@ static int columns_make(struct columns *columns, int64_t from_s, int64_t to_s, i
                                 .step_s = step_s,
                                 .count = (size_t)((to_s - from_s + step_s - 1) / step_s)};
     bool made = (columns->stored_bytes = calloc(columns->count, sizeof(int64_t))) != NULL;
+    made = (columns->cut_packets = calloc(columns->count, sizeof(int64_t))) != NULL && made;
     made = (columns->known = calloc(columns->count, 1)) != NULL && made;
-    for (int line = 0; line < ACCOUNT_LINES; line++)
+    for (int line = 0; line < ACCOUNT_LINES; line++) {
         made = (columns->packets[line] = calloc(columns->count, sizeof(int64_t))) != NULL && made;
+        made = (columns->bytes[line] = calloc(columns->count, sizeof(int64_t))) != NULL && made;
+    }
     if (!made)
         columns_free(columns);
     return made ? 0 : ERR_NO_MEMORY;
@@ -215,10 +222,14 @@ static void columns_add(struct columns *columns, const json_t *row)
         return;
     size_t at = (size_t)((second - columns->from_s) / columns->step_s);
     columns->known[at] = 1;
-    for (int line = 0; line < ACCOUNT_LINES; line++)
-        add(&columns->packets[line][at],
-            json_object_get(row, account_name((enum account_line)line)));
+    const json_t *bytes = json_object_get(row, "bytes");
+    for (int line = 0; line < ACCOUNT_LINES; line++) {
+        const char *name = account_name((enum account_line)line);
+        add(&columns->packets[line][at], json_object_get(row, name));
+        add(&columns->bytes[line][at], json_object_get(bytes, name));
+    }
     add(&columns->stored_bytes[at], json_object_get(row, "stored_bytes"));
+    add(&columns->cut_packets[at], json_object_get(row, "cut_packets"));
 }
 
 static json_t *column_json(const struct columns *columns, const int64_t *values)
@@ -232,13 +243,17 @@ static json_t *column_json(const struct columns *columns, const int64_t *values)
 
 static json_t *columns_json(const struct columns *columns)
 {
-    json_t *packets = json_object();
-    for (int line = 0; line < ACCOUNT_LINES; line++)
-        json_object_set_new(packets, account_name((enum account_line)line),
-                            column_json(columns, columns->packets[line]));
-    return json_pack("{s:I, s:I, s:I, s:o, s:o}", "from_s", (json_int_t)columns->from_s, "step_s",
-                     (json_int_t)columns->step_s, "count", (json_int_t)columns->count, "packets",
-                     packets, "stored_bytes", column_json(columns, columns->stored_bytes));
+    json_t *packets = json_object(), *bytes = json_object();
+    for (int line = 0; line < ACCOUNT_LINES; line++) {
+        const char *name = account_name((enum account_line)line);
+        json_object_set_new(packets, name, column_json(columns, columns->packets[line]));
+        json_object_set_new(bytes, name, column_json(columns, columns->bytes[line]));
+    }
+    return json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "from_s", (json_int_t)columns->from_s,
+                     "step_s", (json_int_t)columns->step_s, "count", (json_int_t)columns->count,
+                     "packets", packets, "bytes", bytes, "stored_bytes",
+                     column_json(columns, columns->stored_bytes), "cut_packets",
+                     column_json(columns, columns->cut_packets));
 }
 
 /* A time of the query, in seconds, rounded down. Absent: *time_s stays. */
@@ -314,8 +329,8 @@ int handle_ring_history(struct exchange *exchange)
         code = exchange_query(exchange, "interface", interface, sizeof interface, &failure);
     if (code != 0)
         return answer_failure(exchange, &failure);
-    json_t *params = json_pack("{s:s, s:I, s:I}", "ring", ring, "from_s", (json_int_t)from_s,
-                               "to_s", (json_int_t)to_s);
+    json_t *params = json_pack("{s:s, s:I, s:I, s:I}", "ring", ring, "from_s", (json_int_t)from_s,
+                               "to_s", (json_int_t)to_s, "step_s", (json_int_t)step_s);
     if (interface[0])
         json_object_set_new(params, "interface", json_string(interface));
     code = ask(exchange, "history", params, &result, &failure);

@@ -317,6 +317,7 @@ class Rings(WebWorld):
         self.assertEqual(admin.ask("GET", "/api/v1/captures").json["captures"], [])
         self.problem(admin.ask("DELETE", "/api/v1/captures/r"), 404)
         # The steps add up to what was counted, whatever their length; of what nobody knows nothing is said.
+        bytes_seen = set()
         for step in (1, 7, 60):
             while True:
                 columns = admin.ask("GET", f"/api/v1/rings/r/history?from={began - 100}&step={step}").json
@@ -327,6 +328,10 @@ class Rings(WebWorld):
             self.assertEqual(total, account, step)
             self.assertEqual(columns["from_s"] % step, 0)
             self.assertIsNone(columns["packets"]["seen"][0])
+            bytes_seen.add(sum(filter(None, columns["bytes"]["seen"])))
+            self.assertEqual(sum(filter(None, columns["cut_packets"])), 0)
+        self.assertEqual(len(bytes_seen), 1)
+        self.assertGreater(bytes_seen.pop(), account["seen"] * 40)
         self.problem(admin.ask("GET", "/api/v1/rings/r/history?from=-1000d&step=1"), 400)
         self.problem(admin.ask("GET", "/api/v1/rings/r/history?from=now&to=-1h"), 400)
         since = admin.ask("GET", f"/api/v1/rings/r/history?since={began}&step=1").json
