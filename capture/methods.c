@@ -70,7 +70,7 @@ static const struct method {
     {"verify", "ring repair", AUDIT_CHANGE, method_verify},
     {"flush", "ring", AUDIT_NONE, method_flush},
     {"status", "ring", AUDIT_NONE, method_status},
-    {"history", "ring interface from_s to_s", AUDIT_NONE, method_history},
+    {"history", "ring interface from_s to_s step_s", AUDIT_NONE, method_history},
     {"events", "after limit", AUDIT_NONE, method_events},
     {"interfaces", "", AUDIT_NONE, method_interfaces},
     {"rule.list", "ring", AUDIT_NONE, method_rule_list},

@@ -27,14 +27,15 @@ class Interface(WebWorld):
         web = self.web()
         walk = subprocess.run(
             ["node", os.path.join(SOURCE, "tests", "ui", "walk.mjs"), f"https://127.0.0.1:{web.port}/", web.one_time_password(),
-             self.path("demo.disk"), screenshots], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
+             self.path("disk"), screenshots], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
             env=dict(os.environ, TAPELOOP_UI_TOOLS=TOOLS, CHROMIUM=CHROMIUM))
         self.assertEqual(walk.returncode, 0, walk.stderr + web.said())
         seen = json.loads(walk.stdout)
         self.assertEqual(seen["errors"], [])
         self.assertLess(seen["load"], 100_000)  # bytes over the wire for the page
         self.assertIn("live=", seen["live"])
-        self.assertEqual(seen["overflow"], 0)  # nothing sticks out of a narrow window
+        self.assertEqual(set(seen["overflow"].values()), {0}, seen["overflow"])  # nothing sticks out of a narrow window
+        self.assertEqual(len(seen["overflow"]), 8)
 
         def ends(which):
             return int(seen[which]["from"]), int(seen[which]["to"])
@@ -44,6 +45,12 @@ class Interface(WebWorld):
         self.assertLess(panned[0], selected[0])
         self.assertLess(abs((panned[1] - panned[0]) - (selected[1] - selected[0])), 3)
         self.assertGreater(zoomed[1] - zoomed[0], (panned[1] - panned[0]) * 1.4)
+        by_key = ends("by_key")
+        self.assertEqual(by_key[1] - by_key[0], zoomed[1] - zoomed[0])
+        self.assertLess(by_key[0], zoomed[0])
+        self.assertRegex(seen["tested"], r"[1-9]\d* packets")
+        self.assertNotIn("Users", seen["guest"]["pages"])
+        self.assertEqual(seen["guest"]["buttons"], ["demo", "Packets", "Extract packet ring buffer"])
         # What the browser got is what is stored.
         with open(os.path.join(screenshots, "download.pcap"), "rb") as file:
             downloaded = read_pcap(file.read())

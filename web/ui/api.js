@@ -10,11 +10,13 @@ export class Problem extends Error {
 
 let csrf = null;
 
-export async function ask(method, path, body) {
+// `tag`: the change is refused where what it is about has another one by now.
+export async function ask(method, path, body, tag) {
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (csrf && method !== "GET") headers["X-CSRF-Token"] = csrf;
-  let response;
+  if (tag !== undefined) headers["If-Match"] = `"${tag}"`;
+  let response, text;
   try {
     response = await fetch(`/api/v1${path}`, {
       method,
@@ -22,12 +24,20 @@ export async function ask(method, path, body) {
       body: body === undefined ? undefined : JSON.stringify(body),
       credentials: "same-origin",
     });
+    text = await response.text();
   } catch {
     throw new Problem({ status: 0, code: "unreachable", detail: "tapeloop-web cannot be reached" });
   }
-  const text = await response.text();
-  const json = text ? JSON.parse(text) : null;
+  let json = null;
+  try {
+    json = text ? JSON.parse(text) : null;
+  } catch {
+    throw new Problem({ status: response.status, code: "protocol", detail: "an answer came that makes no sense" });
+  }
   if (!response.ok) throw new Problem(json || { status: response.status, detail: `status ${response.status}` });
   if (json && json.csrf_token) csrf = json.csrf_token;
   return json;
 }
+
+// A name as a part of a path.
+export const part = encodeURIComponent;

@@ -8,6 +8,7 @@ import { span, shown, utc, now } from "./state.js";
 
 const HEIGHT = 150;
 const SHORTEST_S = 1;
+const LONGEST_S = 399 * 86400; // that the API has a history of
 const DAY_S = 86400;
 const TIME_STEPS = [1, 5, 10, 15, 30, 60, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, DAY_S, 7 * DAY_S, 30 * DAY_S];
 const BINARY_STEPS = Array.from({ length: 50 }, (_, i) => 2 ** i);
@@ -23,8 +24,20 @@ function select(from, to) {
 
 export function zoomOut() {
   const { from, to } = shown.value;
-  const length = to - from;
+  const length = Math.min(to - from, LONGEST_S / 2);
   span.value = { from: Math.floor(from - length / 2), to: Math.ceil(Math.min(to + length / 2, Math.max(now.value, to))) };
+}
+
+// What the mouse can do, for the keyboard.
+function keys(event) {
+  const { from, to } = shown.value, quarter = Math.max(1, Math.round((to - from) / 4));
+  if (event.key === "ArrowLeft") span.value = { from: Math.floor(from - quarter), to: Math.ceil(to - quarter) };
+  else if (event.key === "ArrowRight") span.value = { from: Math.floor(from + quarter), to: Math.ceil(to + quarter) };
+  else if (event.key === "+" && to - from > 4 * SHORTEST_S) span.value = { from: Math.floor(from + quarter), to: Math.ceil(to - quarter) };
+  else if (event.key === "-") zoomOut();
+  else if (event.key === "Escape") span.value = null;
+  else return;
+  event.preventDefault();
 }
 
 // Panning is ours; uPlot would select.
@@ -73,7 +86,7 @@ function options(props, width, held) {
     width,
     height: HEIGHT,
     legend: { live: true },
-    cursor: { drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => { zoomOut(); } } },
+    cursor: { sync: { key: "time" }, drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => { zoomOut(); } } },
     scales: { x: { time: false, range: () => [shown.value.from, shown.value.to] }, y: { range: (_, low, high) => [Math.min(low || 0, 0), high > 0 ? high * 1.1 : 1] } },
     axes: [
       { ...axis, size: 28, space: 80, incrs: TIME_STEPS, values: (_, values) => values.map(label) },
@@ -120,5 +133,5 @@ export function Chart(props) {
     };
   }, [utc.value]);
   useEffect(() => { if (plot.current) plot.current.setData(props.data); });
-  return html`<figure class="chart" aria-label=${props.title}><figcaption>${props.title}</figcaption><div ref=${place}></div></figure>`;
+  return html`<figure class="chart" role="group" tabindex="0" aria-label=${`${props.title}. Arrow keys move, plus and minus zoom, Escape goes live`} onKeyDown=${keys}><figcaption>${props.title}</figcaption><div ref=${place}></div></figure>`;
 }

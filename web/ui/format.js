@@ -22,6 +22,13 @@ export function rate(number) {
   return number >= 10 || Number.isInteger(number) ? `${Math.round(number)}` : number.toFixed(1);
 }
 
+// Of the whole, in percent.
+export function share(part, whole) {
+  if (!whole) return "0 %";
+  const percent = (part / whole) * 100;
+  return `${percent > 0 && percent < 0.01 ? "< 0.01" : percent.toFixed(percent >= 10 || percent === 0 ? 0 : 2)} %`;
+}
+
 export function duration(seconds) {
   if (seconds < 1) return "0 s";
   const parts = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];

@@ -1,40 +1,67 @@
-// What the pages share: who one is, what the recorder says, which time is looked at. The time is in the address, so that
-// a link shows what was seen.
+// What the pages share: who one is, what the recorder says, which page, ring and time are looked at. These are in the
+// address, so that a link shows what was seen.
 import { signal, computed, effect } from "@preact/signals";
 import { ask } from "./api.js";
 import { seconds } from "./format.js";
 
-export const LIVE_S = [300, 900, 3600, 6 * 3600, 86400];
+export const LIVE_S = [300, 900, 3600, 6 * 3600, 86400, 7 * 86400];
+const SAMPLES = 300;
 
 export const session = signal(undefined); // undefined: not known yet; null: nobody
 export const overview = signal(null);
 export const trouble = signal(null); // why there is no fresh overview
 export const losses = signal({}); // by ring: what was lost within the last seconds, by cause
 export const stalls = signal({}); // by ring: seconds in which packets came and nothing was written
+export const samples = signal({}); // by ring: what no history keeps, since this page was opened
 export const dialog = signal(null);
+export const notice = signal(null); // what was just done
 export const utc = signal(localStorage.getItem("utc") !== "false");
+export const page = signal("ring");
 export const chosen = signal(null); // the ring's name
 export const span = signal(null); // {from, to} in seconds: back in time; null: live
 export const live_s = signal(LIVE_S[0]);
 
-const parameters = new URLSearchParams(location.search);
-chosen.value = parameters.get("ring");
-if (parameters.has("from") && parameters.has("to")) {
+function read_address() {
+  const parameters = new URLSearchParams(location.search);
   const from = Number(parameters.get("from")), to = Number(parameters.get("to"));
-  if (from < to) span.value = { from, to };
+  page.value = parameters.get("page") || "ring";
+  chosen.value = parameters.get("ring");
+  span.value = parameters.has("from") && parameters.has("to") && from < to ? { from, to } : null;
+  if (LIVE_S.includes(Number(parameters.get("live")))) live_s.value = Number(parameters.get("live"));
 }
-if (LIVE_S.includes(Number(parameters.get("live")))) live_s.value = Number(parameters.get("live"));
 
-effect(() => {
+function address() {
   const wanted = new URLSearchParams();
+  if (page.value !== "ring") wanted.set("page", page.value);
   if (chosen.value) wanted.set("ring", chosen.value);
   if (span.value) {
     wanted.set("from", span.value.from);
     wanted.set("to", span.value.to);
   } else wanted.set("live", live_s.value);
-  history.replaceState(null, "", `/?${wanted}`);
-});
+  return `/?${wanted}`;
+}
+
+read_address();
+window.addEventListener("popstate", read_address);
+effect(() => history.replaceState(null, "", address()));
 effect(() => localStorage.setItem("utc", utc.value));
+effect(() => {
+  if (!notice.value) return;
+  const timer = setTimeout(() => { notice.value = null; }, 30000);
+  return () => clearTimeout(timer);
+});
+
+// Another page, to which the browser's own button leads back.
+export function go(name) {
+  if (page.value === name) return;
+  history.pushState(null, "", address());
+  notice.value = null;
+  page.value = name;
+  window.scrollTo(0, 0);
+}
+
+export const open = (what, props) => { dialog.value = { what, props }; };
+export const close = () => { dialog.value = null; };
 
 export const rings = computed(() => (overview.value ? overview.value.rings : []));
 export const current = computed(() =>
@@ -44,12 +71,13 @@ export const shown = computed(() => span.value || { from: now.value - live_s.val
 
 export const may = (scope) => Boolean(session.value && session.value.scopes.includes(scope));
 
-const LOSSES = ["dropped_kernel", "dropped_queue", "lost_disk", "refused"];
+export const LOSSES = ["dropped_kernel", "dropped_queue", "lost_disk", "refused"];
+export const lost = (account) => LOSSES.reduce((sum, line) => sum + account[line], 0);
 let before = {};
 
 // What changed since the last look: counters only grow, but start anew with the recorder.
 function compare(fresh) {
-  const after = {}, lost = {}, stalled = {};
+  const after = {}, losing = {}, stalled = {}, sampled = {};
   const at = seconds(fresh.now_ns);
   for (const status of fresh.rings) {
     const name = status.ring.name, last = before[name];
@@ -61,13 +89,17 @@ function compare(fresh) {
       }
       if (status.stored_bytes > last.stored_bytes || status.account.seen === last.account.seen) kept.stored = at;
     } else kept.stored = at;
-    if (kept.loss && at - kept.loss.at < 10) lost[name] = kept.loss;
+    if (kept.loss && at - kept.loss.at < 10) losing[name] = kept.loss;
     if (status.ring.state === "recording" && at - kept.stored >= 5) stalled[name] = Math.round(at - kept.stored);
     after[name] = { ...kept, at, account: status.account, stored_bytes: status.stored_bytes };
+    sampled[name] = [...(samples.value[name] || []), {
+      used: status.ring.used_bytes, in_flight: status.in_flight_bytes, reach: status.reach_back_s, forecast: status.forecast_s,
+    }].slice(-SAMPLES);
   }
   before = after;
-  losses.value = lost;
+  losses.value = losing;
   stalls.value = stalled;
+  samples.value = sampled;
 }
 
 export async function look() {

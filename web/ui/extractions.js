@@ -1,0 +1,62 @@
+// Packets: the dialog that gets them, and the list of those who get, or have got, some.
+import { html } from "htm/preact";
+import { useState } from "preact/hooks";
+import { ask } from "./api.js";
+import { bytes, count, duration, seconds, time } from "./format.js";
+import { Dialog, Table } from "./parts.js";
+import { live_s, look, may, overview, session, span, utc } from "./state.js";
+
+const BACK_S = [60, 300, 900, 3600, 21600, 86400];
+const STATES = { waiting: "waits for its download", running: "running", done: "done", failed: "failed", stopped: "stopped", expired: "was not fetched" };
+
+// Live: from how far back until now. Back in time: exactly the span that is shown. Everything: that.
+export function Packets({ ring, everything }) {
+  const [fixed] = useState(everything ? {} : span.value);
+  const send = async (form) => {
+    const wish = { ring, filter: form.get("filter").trim(), format: form.get("format") };
+    if (!fixed) Object.assign(wish, { from: `-${form.get("back")}s`, to: "now" });
+    else if (!everything) Object.assign(wish, { from: String(fixed.from), to: String(fixed.to) });
+    const { url } = await ask("POST", "/extractions", wish);
+    const link = document.createElement("a");
+    link.href = url;
+    link.click();
+    return "The download has begun. It can be watched, and stopped, among the extractions.";
+  };
+  return html`<${Dialog} title=${everything ? "Extract packet ring buffer" : "Packets"} button="Download" send=${send}>
+    ${everything ? html`<p>Everything that ring buffer <b>${ring}</b> holds.</p>`
+    : fixed ? html`<p>Exactly what is selected of ring buffer ${ring}:<br /><b>${time(fixed.from, utc.value)}</b> to <b>${time(fixed.to, utc.value)}</b> ${utc.value ? "UTC" : ""} (${duration(fixed.to - fixed.from)}).</p>`
+    : html`<label>From how far back
+        <select name="back">${BACK_S.map((one) => html`<option value=${one} selected=${one === live_s.value}>${duration(one)}</option>`)}</select></label>`}
+    <label>Filter<input name="filter" maxlength="4096" placeholder="all packets; or: host 192.0.2.7 and tcp port 443" spellcheck="false" autocomplete="off" /></label>
+    <label>Format<select name="format"><option>pcapng</option><option>pcap</option><option value="pcap-us">pcap, microseconds</option></select></label>
+  <//>`;
+}
+
+const stop = (one) => ask("DELETE", `/extractions/${one.extraction}`).then(look, look);
+
+function State({ one }) {
+  if (one.state === "running" && one.segments_total > 0)
+    return html`<progress max=${one.segments_total} value=${one.segments_done} aria-label="progress"></progress>`;
+  return html`<span class=${one.state === "failed" ? "bad" : ""}>${STATES[one.state]}${one.error ? `: ${one.error}` : ""}${one.complete === false ? ", packets are missing" : ""}</span>`;
+}
+
+export function ExtractionTable({ list }) {
+  return html`<${Table} label="extractions" heads=${["Ring buffer", "From", "To", "Filter", "State", { number: "Packets" }, { number: "Size" }, "User", "Asked for", ""]}>
+    ${list.map((one) => html`<tr key=${one.extraction}>
+      <td>${one.ring}</td><td>${one.from_ns ? time(seconds(one.from_ns), utc.value) : "oldest"}</td>
+      <td>${one.to_ns ? time(seconds(one.to_ns), utc.value) : "newest"}</td><td><code class="filter">${one.filter || "all"}</code></td>
+      <td class="text"><${State} one=${one} /></td>
+      <td class="number">${count(one.packets)}</td><td class="number">${bytes(one.output_bytes)}</td><td>${one.user}</td><td>${time(one.created_s, utc.value)}</td>
+      <td>${(one.state === "running" || one.state === "waiting") && (one.user === session.value.user || may("users"))
+        && html`<button onClick=${() => stop(one)} aria-label=${`Stop extraction ${one.extraction}`}>Stop</button>`}</td>
+    </tr>`)}<//>`;
+}
+
+export function ExtractionsPage() {
+  if (!overview.value) return html`<p class="empty">…</p>`;
+  const list = overview.value.extractions;
+  return html`<h2>Extractions</h2>
+    <p class="hint">Those of this interface and of scripts, of everybody; the newest first.</p>
+    ${list.length === 0 ? html`<p class="empty">Nobody has asked for packets yet. Select a time on the page <i>Ring buffer</i>, then press <i>Packets</i>.</p>`
+      : html`<${ExtractionTable} list=${list} />`}`;
+}
