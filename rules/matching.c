@@ -57,16 +57,15 @@ static inline bool gather_ports(const struct dimension *dimension,
                 port_class(dimension->port, transport, level->destination_port));
 }
 
-static inline bool gather_macs(const struct dimension *dimension, const uint8_t *bytes,
-                               const struct decoded_packet *decoded, struct classes *classes)
+static inline void mac_classes(const struct dimension *dimension, const uint8_t *bytes,
+                               const struct decoded_packet *decoded, uint32_t class[2])
 {
     const struct prefix_table *table = &dimension->address[0];
-    uint32_t source = 0, destination = 0;
+    class[0] = class[1] = 0;
     if ((decoded->flags & DECODED_MAC_SOURCE) != 0)
-        source = prefix_table_class(table, bytes + decoded->mac_source_at);
+        class[0] = prefix_table_class(table, bytes + decoded->mac_source_at);
     if ((decoded->flags & DECODED_MAC_DESTINATION) != 0)
-        destination = prefix_table_class(table, bytes + decoded->mac_destination_at);
-    return both(classes, source, destination);
+        class[1] = prefix_table_class(table, bytes + decoded->mac_destination_at);
 }
 
 static inline bool gather_tags(const struct dimension *dimension,
@@ -119,10 +118,10 @@ static inline uint32_t gather(const struct rule_program *program, const uint8_t 
     const struct dimension *dimension = program->dimension;
     uint32_t used = program->used, hits = 0;
     if ((used & 1u << DIMENSION_MAC) != 0) {
+        uint32_t class[2];
+        mac_classes(&dimension[DIMENSION_MAC], bytes, decoded, class);
         classes[DIMENSION_MAC].count = 0;
-        hits |= (uint32_t)gather_macs(&dimension[DIMENSION_MAC], bytes, decoded,
-                                      &classes[DIMENSION_MAC])
-                << DIMENSION_MAC;
+        hits |= (uint32_t)both(&classes[DIMENSION_MAC], class[0], class[1]) << DIMENSION_MAC;
     }
     if ((used & 1u << DIMENSION_VLAN) != 0)
         hits |= (uint32_t)gather_tags(&dimension[DIMENSION_VLAN], decoded, &classes[DIMENSION_VLAN])
@@ -344,9 +343,7 @@ static void column_macs(const struct dimension *dimension, const struct batch *b
                         struct column *column)
 {
     for (uint32_t i = 0; i < batch->count; i++) {
-        struct classes classes = {0};
-        gather_macs(dimension, batch->packet[i].bytes, &batch->decoded[i], &classes);
-        memcpy(column->class[i], classes.number, sizeof column->class[i]);
+        mac_classes(dimension, batch->packet[i].bytes, &batch->decoded[i], column->class[i]);
     }
 }
 
@@ -550,6 +547,8 @@ static void act(struct rule_state *state, struct action action, const struct pac
     uint64_t hash;
     uint32_t keep = packet->captured_bytes;
     switch (action.kind) {
+    case ACTION_FULL:
+        return; /* as the outcome says already */
     case ACTION_DISCARD:
         outcome->decision = RULE_DISCARD;
         break;
@@ -608,26 +607,60 @@ static inline const struct view *view_of(const struct rule_state *state, uint32_
     return &state->nowhere;
 }
 
+/* Does what the rule of a packet says, and counts it. */
+static inline void apply_one(struct rule_state *state, const struct batch *batch,
+                             const struct rule_verdict *verdict, uint32_t i,
+                             struct rule_outcome *outcome)
+{
+    const struct packet *packet = &batch->packet[i];
+    const struct decoded_packet *decoded = batch->decoded != NULL ? &batch->decoded[i] : NULL;
+    const struct compiled_action *action = &state->program->action[batch->rule[i]];
+    *outcome = (struct rule_outcome){.rule = batch->rule[i], .keep_bytes = packet->captured_bytes};
+    if (action->has_app && verdict != NULL && verdict[i].unknown && decoded->levels > 0)
+        act(state, action->until_known, packet, decoded, outcome);
+    else
+        act(state, action->action, packet, decoded, outcome);
+    count(&state->tally[batch->rule[i]], packet->captured_bytes, outcome);
+}
+
+/* Where one rule holds for all packets of a batch and keeps them whole, they are counted once. */
+static bool apply_whole(struct rule_state *state, const struct batch *batch,
+                        struct rule_outcome *outcome)
+{
+    uint32_t rule = batch->rule[0], unlike = 0;
+    uint64_t bytes = 0;
+    for (uint32_t i = 1; i < batch->count; i++)
+        unlike |= batch->rule[i] ^ rule;
+    const struct compiled_action *action = &state->program->action[rule];
+    if (unlike != 0 || action->has_app || action->action.kind != ACTION_FULL)
+        return false;
+    for (uint32_t i = 0; i < batch->count; i++) {
+        outcome[i] =
+            (struct rule_outcome){.rule = rule, .keep_bytes = batch->packet[i].captured_bytes};
+        bytes += batch->packet[i].captured_bytes;
+    }
+    bump(&state->tally[rule].packets, batch->count);
+    bump(&state->tally[rule].bytes, bytes);
+    return true;
+}
+
 static void apply_batch(struct rule_state *state, const struct rule_verdict *verdict,
                         struct batch *batch, struct rule_outcome *outcome)
 {
-    const struct rule_program *program = state->program;
-    for (uint32_t i = 0; i < batch->count; i++)
-        batch->view[i] = view_of(state, batch->packet[i].interface);
-    match_batch(state, verdict, batch);
-    for (uint32_t i = 0; i < batch->count; i++) {
-        const struct packet *packet = &batch->packet[i];
-        const struct compiled_action *action = &program->action[batch->rule[i]];
-        outcome[i] =
-            (struct rule_outcome){.rule = batch->rule[i], .keep_bytes = packet->captured_bytes};
-        if (action->has_app && verdict != NULL && verdict[i].unknown &&
-            batch->decoded[i].levels > 0)
-            act(state, action->until_known, packet, &batch->decoded[i], &outcome[i]);
-        else if (action->action.kind != ACTION_FULL)
-            act(state, action->action, packet, batch->decoded != NULL ? &batch->decoded[i] : NULL,
-                &outcome[i]);
-        count(&state->tally[batch->rule[i]], packet->captured_bytes, &outcome[i]);
+    uint16_t interface = batch->packet[0].interface;
+    const struct view *view = view_of(state, interface);
+    for (uint32_t i = 0; i < batch->count; i++) { /* mostly all are of one interface */
+        if (batch->packet[i].interface != interface) {
+            interface = batch->packet[i].interface;
+            view = view_of(state, interface);
+        }
+        batch->view[i] = view;
     }
+    match_batch(state, verdict, batch);
+    if (apply_whole(state, batch, outcome))
+        return;
+    for (uint32_t i = 0; i < batch->count; i++)
+        apply_one(state, batch, verdict, i, &outcome[i]);
 }
 
 void rule_state_apply_batch(struct rule_state *state, const struct packet *packet,
