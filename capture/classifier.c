@@ -32,6 +32,7 @@
 #include <strings.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -67,6 +68,7 @@ struct classifier {
     pthread_cond_t changed;
     enum phase phase;
     bool threaded;
+    bool borrowed;          /* another one watches the process, and there is no thread here */
     struct failure failure; /* of the last process that did not come up */
     struct classifier_port *port[CLASSIFIER_PORTS_MAX];
     bool reserved[CLASSIFIER_PORTS_MAX]; /* by a port that is being made */
@@ -89,37 +91,33 @@ struct classifier {
 
 static int map_memory(struct classifier *classifier, struct failure *failure)
 {
-    classifier->memory = memfd_create("tapeloop-classify", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (classifier->memory < 0)
-        return fail_errno(failure, errno, "no memory to share with tapeloop-classify");
-    size_t size = sizeof(struct classifier_shared);
-    if (ftruncate(classifier->memory, (off_t)size) != 0 ||
-        fcntl(classifier->memory, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) != 0)
-        return fail_errno(failure, errno, "the memory shared with tapeloop-classify");
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, classifier->memory, 0);
+    void *at = mmap(NULL, sizeof(struct classifier_shared), PROT_READ | PROT_WRITE, MAP_SHARED,
+                    classifier->memory, 0);
     if (at == MAP_FAILED)
         return fail_errno(failure, errno, "the memory shared with tapeloop-classify");
     classifier->link.shared = at;
-    /* All of the head, now: a page that cannot be had later would end the recorder. */
-    if (fallocate(classifier->memory, 0, 0, offsetof(struct classifier_shared, port)) != 0)
-        return fail_errno(failure, errno, "the memory shared with tapeloop-classify");
     return 0;
 }
 
-int classifier_open(const struct classifier_options *options, struct classifier **result,
-                    struct failure *failure)
+static int make_memory(struct classifier *classifier, struct failure *failure)
+{
+    classifier->memory = memfd_create("tapeloop-classify", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (classifier->memory < 0)
+        return fail_errno(failure, errno, "no memory to share with tapeloop-classify");
+    /* All of the head, now: a page that cannot be had later would end the recorder. */
+    if (ftruncate(classifier->memory, (off_t)sizeof(struct classifier_shared)) != 0 ||
+        fcntl(classifier->memory, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) != 0 ||
+        fallocate(classifier->memory, 0, 0, offsetof(struct classifier_shared, port)) != 0)
+        return fail_errno(failure, errno, "the memory shared with tapeloop-classify");
+    return map_memory(classifier, failure);
+}
+
+static int make(struct classifier **result, struct failure *failure)
 {
     struct classifier *classifier = calloc(1, sizeof *classifier);
+    *result = classifier;
     if (!classifier)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
-    classifier->options = *options;
-    if (classifier->options.restart_ms == 0)
-        classifier->options.restart_ms = RESTART_MS_USUAL;
-    if (classifier->options.hang_ms == 0)
-        classifier->options.hang_ms = HANG_MS_USUAL;
-    if (classifier->options.hang_ms < HANG_MS_MIN)
-        classifier->options.hang_ms = HANG_MS_MIN;
-    snprintf(classifier->program, sizeof classifier->program, "%s", options->program);
     classifier->memory = -1;
     classifier->pidfd = -1;
     pthread_mutex_init(&classifier->lock, NULL);
@@ -129,12 +127,29 @@ int classifier_open(const struct classifier_options *options, struct classifier 
     pthread_cond_init(&classifier->changed, &attributes);
     pthread_condattr_destroy(&attributes);
     classifier->wake = wake_open();
-    int code = classifier->wake < 0 ? fail_errno(failure, errno, "no descriptor")
-                                    : map_memory(classifier, failure);
-    if (code != 0)
-        classifier_close(&classifier);
-    *result = classifier;
-    return code;
+    return classifier->wake < 0 ? fail_errno(failure, errno, "no descriptor") : 0;
+}
+
+int classifier_open(const struct classifier_options *options, struct classifier **result,
+                    struct failure *failure)
+{
+    int code = make(result, failure);
+    struct classifier *classifier = *result;
+    if (code == 0)
+        code = make_memory(classifier, failure);
+    if (code != 0) {
+        classifier_close(result);
+        return code;
+    }
+    classifier->options = *options;
+    if (classifier->options.restart_ms == 0)
+        classifier->options.restart_ms = RESTART_MS_USUAL;
+    if (classifier->options.hang_ms == 0)
+        classifier->options.hang_ms = HANG_MS_USUAL;
+    if (classifier->options.hang_ms < HANG_MS_MIN)
+        classifier->options.hang_ms = HANG_MS_MIN;
+    snprintf(classifier->program, sizeof classifier->program, "%s", options->program);
+    return 0;
 }
 
 void classifier_close(struct classifier **slot)
@@ -459,7 +474,7 @@ static void *supervise(void *context)
 /* Starts the watching thread if there is none. With the lock. */
 static int ask(struct classifier *classifier, struct failure *failure)
 {
-    if (classifier->threaded)
+    if (classifier->threaded || classifier->borrowed)
         return 0;
     if (access(classifier->program, X_OK) != 0)
         return fail(failure, ERR_UNSUPPORTED,
@@ -497,6 +512,44 @@ int classifier_names(struct classifier *classifier, const char *const **name, ui
     *names = classifier->link.names;
     pthread_mutex_unlock(&classifier->lock);
     return code;
+}
+
+int classifier_lend(struct classifier *classifier, int *memory, struct failure *failure)
+{
+    const char *const *name;
+    uint32_t names;
+    int code = classifier_names(classifier, &name, &names, failure);
+    if (code != 0)
+        return code;
+    *memory = fcntl(classifier->memory, F_DUPFD_CLOEXEC, 0);
+    return *memory >= 0 ? 0 : fail_errno(failure, errno, "no descriptor");
+}
+
+int classifier_borrow(int memory, struct classifier **result, struct failure *failure)
+{
+    struct stat status;
+    int code = make(result, failure);
+    struct classifier *classifier = *result;
+    if (!classifier) {
+        close(memory);
+        return code;
+    }
+    classifier->memory = memory;
+    classifier->borrowed = true;
+    if (code == 0 &&
+        (fstat(memory, &status) != 0 || (size_t)status.st_size != sizeof(struct classifier_shared)))
+        code = fail(failure, ERR_INVALID, "this is not the memory of tapeloop-classify");
+    if (code == 0)
+        code = map_memory(classifier, failure);
+    if (code == 0)
+        code = names_take(classifier, failure);
+    if (code != 0) {
+        classifier_close(result);
+        return code;
+    }
+    classifier->number = atomic_load(&classifier->link.shared->ready);
+    atomic_store(&classifier->link.number, classifier->number);
+    return 0;
 }
 
 /* Queues that no process touches: never served, given back, or of a process that is dead. */
@@ -568,6 +621,8 @@ void classifier_counters(struct classifier *classifier, struct classifier_counte
         if (classifier->port[i])
             port_count(classifier->port[i], &sum);
     bool running = classifier->phase == WORKING;
+    if (classifier->borrowed)
+        running = atomic_load(&classifier->link.shared->ready) == classifier->number;
     pthread_mutex_unlock(&classifier->lock);
     *counters = (struct classifier_counters){
         .lent = sum.lent,

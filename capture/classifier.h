@@ -65,6 +65,17 @@ int classifier_open(const struct classifier_options *options, struct classifier 
 void classifier_close(struct classifier **slot);
 
 /*
+ * A process that another classifier started, for somebody who may start none: the program that
+ * tests rules. classifier_lend() starts it, waits until it is ready, and gives a descriptor of its
+ * memory, the caller's to close; whoever has that shares all of it, so nobody else should use this
+ * classifier then. classifier_borrow() owns the descriptor from then on, also when it fails, and
+ * starts no thread; the process is not replaced when it dies, which classifier_counters() shows.
+ * Errors as of classifier_names().
+ */
+int classifier_lend(struct classifier *classifier, int *memory, struct failure *failure);
+int classifier_borrow(int memory, struct classifier **result, struct failure *failure);
+
+/*
  * The names of protocols as nDPI has them, for rule_program_options.app: the verdicts' number for
  * name[i] is i + 1. They stay the same, and readable, until classifier_close(). Starts the process
  * and waits for it where that has not been done: not for a capture thread, otherwise any thread.

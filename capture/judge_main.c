@@ -1,30 +1,40 @@
 /*
  * judge_main.c - the program tapeloop-judge: what rules would make of a capture file.
  *
- * Started by the recorder for rule.test (judging.c): the capture is standard input, the rules are what can be read from
- * descriptor 3, the first operand is the seed of sampling, the second the name of the file. It
- * gives up what it can before it looks at a packet, and writes one JSON object to standard output:
+ * Started by the recorder for rule.test (judging.c): the capture is standard input, the rules are
+ * what can be read from descriptor 3, the first operand is the seed of sampling, the second the
+ * name of the file. It gives up what it can before it looks at a packet, and writes one JSON object
+ * to standard output:
  *
  *     {"packets", "bytes", "stored_packets", ... , "unmatched": COUNTERS,
- *      "rules": [{"number", "text", "counters": COUNTERS}], "error": null or {"code", "message"}}
+ *      "rules": [{"number", "text", "counters": COUNTERS}], "until_known": null or a number,
+ *      "error": null or {"code", "message"}}
  *
  * A file that is damaged is judged up to the damage: then "error" is not null. Where nothing could
  * be judged there is no "packets".
  *
- * Layer 7 is not asked: for `app`, every flow is one that has not been judged yet.
+ * With a third operand, "layer7", descriptor 4 is the memory of a tapeloop-classify that is here
+ * for this alone (classifier_borrow()). Each packet that it is lent is waited for, so that the
+ * answer is the same every time: a verdict holds from the packet on that comes after the one by
+ * which nDPI recognised the flow, the earliest that a recorder could know it. To those before it,
+ * and to flows that end without one, `until known` applies: "until_known" counts the packets for
+ * which it did; null where no rule asks for layer 7.
  */
 #include <jansson.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "classifier.h"
 #include "confinement.h"
 #include "program.h"
 #include "rule_text.h"
 #include "source.h"
 
 #define RULES_FD 3
+#define LAYER7_FD 4
 #define RULES_BYTES_MAX (20u << 20)
 #define MEMORY_BYTES_MAX (UINT64_C(2) << 30)
 
@@ -33,7 +43,9 @@ struct judging {
     struct rule_program *program;
     struct rule_state *state;
     struct source *source;
-    const char **app; /* the names in the rules */
+    struct classifier *classifier; /* null: no rule asks for layer 7 */
+    struct classifier_port *port;
+    uint64_t until_known; /* packets */
     uint16_t *link_type;
     uint32_t interfaces;
 };
@@ -59,27 +71,21 @@ static int read_rules(struct judging *judging, struct failure *failure)
     return code;
 }
 
-/* All protocols that the rules name count as known to layer 7, which has not judged yet. */
-static uint32_t collect_apps(struct judging *judging)
+static int borrow_layer7(struct judging *judging, struct failure *failure)
 {
-    const struct rule_list *list = &judging->list;
-    uint32_t apps = 0;
-    judging->app = calloc((size_t)list->count * RULE_CONDITIONS_MAX + 1, sizeof *judging->app);
-    for (uint32_t i = 0; judging->app && i < list->count; i++)
-        for (uint32_t k = 0; k < list->rule[i].conditions; k++)
-            if (list->rule[i].condition[k].kind == CONDITION_APP && apps < UINT16_MAX)
-                judging->app[apps++] = list->rule[i].condition[k].text;
-    return apps;
+    int code = classifier_borrow(LAYER7_FD, &judging->classifier, failure);
+    return code == 0 ? classifier_port_open(judging->classifier, 0, &judging->port, failure) : code;
 }
 
 static int make_state(struct judging *judging, uint64_t seed, struct failure *failure)
 {
-    uint32_t apps = collect_apps(judging);
-    if (!judging->app)
-        return fail(failure, ERR_NO_MEMORY, "out of memory");
-    struct rule_program_options options = {.app = judging->app, .apps = apps};
+    struct rule_program_options options = {0};
     struct rule_state_options state = {.seed = seed};
-    int code = rule_program_build(&judging->list, &options, &judging->program, failure);
+    int code = 0;
+    if (judging->classifier)
+        code = classifier_names(judging->classifier, &options.app, &options.apps, failure);
+    if (code == 0)
+        code = rule_program_build(&judging->list, &options, &judging->program, failure);
     return code == 0 ? rule_state_open(judging->program, &state, &judging->state, failure) : code;
 }
 
@@ -106,22 +112,66 @@ static int interfaces_grow(struct judging *judging, struct failure *failure)
     return 0;
 }
 
+/* Waits until layer 7 has looked at all that it was lent, and hears what it made of it. */
+static int await_layer7(struct judging *judging, struct failure *failure)
+{
+    for (;;) {
+        struct classifier_counters counters;
+        classifier_port_turn(judging->port);
+        if (classifier_port_pending(judging->port) == 0)
+            break;
+        sched_yield();
+        classifier_counters(judging->classifier, &counters);
+        if (!counters.running)
+            return fail(failure, ERR_CLOSED, "layer 7 has ended in the middle of the test");
+    }
+    classifier_port_turn(judging->port); /* what it said before it took the last one */
+    return 0;
+}
+
+static int judge_asking(struct judging *judging, const struct source_batch *batch,
+                        struct failure *failure)
+{
+    for (uint32_t i = 0; i < batch->count; i++) {
+        const struct packet *packet = &batch->packet[i];
+        struct decoded_packet decoded;
+        struct rule_outcome outcome;
+        decode_packet(judging->link_type[packet->interface], packet->bytes, packet->captured_bytes,
+                      &decoded);
+        struct rule_verdict verdict = classifier_verdict(judging->port, packet, &decoded);
+        rule_state_apply(judging->state, packet, &decoded, verdict, &outcome);
+        judging->until_known += verdict.unknown && outcome.rule > 0 &&
+                                rule_has(&judging->list.rule[outcome.rule - 1], CONDITION_APP);
+        int code = await_layer7(judging, failure);
+        if (code != 0)
+            return code;
+    }
+    return 0;
+}
+
+static void judge_alone(struct judging *judging, const struct source_batch *batch)
+{
+    struct decoded_packet decoded[DECODE_BATCH];
+    struct rule_outcome outcome[DECODE_BATCH];
+    for (uint32_t from = 0; from < batch->count; from += DECODE_BATCH) {
+        uint32_t left = batch->count - from, count = left < DECODE_BATCH ? left : DECODE_BATCH;
+        decode_batch(&batch->packet[from], count, left - count, judging->link_type, decoded);
+        rule_state_apply_batch(judging->state, &batch->packet[from], decoded, NULL, count, outcome);
+    }
+}
+
 static int judge(struct judging *judging, struct failure *failure)
 {
     static struct source_batch batch;
-    struct decoded_packet decoded;
-    struct rule_outcome outcome;
     int result;
     while ((result = source_next(judging->source, &batch, -1)) >= 0) {
         int code = interfaces_grow(judging, failure);
+        if (code == 0 && judging->port)
+            code = judge_asking(judging, &batch, failure);
+        else if (code == 0)
+            judge_alone(judging, &batch);
         if (code != 0)
             return code;
-        for (uint32_t i = 0; i < batch.count; i++) {
-            const struct packet *packet = &batch.packet[i];
-            decode_packet(judging->link_type[packet->interface], packet->bytes,
-                          packet->captured_bytes, &decoded);
-            rule_state_apply(judging->state, packet, &decoded, RULE_VERDICT_UNKNOWN, &outcome);
-        }
         source_release(judging->source, &batch);
     }
     if (result == ERR_END)
@@ -175,6 +225,9 @@ static json_t *answer(const struct judging *judging)
         free(text);
     }
     json_object_set_new(total, "rules", rules);
+    json_object_set_new(total, "until_known",
+                        judging->port ? json_integer((json_int_t)judging->until_known)
+                                      : json_null());
     return total;
 }
 
@@ -200,7 +253,8 @@ int main(int argc, char **argv)
 {
     struct judging judging = {0};
     struct failure failure = {0};
-    if (argc != 3) {
+    bool layer7 = argc == 4 && strcmp(argv[3], "layer7") == 0;
+    if (argc != 3 && !layer7) {
         fprintf(stderr, "tapeloop-judge is started by tapeloopd, not by hand\n");
         return 2;
     }
@@ -209,6 +263,8 @@ int main(int argc, char **argv)
         code = confinement_limit(MEMORY_BYTES_MAX, &failure);
     if (code == 0)
         code = read_rules(&judging, &failure);
+    if (code == 0 && layer7)
+        code = borrow_layer7(&judging, &failure);
     if (code == 0)
         code = make_state(&judging, strtoull(argv[1], NULL, 10), &failure);
     if (code == 0)

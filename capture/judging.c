@@ -5,8 +5,11 @@
  * as its standard input, which is the client's file, or a pipe that an extraction writes into, and
  * the rules in a file in memory; what it finds is JSON on its standard output.
  *
- * The happy path: rules, judge, extraction into the judge, its answer. A client that goes, a judge
- * that dies: the job has failed, and nothing else.
+ * Rules with `app` need layer 7: then a tapeloop-classify is started for this test alone, and the
+ * judge borrows it. That of the recorder is for what is being recorded.
+ *
+ * The happy path: rules, layer 7, judge, extraction into the judge, its answer. A client that goes,
+ * a judge that dies: the job has failed, and nothing else.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "classifier.h"
 #include "methods.h"
 #include "privileges.h"
 #include "reading.h"
@@ -27,7 +31,9 @@
 #include "rule_text.h"
 
 #define JUDGE "tapeloop-judge"
+#define CLASSIFY "tapeloop-classify"
 #define RULES_FD 3
+#define LAYER7_FD 4
 #define NAME_BYTES_MAX 255u
 #define ANSWER_BYTES_MAX (64u << 20)
 #define LOOK_MS 200 /* between two looks at the client and the recorder's end */
@@ -40,6 +46,8 @@ struct judging {
     char name[NAME_BYTES_MAX + 1]; /* of the capture */
     pid_t judge;                   /* 0: none */
     int capture, answer;           /* -1: none */
+    struct classifier *classifier; /* null: no rule needs one */
+    int layer7;                    /* its memory; -1: none */
 };
 
 /* ---- the judge ------------------------------------------------------------------------------ */
@@ -62,22 +70,53 @@ static int rules_file(const char *rules, struct failure *failure)
     return fail_errno(failure, number, "no memory for the rules");
 }
 
-/* An errno. The descriptors are above RULES_FD. */
-static int spawn(struct judging *judging, const char *program, int capture, int answer, int rules)
+/* Starts layer 7 where a rule asks for it. Rules that cannot be read are the judge's to refuse. */
+static int layer7_start(struct judging *judging)
+{
+    struct failure *failure = &judging->request->failure;
+    struct classifier_options options = {0};
+    struct rule_list list;
+    char program[PATH_MAX];
+    bool needed = false;
+    if (rule_list_parse(judging->rules, &list, NULL, NULL) != 0)
+        return 0;
+    for (uint32_t i = 0; i < list.count; i++)
+        needed |= rule_has(&list.rule[i], CONDITION_APP);
+    rule_list_clear(&list);
+    if (!needed)
+        return 0;
+    recorder_program(judging->request->recorder, CLASSIFY, program);
+    options.program = program;
+    int code = classifier_open(&options, &judging->classifier, failure);
+    return code == 0 ? classifier_lend(judging->classifier, &judging->layer7, failure) : code;
+}
+
+/* Descriptors that the judge is given, above those that they become. */
+struct given {
+    int capture, answer, rules;
+    int layer7; /* -1: none */
+};
+
+/* An errno. */
+static int spawn(struct judging *judging, const char *program, const struct given *given)
 {
     posix_spawn_file_actions_t actions;
-    char *const arguments[] = {(char *)JUDGE, judging->seed, judging->name, NULL};
+    char *const arguments[] = {(char *)JUDGE, judging->seed, judging->name,
+                               given->layer7 >= 0 ? (char *)"layer7" : NULL, NULL};
     char *const environment[] = {NULL};
     int error = posix_spawn_file_actions_init(&actions);
     if (error)
         return error;
-    error = posix_spawn_file_actions_adddup2(&actions, capture, STDIN_FILENO);
+    error = posix_spawn_file_actions_adddup2(&actions, given->capture, STDIN_FILENO);
     if (!error)
-        error = posix_spawn_file_actions_adddup2(&actions, answer, STDOUT_FILENO);
+        error = posix_spawn_file_actions_adddup2(&actions, given->answer, STDOUT_FILENO);
     if (!error)
-        error = posix_spawn_file_actions_adddup2(&actions, rules, RULES_FD);
+        error = posix_spawn_file_actions_adddup2(&actions, given->rules, RULES_FD);
+    if (!error && given->layer7 >= 0)
+        error = posix_spawn_file_actions_adddup2(&actions, given->layer7, LAYER7_FD);
     if (!error)
-        error = posix_spawn_file_actions_addclosefrom_np(&actions, RULES_FD + 1);
+        error = posix_spawn_file_actions_addclosefrom_np(
+            &actions, given->layer7 >= 0 ? LAYER7_FD + 1 : RULES_FD + 1);
     if (!error)
         error = posix_spawn(&judging->judge, program, &actions, NULL, arguments, environment);
     posix_spawn_file_actions_destroy(&actions);
@@ -88,7 +127,7 @@ static int spawn(struct judging *judging, const char *program, int capture, int 
 
 static int above(int fd)
 {
-    return fcntl(fd, F_DUPFD_CLOEXEC, RULES_FD + 1);
+    return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, LAYER7_FD + 1);
 }
 
 /* Starts it; the capture's descriptor is closed here. */
@@ -104,13 +143,15 @@ static int judge_start(struct judging *judging)
     else if (pipe2(ends, O_CLOEXEC) != 0)
         code = fail_errno(failure, errno, "no pipe from " JUDGE);
     if (code == 0) {
-        int given[3] = {above(judging->capture), above(ends[1]), above(rules)};
-        int error = given[0] < 0 || given[1] < 0 || given[2] < 0
-                        ? errno
-                        : spawn(judging, program, given[0], given[1], given[2]);
-        for (int i = 0; i < 3; i++)
-            if (given[i] >= 0)
-                close(given[i]);
+        struct given given = {above(judging->capture), above(ends[1]), above(rules),
+                              above(judging->layer7)};
+        bool all = given.capture >= 0 && given.answer >= 0 && given.rules >= 0 &&
+                   (given.layer7 >= 0) == (judging->layer7 >= 0);
+        int error = all ? spawn(judging, program, &given) : errno;
+        const int each[] = {given.capture, given.answer, given.rules, given.layer7};
+        for (size_t i = 0; i < sizeof each / sizeof each[0]; i++)
+            if (each[i] >= 0)
+                close(each[i]);
         if (error)
             code = fail_errno(failure, error, "starting %s failed", program);
         else
@@ -137,6 +178,9 @@ static void judge_end(struct judging *judging)
         close(judging->answer);
     if (judging->capture >= 0)
         close(judging->capture);
+    if (judging->layer7 >= 0)
+        close(judging->layer7);
+    classifier_close(&judging->classifier);
 }
 
 /* All that it has to say, until it closes its output. The caller frees *text. */
@@ -285,7 +329,9 @@ static int take_options(struct judging *judging, struct reading_options *options
     if (code == 0)
         snprintf(judging->name, sizeof judging->name, "%.*s", (int)NAME_BYTES_MAX,
                  name[0] ? name : judging->ring);
-    return code == 0 ? take_rules(judging) : code;
+    if (code == 0)
+        code = take_rules(judging);
+    return code == 0 ? layer7_start(judging) : code;
 }
 
 int method_rule_test(struct request *request, json_t **result)
@@ -295,7 +341,7 @@ int method_rule_test(struct request *request, json_t **result)
                                       .from_ns = INT64_MIN,
                                       .to_ns = INT64_MAX,
                                       .filter = ""};
-    struct judging judging = {.request = request, .capture = -1, .answer = -1};
+    struct judging judging = {.request = request, .capture = -1, .answer = -1, .layer7 = -1};
     bool complete = true;
     int code = take_options(&judging, &options);
     if (code == 0 && request->connection->descriptors == 1) {

@@ -67,10 +67,9 @@ static int have_judged(struct trial *trial, struct session *session, const char 
                               .context = trial,
                               .progress = extract_progress,
                               .watched_fd = -1};
-    json_t *params =
-        json_pack("{s:s, s:o, s:o}", "ring", ring, "from_ns",
-                  time_or_null(trial->bounded_below, trial->from_ns), "to_ns",
-                  time_or_null(trial->bounded_above, trial->to_ns));
+    json_t *params = json_pack("{s:s, s:o, s:o}", "ring", ring, "from_ns",
+                               time_or_null(trial->bounded_below, trial->from_ns), "to_ns",
+                               time_or_null(trial->bounded_above, trial->to_ns));
     if (trial->rules)
         json_object_set_new(params, "rules", json_string(trial->rules));
     if (trial->name) {
@@ -103,6 +102,11 @@ static int report(json_t *result)
                answer_count(result, "stored_packets"), answer_count(result, "packets"),
                answer_count(result, "cut_packets"), text_size(saved, text), text_size(bytes, all),
                bytes ? (double)saved * 100 / (double)bytes : 0.0);
+        if (json_is_integer(json_object_get(result, "until_known")))
+            printf(
+                "Layer 7 was asked and waited for: a verdict holds from the packet after the one "
+                "that gave it.\n\"until known\" applied to %" PRIu64 " packets.\n",
+                answer_count(result, "until_known"));
         if (error)
             output_error("only up to the damage: %s", answer_text(error, "message"));
         else if (!complete)
@@ -196,8 +200,12 @@ const struct command rule_test_command = {
     .summary = "what rules would keep, cut and discard of a capture or of the past",
     .details =
         "Changes nothing. Of stored packets, what is stored is judged: bytes that were cut when\n"
-        "they were recorded are gone. Layer 7 is not asked: of a rule with app, \"until known\"\n"
-        "applies. Exit status 3: the file is damaged, or packets of the range are missing.",
+        "they were recorded are gone. For rules with app, layer 7 is asked and waited for, so "
+        "that\n"
+        "the answer is the same each time: \"until known\" applies to a flow's packets up to the "
+        "one\n"
+        "by which it is recognised, and to flows that never are before the capture ends.\n"
+        "Exit status 3: the file is damaged, or packets of the range are missing.",
     .examples = "  tapeloop rule test dmz monday.pcapng\n"
                 "  tapeloop rule test dmz --from -1h --rules proposed.rules",
     .options = options,

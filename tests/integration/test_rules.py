@@ -328,17 +328,50 @@ class Layer7(World):
         for line in ("dropped_queue", "dropped_kernel", "lost_disk", "refused"):
             self.assertEqual(account[line], 0, line)
 
+    def test_asked_by_rule_test(self):
+        """rule test waits for every verdict: a flow's packets up to its request come before it, the others after."""
+        if not os.access(os.path.join(BIN, "tapeloop-classify"), os.X_OK):
+            self.skipTest("tapeloop-classify was not built: there is no libndpi-dev")
+        recorder = self.start()
+        create_ring(recorder, "dmz", self.path("disk"))
+        create_ring(recorder, "lab", self.path("lab"))
+        more = [tcp(20000 + i, 80, bytes(200)) for _ in range(3) for i in range(50)]
+        noise = [tcp(30000 + i, 9, bytes([i] * 40)) for i in range(20)]
+        with open(self.path("x.pcap"), "wb") as file:
+            file.write(capture(self.flows(50) + noise + more))
+        import_files(recorder, "lab", [("x.pcap", open(self.path("x.pcap"), "rb").read())])
+        rules = "app http until known: snap 60 : discard\nport 9 : headers l3+l4\n"
+        answers = []
+        for words in ([self.path("x.pcap")], [self.path("x.pcap")], ["--from", "2023-11-14T00:00:00Z"]):
+            done = subprocess.run([TAPELOOP, "--state", self.path("state"), "--json", "rule", "test",
+                                   "lab" if words[0] == "--from" else "dmz", *words, "--rules", "-"],
+                                  input=rules, capture_output=True, text=True, check=False)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            answers.append(json.loads(done.stdout))
+        self.assertEqual(answers[0], answers[1])
+        self.assertEqual(answers[0], answers[2])
+        self.assertEqual(answers[0]["packets"], 270)
+        self.assertEqual(answers[0]["discarded_packets"], 150)
+        # Until known, a rule's other conditions decide: it has none, so the noise is its business, too.
+        self.assertEqual(answers[0]["until_known"], 120)
+        self.assertEqual(answers[0]["rules"][0]["counters"]["packets"], 270)
+        shown = subprocess.run([TAPELOOP, "--state", self.path("state"), "rule", "test", "dmz", self.path("x.pcap"),
+                                "--rules", "-"], input=rules, capture_output=True, text=True, check=True).stdout
+        self.assertRegex(shown, r'"until known" applied to 120 packets')
+
     def test_without_it(self):
         """No program, no app: refused with a sentence; a list that had it leaves every packet whole."""
         place = self.path("bin")
         os.mkdir(place)
-        for program in ("tapeloopd", "tapeloop-extract"):
+        for program in ("tapeloopd", "tapeloop-extract", "tapeloop-judge"):
             os.symlink(os.path.join(BIN, program), os.path.join(place, program))
         os.environ["TAPELOOP_LIBEXEC"] = place
         self.addCleanup(os.environ.pop, "TAPELOOP_LIBEXEC")
         recorder = self.start()
         create_ring(recorder, "dmz", self.path("disk"))
         self.assertRegex(self.refused("unsupported", recorder, "rule.add", ring="dmz", rule="app http : full"),
+                         "layer 7 is not there.*tapeloop-classify is missing")
+        self.assertRegex(self.refused("unsupported", recorder, "rule.test", ring="dmz", rules="app http : full"),
                          "layer 7 is not there.*tapeloop-classify is missing")
         self.assertEqual(recorder.call("rule.list", ring="dmz")["rules"], [])
 
