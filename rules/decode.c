@@ -1122,21 +1122,6 @@ static const struct decoded_packet plain_packet[PLAIN_SHAPES] = {
 /* What is copied of it. */
 #define PLAIN_BYTES (offsetof(struct decoded_packet, level) + sizeof(struct decoded_level))
 
-/* What a header of version 4, and of version 6, must say in its first 8 bytes, and where it says
- * the rest.
- */
-static const struct plain_ip {
-    uint8_t mask[8], value[8];
-    uint16_t type;
-    uint8_t bytes;
-    uint8_t protocol_at;
-    uint8_t length_at;
-    uint8_t length_counts; /* of the header: only version 4 counts it */
-} plain_ip[2] = {
-    {{0xff, 0, 0, 0, 0, 0, 0x3f, 0xff}, {0x45}, TYPE_IPV4, 20, 9, 2, 20},
-    {{0xf0}, {0x60}, TYPE_IPV6, 40, 6, 4, 0},
-};
-
 /* Ports of tunnels over UDP, each at its number modulo 32. Port 0 is taken for one: it is rare. */
 #define PORT_PLACES 32u
 #define PORT_PLACE(port) [(port) % PORT_PLACES] = (port)
@@ -1160,52 +1145,78 @@ static inline uint32_t unforeseen(uint32_t value)
     return value;
 }
 
-/*
- * Decodes a plain packet. False: it is none, and the walk must decode it; `decoded` is unchanged.
- *
- * Traffic mixes versions, transports and tags at random, and a processor guesses wrong where
- * branches ask for them. So what depends on them is looked up, and the one question is whether all
- * of it is plain: `unequal` is then 0, and each number that `least` was made of at least 0.
- */
-static inline bool decode_plain(const uint8_t *bytes, uint32_t captured_bytes,
-                                struct decoded_packet *decoded)
+/* What the first 8 bytes of a plain header of version 4 say: its length, that it is no fragment. */
+static inline uint64_t unlike_v4(const uint8_t *ip)
 {
-    enum { SHORTEST = 14 + 20 + 20 };
-    if (captured_bytes < SHORTEST)
-        return false;
-    uint32_t tagged = unforeseen(be16(bytes + 12) == TYPE_VLAN);
-    uint32_t at = 14 + 4 * tagged;
-    uint32_t type = be16(bytes + at - 2);
-    uint32_t v6 = unforeseen(type == TYPE_IPV6);
-    const struct plain_ip *is = &plain_ip[v6];
-    uint32_t l3_end = at + is->bytes;
+    static const uint8_t mask[8] = {0xff, 0, 0, 0, 0, 0, 0x3f, 0xff}, value[8] = {0x45};
+    return (load64(ip) & load64(mask)) ^ load64(value);
+}
+
+/*
+ * A plain packet whose IP header, of that version, begins at `at`: both are constants here. What
+ * TCP and UDP differ in is chosen by arithmetic, and the one question is whether all of it is
+ * plain: `unlike` is then 0, and each number that `least` was made of at least 0.
+ */
+static inline __attribute__((always_inline)) bool decode_shape(const uint8_t *bytes,
+                                                               uint32_t captured_bytes,
+                                                               uint32_t shape,
+                                                               struct decoded_packet *decoded)
+{
+    const bool v6 = (shape & PLAIN_V6) != 0;
+    const uint32_t at = PLAIN_L2(shape), l3_end = PLAIN_L3(shape);
     if (captured_bytes < l3_end + 20)
         return false;
     const uint8_t *ip = bytes + at, *transport = bytes + l3_end;
-    uint32_t protocol = ip[is->protocol_at];
+    uint32_t protocol = ip[v6 ? 6 : 9];
     uint32_t tcp = unforeseen(protocol == PROTOCOL_TCP);
     uint32_t l4_bytes = 8 + (((transport[12] >> 2) & 0x3cu) - 8) * tcp;
     uint32_t ports = be32(transport), destination_port = ports & 0xffff, source_port = ports >> 16;
-    uint64_t unequal = (load64(ip) & load64(is->mask)) ^ load64(is->value);
-    unequal |= type ^ is->type;
-    unequal |= protocol ^ (PROTOCOL_UDP - (PROTOCOL_UDP - PROTOCOL_TCP) * tcp);
-    /* A length of 0 is an adapter's, or a jumbogram's. */
-    int32_t least = (int32_t)(be16(ip + is->length_at) - is->length_counts - l4_bytes);
+    uint64_t unlike = v6 ? (ip[0] & 0xf0u) ^ 0x60u : unlike_v4(ip);
+    unlike |= protocol ^ (PROTOCOL_UDP - (PROTOCOL_UDP - PROTOCOL_TCP) * tcp);
+    /* Only version 4 counts the header. A length of 0 is an adapter's, or a jumbogram's. */
+    uint32_t length = v6 ? be16(ip + 4) : be16(ip + 2) - 20;
+    int32_t least = (int32_t)(length - l4_bytes);
     least |= (int32_t)(l4_bytes - (8 + 12 * tcp));
     least |= (int32_t)(captured_bytes - l3_end - l4_bytes);
     least |= (int32_t)(tunnel_port[destination_port % PORT_PLACES] ^ destination_port) - 1;
     least |= (int32_t)(source_port ^ PORT_GTP) - 1;
-    if ((unequal | (uint32_t)least >> 31) != 0)
+    if ((unlike | (uint32_t)least >> 31) != 0)
         return false;
-    memcpy(decoded, &plain_packet[tagged * PLAIN_TAGGED + v6 * PLAIN_V6 + tcp * PLAIN_TCP],
-           PLAIN_BYTES);
-    decoded->tag[0] = (uint16_t)(be16(bytes + 14) & 0xfff); /* means nothing without a tag */
+    memcpy(decoded, &plain_packet[shape + tcp * PLAIN_TCP], PLAIN_BYTES);
+    if ((shape & PLAIN_TAGGED) != 0)
+        decoded->tag[0] = (uint16_t)(be16(bytes + 14) & 0xfff);
     decoded->l4_end = l3_end + l4_bytes;
     decoded->level[0].l4_end = l3_end + l4_bytes;
     decoded->level[0].source_port = (uint16_t)source_port;
     decoded->level[0].destination_port = (uint16_t)destination_port;
     decoded->level[0].tcp_flags = (uint8_t)(transport[13] * tcp);
     return true;
+}
+
+/*
+ * Decodes a plain packet. False: it is none, and the walk must decode it; `decoded` is unchanged.
+ *
+ * Tags and versions are branched on: most traffic is mostly of one kind, and a branch that is
+ * guessed right lets a processor go on where a number would have to be waited for. TCP and UDP come
+ * mixed: no branch there.
+ */
+static inline bool decode_plain(const uint8_t *bytes, uint32_t captured_bytes,
+                                struct decoded_packet *decoded)
+{
+    if (captured_bytes < PLAIN_L4(0))
+        return false;
+    uint32_t type = be16(bytes + 12);
+    if (type == TYPE_IPV4)
+        return decode_shape(bytes, captured_bytes, 0, decoded);
+    if (type == TYPE_IPV6)
+        return decode_shape(bytes, captured_bytes, PLAIN_V6, decoded);
+    if (type != TYPE_VLAN)
+        return false;
+    type = be16(bytes + 16);
+    if (type == TYPE_IPV4)
+        return decode_shape(bytes, captured_bytes, PLAIN_TAGGED, decoded);
+    return type == TYPE_IPV6 &&
+           decode_shape(bytes, captured_bytes, PLAIN_TAGGED | PLAIN_V6, decoded);
 }
 
 static inline void decode_one(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes,

@@ -138,7 +138,7 @@ struct decoded_packet {
 void decode_packet(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes,
                    struct decoded_packet *decoded);
 
-#define DECODE_BATCH 32 /* packets: what fits into the first-level cache together */
+#define DECODE_BATCH 64 /* packets: what fits into the first-level cache together */
 
 /*
  * Decodes `count` packets into as many of `decoded`, each by the link type of its interface.
