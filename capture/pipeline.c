@@ -396,13 +396,14 @@ static void judged_rules(struct pipeline *pipeline, struct judged *judged, uint3
 static void judged_decide(struct pipeline *pipeline, struct judged *judged)
 {
     uint32_t from = 0;
-    for (uint32_t i = 0; i < judged->count; i++) {
+    memset(judged->duplicate, 0, sizeof judged->duplicate);
+    for (uint32_t i = 0; pipeline->duplicates && i < judged->count; i++) {
         judged->duplicate[i] =
-            pipeline->duplicates &&
             duplicate_seen(pipeline->duplicates, &judged->packet[i], &judged->decoded[i]);
-        if (!judged->duplicate[i] || !pipeline->feed)
+        if (!judged->duplicate[i])
             continue;
-        judged_rules(pipeline, judged, from, i);
+        if (pipeline->feed)
+            judged_rules(pipeline, judged, from, i);
         from = i + 1;
     }
     if (pipeline->feed)
