@@ -17,6 +17,7 @@
 #include "stream.h"
 
 #define SLOW_AFTER_NS 100000000ull
+#define SLOW_MEMORY_NS 1000000000ull /* one that crawls answers now and then, and is no quicker for it */
 #define SILENCE_STEP_NS 20000000ull
 #define LOST_AFTER_TIMES 10 /* suspect_after: for a request that others have overtaken all the time */
 #define DISK_ERRORS_MAX 4 /* failed writes or flushes in a row that make a disk failed */
@@ -316,7 +317,7 @@ static void watch_answers(struct keeper *keeper, struct keeper_disk *disk, uint6
 
 bool keeper_disk_is_slow(const struct keeper_disk *disk)
 {
-    return disk->marked > 0 && disk->silent_ns > SLOW_AFTER_NS;
+    return (disk->marked > 0 && disk->silent_ns > SLOW_AFTER_NS) || disk->watched_ns < disk->slow_until_ns;
 }
 
 void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now)
@@ -325,6 +326,8 @@ void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t
     uint64_t since = now - disk->watched_ns;
     disk->watched_ns = now;
     disk->silent_ns += since < SILENCE_STEP_NS ? since : SILENCE_STEP_NS;
+    if (disk->marked > 0 && disk->silent_ns > SLOW_AFTER_NS)
+        disk->slow_until_ns = now + SLOW_MEMORY_NS;
     watch_answers(keeper, disk, now);
     if (keeper_disk_due_ns(disk) <= now)
         probe_next(disk);
@@ -337,15 +340,22 @@ uint64_t keeper_disk_due_ns(const struct keeper_disk *disk)
     return disk->probe->due_ns;
 }
 
-/* A disk may have this much submitted before it is taken for slower than the others. */
-uint64_t keeper_disk_share(const struct keeper *keeper)
+/*
+ * What disks that give no answer hold already is out of reach for how long they please: each further one may have half of the rest. So there
+ * is room for the last good disk, however many of the others hang.
+ */
+uint64_t keeper_disk_share(const struct keeper *keeper, const struct keeper_disk *disk)
 {
+    uint64_t room = keeper->pool_bytes;
     uint32_t left = 0;
-    for (uint32_t i = 0; i < keeper->disks; i++)
-        left += keeper_disk_left(keeper->disk[i]);
-    return left > 1 ? keeper->pool_bytes / 2 : UINT64_MAX;
+    for (uint32_t i = 0; i < keeper->disks; i++) {
+        const struct keeper_disk *one = keeper->disk[i];
+        left += keeper_disk_left(one);
+        if (one != disk && (one->suspect || !one->io || keeper_disk_is_slow(one)))
+            room -= one->in_flight_bytes < room ? one->in_flight_bytes : room;
+    }
+    return left > 1 ? room / 2 : UINT64_MAX;
 }
-
 
 /* ---- flushing ----------------------------------------------------------------------------------- */
 

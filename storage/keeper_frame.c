@@ -60,12 +60,13 @@ static void frame_release(struct keeper *keeper, struct frame_buffer *buffer)
 /* Of a segment with several copies, one whose disk has fallen far behind the others is left, before it holds all buffers. */
 static void leave_laggards(struct keeper *keeper, struct segment *segment)
 {
-    uint64_t share = keeper_disk_share(keeper), least = UINT64_MAX;
+    uint64_t least = UINT64_MAX;
     for (uint8_t i = 0; i < segment->copies; i++)
         if (!segment->copy[i].bad && segment->copy[i].disk->in_flight_bytes < least)
             least = segment->copy[i].disk->in_flight_bytes;
     for (uint8_t i = 0; i < segment->copies; i++) {
         struct segment_copy *copy = &segment->copy[i];
+        uint64_t share = keeper_disk_share(keeper, copy->disk);
         if (copy->bad || copy->disk->in_flight_bytes < share || least > share / 4)
             continue;
         char text[400];

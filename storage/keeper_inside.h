@@ -50,6 +50,7 @@ struct keeper_disk {
     uint32_t generation, current, marked;
     uint64_t marked_ns;
     uint64_t silent_ns;   /* since its last answer, while the keeper ran */
+    uint64_t slow_until_ns; /* it was slow not long ago */
     uint64_t answered_ns; /* of the last answer */
     uint64_t watched_ns;
 
@@ -171,12 +172,12 @@ void keeper_answered(struct keeper *keeper, struct keeper_disk *disk, const stru
 /* A write, flush or header read failed. */
 void keeper_disk_error(struct keeper *keeper, struct keeper_disk *disk, const char *what, int result);
 
-/* A disk may have this many bytes submitted before it is taken for slower than the others. */
-uint64_t keeper_disk_share(const struct keeper *keeper);
+/* The disk may have this many bytes submitted before it is taken for slower than the others. */
+uint64_t keeper_disk_share(const struct keeper *keeper, const struct keeper_disk *disk);
 
 /* The watchdog's look at the clock; the read-back goes on. */
 void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now);
-/* It owes an answer, and has given none for longer than a disk should take, though not so long that it would be suspect. */
+/* It owes an answer, and has given none for longer than a disk should take, though not so long that it would be suspect; or did so a second ago. */
 bool keeper_disk_is_slow(const struct keeper_disk *disk);
 /* When keeper_disk_watch() has something to do though nothing is answered; UINT64_MAX: never. */
 /* For the disk that is expected. */

@@ -147,6 +147,21 @@ static void check_submit(struct segment *segment, uint8_t i)
     keeper_submit(segment->keeper, copy->disk, &copy->request, &copy->generation);
 }
 
+/* Prepared slots hold nothing of the past any more: a small ring keeps fewer of them. */
+static uint32_t leases_ahead(const struct keeper *keeper)
+{
+    uint64_t slots = 0;
+    for (uint32_t i = 0; i < keeper->disks; i++)
+        slots += keeper->disk[i]->io ? keeper->disk[i]->slots : 0;
+    return slots < 32 ? 1 : KEEPER_LEASES_AHEAD;
+}
+
+/* Less than half of what should be prepared is: what holds up the next one cannot be waited for. */
+static bool runs_low(const struct keeper *keeper, struct stream *stream)
+{
+    return stream_leases(stream) * 2 < leases_ahead(keeper);
+}
+
 enum choice { CHOOSE_FAST, CHOOSE_USABLE, CHOOSE_ANY };
 
 static uint32_t choose(struct keeper *keeper, struct placement_disk *candidate, const uint32_t *victim, enum choice choice,
@@ -155,21 +170,21 @@ static uint32_t choose(struct keeper *keeper, struct placement_disk *candidate, 
     for (uint32_t i = 0; i < keeper->disks; i++) {
         const struct keeper_disk *disk = keeper->disk[i];
         bool usable = choice == CHOOSE_ANY ? keeper_disk_left(disk) && !disk->doubtful
-                                           : keeper_disk_usable(disk) && disk->in_flight_bytes < keeper_disk_share(keeper);
+                                           : keeper_disk_usable(disk) && disk->in_flight_bytes < keeper_disk_share(keeper, disk);
         candidate[i].usable = usable && victim[i] != UINT32_MAX && (choice != CHOOSE_FAST || !keeper_disk_is_slow(disk));
     }
     return placement_choose(candidate, keeper->disks, keeper->options.copies, chosen);
 }
 
 /*
- * The disks for the next segment. One that is slow at the moment is left out where the copies can be had without it, and, when somebody
- * waits for the segment, also where there are fewer then: the mender brings the missing ones (P4). Rather a disk that does not answer than none.
+ * The disks for the next segment. One that is slow at the moment is left out where the copies can be had without it, and, when the
+ * stream will soon want the segment, also where there are fewer then: the mender brings the missing ones (P4). Rather a disk that does not answer than none.
  */
-static uint32_t choose_disks(struct keeper *keeper, const struct stream *stream, bool is_rescue, uint32_t *victim,
+static uint32_t choose_disks(struct keeper *keeper, struct stream *stream, bool is_rescue, uint32_t *victim,
                              uint32_t *chosen)
 {
     struct placement_disk candidate[RING_DISKS_MAX];
-    bool waiting = is_rescue || stream_leases((struct stream *)stream) == 0;
+    bool wanted = is_rescue || runs_low(keeper, stream);
     for (uint32_t i = 0; i < keeper->disks; i++) {
         const struct keeper_disk *disk = keeper->disk[i];
         candidate[i] = (struct placement_disk){.slots = disk->slots,
@@ -178,7 +193,7 @@ static uint32_t choose_disks(struct keeper *keeper, const struct stream *stream,
         victim[i] = disk->io ? keeper_victim(disk, &candidate[i].oldest_position, &candidate[i].free_slots) : UINT32_MAX;
     }
     uint32_t copies = choose(keeper, candidate, victim, CHOOSE_FAST, chosen);
-    if (copies == 0 || (copies < keeper->options.copies && !waiting))
+    if (copies == 0 || (copies < keeper->options.copies && !wanted))
         copies = choose(keeper, candidate, victim, CHOOSE_USABLE, chosen);
     return copies > 0 ? copies : choose(keeper, candidate, victim, CHOOSE_ANY, chosen);
 }
@@ -474,20 +489,14 @@ void keeper_segment_written(struct keeper *keeper, struct disk_request *request)
     keeper_segment_opened(segment, copy, false);
 }
 
-/* Prepared slots hold nothing of the past any more: a small ring keeps fewer of them. */
-static uint32_t leases_ahead(const struct keeper *keeper)
-{
-    uint64_t slots = 0;
-    for (uint32_t i = 0; i < keeper->disks; i++)
-        slots += keeper->disk[i]->io ? keeper->disk[i]->slots : 0;
-    return slots < 32 ? 1 : KEEPER_LEASES_AHEAD;
-}
-
 void keeper_prepare_wanted(struct keeper *keeper)
 {
+    bool again = keeper->prepare_again;
     keeper->prepare_again = false;
     if (keeper->dead)
         return;
+    if (again)
+        keeper_settle_all(keeper); /* a rescue that found no disk looks for one, too: nothing else may ever call it */
     for (struct stream *stream = keeper->streams; stream; stream = stream_queue(stream)->next) {
         while (stream_queue(stream)->preparing + stream_leases(stream) < leases_ahead(keeper)) {
             keeper_prepare(keeper, stream, false);
@@ -519,7 +528,7 @@ void keeper_prepare_watch(struct keeper *keeper, uint64_t now)
     bool found = false;
     for (struct segment *one = keeper->segments; one; one = one->next)
         if (one->phase < SEGMENT_READY && !one->orphan && now - one->begun_ns > PREPARE_PATIENCE_NS &&
-            (one->rescue || stream_leases(one->stream) == 0) && held_up(keeper, one)) {
+            (one->rescue || runs_low(keeper, one->stream)) && held_up(keeper, one)) {
             keeper_segment_orphan(one);
             found = true;
         }
