@@ -595,6 +595,7 @@ static int brief(struct reading *reading)
     job->from_ns = options->from_ns;
     job->to_ns = options->to_ns;
     job->follow = options->follow;
+    job->headers_only = options->headers_only;
     job->packets_max = options->packets_max;
     job->bytes_max = options->bytes_max;
     job->memory_max = MEMORY_MAX;
@@ -721,6 +722,8 @@ int method_extract(struct request *request, json_t **result)
         code = take_format(request, &options.format);
     if (code == 0)
         code = request_bool(request, "follow", &options.follow);
+    if (code == 0)
+        code = request_bool(request, "headers", &options.headers_only);
     if (code == 0)
         code = request_count(request, "packets_max", 0, INT64_MAX, &options.packets_max);
     if (code == 0)

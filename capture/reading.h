@@ -23,6 +23,7 @@ struct reading_options {
     bool follow;
     uint64_t packets_max, bytes_max;
     const char *filter;
+    bool headers_only; /* packets are cut where their headers end, before the filter looks */
     bool repair; /* what is found damaged is to be mended: waits while too much of it waits */
     int output; /* stays the caller's; -1 for a check */
 };

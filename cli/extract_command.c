@@ -166,6 +166,8 @@ static json_t *extract_params(const struct invocation *invocation, struct extrac
                   (json_int_t)packets_max, "bytes_max", (json_int_t)bytes_max);
     if (!params)
         fail(failure, ERR_NO_MEMORY, "%s", error_text(ERR_NO_MEMORY));
+    else if (options_given(invocation, "headers"))
+        json_object_set_new(params, "headers", json_true());
     return params;
 }
 
@@ -361,6 +363,7 @@ static const struct option_row options[] = {
     {"write", 'w', false, "FILE", "write there; - or nothing: standard output"},
     {"format", 0, false, "FORMAT", "pcapng (default), pcap (nanoseconds) or pcap-us"},
     {"follow", 0, false, NULL, "go on with what is recorded, until ^C"},
+    {"headers", 0, false, NULL, "packets without what they carry: cut where their headers end"},
     {"packets-max", 'c', false, "N", "end after N packets"},
     {"bytes-max", 0, false, "SIZE", "end when the output has this size"},
     {0},

@@ -65,6 +65,8 @@ struct extraction {
     bool finish;        /* FINISH came */
     uint32_t judgement; /* VERDICT came; 0: none */
 
+    packet_headers_of *headers_of;
+    struct packet cut; /* in a job that hands out headers only: the packet up to their end */
     char *filter_text;
     struct filter *filter;
     struct reader *reader;
@@ -334,6 +336,16 @@ static int write_packet(struct extraction *extraction, const struct reader_packe
     return 0;
 }
 
+/* Before the filter looks: who may not see what packets carry must not be able to ask for it either. */
+static void cut_to_headers(struct extraction *extraction, struct reader_packet *packet)
+{
+    uint16_t link_type = reader_interface(extraction->reader, packet->interface)->link_type;
+    extraction->cut = *packet->packet;
+    extraction->cut.captured_bytes = extraction->headers_of(
+        link_type, packet->packet->bytes, packet->packet->captured_bytes);
+    packet->packet = &extraction->cut;
+}
+
 /* Hands out everything that the reader knows of, or up to a limit. */
 static int pump(struct extraction *extraction)
 {
@@ -347,6 +359,8 @@ static int pump(struct extraction *extraction)
             result = add_exits(extraction);
         if (result)
             return result;
+        if (extraction->job.headers_only)
+            cut_to_headers(extraction, &packet);
         if (!filter_match(extraction->exit[packet.interface].program, packet.packet))
             continue;
         result = write_packet(extraction, &packet);
@@ -629,6 +643,11 @@ static void send_done(struct extraction *extraction, int result)
     (void)say(extraction, WORKER_DONE, &done, sizeof done);
 }
 
+void extraction_set_headers(struct extraction *extraction, packet_headers_of *headers_of)
+{
+    extraction->headers_of = headers_of;
+}
+
 int extraction_open(int socket, struct extraction **out)
 {
     *out = NULL;
@@ -650,8 +669,10 @@ int extraction_open(int socket, struct extraction **out)
 int extraction_run(struct extraction *extraction)
 {
     extraction->reported_ns = now_ns();
-    int result =
-        extraction->job.kind == WORKER_VERIFY ? run_verify(extraction) : run_extract(extraction);
+    int result = extraction->job.headers_only && !extraction->headers_of
+                     ? fail(&extraction->failure, ERR_UNSUPPORTED, "nobody here knows headers")
+                 : extraction->job.kind == WORKER_VERIFY ? run_verify(extraction)
+                                                         : run_extract(extraction);
     send_done(extraction, result);
     return result;
 }

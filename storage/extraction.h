@@ -12,6 +12,7 @@
 #define STORAGE_EXTRACTION_H
 
 #include "errors.h"
+#include "packet_headers.h"
 
 struct extraction;
 
@@ -20,6 +21,9 @@ struct extraction;
  * has been told to the recorder where that was possible.
  */
 int extraction_open(int socket, struct extraction **out);
+
+/* What decodes headers, for jobs that hand out no more than those; without it they fail. */
+void extraction_set_headers(struct extraction *extraction, packet_headers_of *headers_of);
 
 /* Does the job and sends DONE, with result and sentence. Returns the result; ERR_CLOSED also where
  * the recorder is gone. */

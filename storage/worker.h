@@ -69,6 +69,8 @@ struct worker_job {
     int64_t to_ns;    /* exclusive; INT64_MAX: no bound */
     uint32_t follow;  /* 1: do not end at PLAN_END, only at FINISH */
     uint32_t disks;
+    uint32_t headers_only; /* 1: packets are cut where their headers end, before the filter looks at them */
+    uint32_t reserved;
     uint64_t packets_max; /* 0: no limit */
     uint64_t bytes_max;   /* of output, 0: no limit */
     uint64_t memory_max;  /* for buffers, bytes */

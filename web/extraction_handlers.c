@@ -69,6 +69,17 @@ static int make_wish(const struct exchange *exchange, const char *ring, const ch
     return code;
 }
 
+/* Who has no right to what packets carry gets their headers, and may not ask for more. */
+static int take_headers(const struct exchange *exchange, bool given, bool wanted,
+                        struct extraction_wish *wish, struct failure *failure)
+{
+    bool all = (exchange->caller.rights & RIGHT_PACKETS) != 0;
+    wish->headers_only = given ? wanted : !all;
+    return all || wish->headers_only
+               ? 0
+               : fail(failure, ERR_PERMISSION, "headers: this user or token may have no more");
+}
+
 /* Where a ticket is to be used: the same name that the client knows us by, and the other port. */
 static void download_url(const struct exchange *exchange, const char *ticket, char *url,
                          size_t size)
@@ -112,7 +123,7 @@ int handle_extraction_create(struct exchange *exchange)
     const char *ring, *from = NULL, *to = NULL, *filter = "", *format = "pcapng";
     char url[URL_SIZE];
     int64_t number = 0;
-    int code = exchange_check_body(exchange, "ring from to filter format", &failure);
+    int code = exchange_check_body(exchange, "ring from to filter format headers", &failure);
     if (code == 0)
         code = exchange_body_string(exchange, "ring", true, &ring, &failure);
     if (code == 0)
@@ -125,6 +136,11 @@ int handle_extraction_create(struct exchange *exchange)
         code = exchange_body_string(exchange, "format", false, &format, &failure);
     if (code == 0)
         code = make_wish(exchange, ring, from, to, filter, format, &wish, &failure);
+    const json_t *headers = json_object_get(exchange->body, "headers");
+    if (code == 0 && headers && !json_is_boolean(headers))
+        code = fail(&failure, ERR_INVALID, "headers: expected true or false");
+    if (code == 0)
+        code = take_headers(exchange, headers != NULL, json_is_true(headers), &wish, &failure);
     if (code == 0)
         code = add_wish(exchange, &wish, &number, url, &failure);
     extraction_wish_free(&wish);
@@ -143,9 +159,9 @@ int handle_packets(struct exchange *exchange)
     struct failure failure = {0};
     struct extraction_wish wish = {0};
     char from[64] = "", to[64] = "", format[16] = "pcapng", url[URL_SIZE], line[URL_SIZE + 16];
-    char filter[FILTER_TEXT_MAX + 2] = "";
+    char filter[FILTER_TEXT_MAX + 2] = "", headers[8] = "";
     int64_t number;
-    int code = exchange_check_query(exchange, "from to filter format", &failure);
+    int code = exchange_check_query(exchange, "from to filter format headers", &failure);
     if (code == 0)
         code = exchange_query(exchange, "from", from, sizeof from, &failure);
     if (code == 0)
@@ -154,9 +170,16 @@ int handle_packets(struct exchange *exchange)
         code = exchange_query(exchange, "format", format, sizeof format, &failure);
     if (code == 0) /* one that is too long must not become none */
         code = exchange_query(exchange, "filter", filter, sizeof filter, &failure);
+    bool headers_only = false;
+    if (code == 0)
+        code = exchange_query(exchange, "headers", headers, sizeof headers, &failure);
+    if (code == 0)
+        code = exchange_query_switch(exchange, "headers", &headers_only, &failure);
     if (code == 0)
         code =
             make_wish(exchange, exchange->parameter[0], from, to, filter, format, &wish, &failure);
+    if (code == 0)
+        code = take_headers(exchange, headers[0] != '\0', headers_only, &wish, &failure);
     if (code == 0)
         code = add_wish(exchange, &wish, &number, url, &failure);
     extraction_wish_free(&wish);
@@ -330,6 +353,8 @@ static int begin(struct stream *stream, struct failure *failure)
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     json_t *params = json_pack("{s:s, s:s, s:s}", "ring", wish->ring, "filter", wish->filter,
                                "format", wish->format);
+    if (wish->headers_only)
+        json_object_set_new(params, "headers", json_true());
     snprintf(from, sizeof from, "%" PRId64, wish->from_ns);
     snprintf(to, sizeof to, "%" PRId64, wish->to_ns);
     if (wish->from_ns != INT64_MIN)

@@ -43,6 +43,7 @@ struct extraction_wish {
     int64_t from_ns, to_ns; /* INT64_MIN, INT64_MAX: no limit */
     char *filter;           /* the wish's; see extraction_wish_free() */
     char format[16];
+    bool headers_only; /* packets are cut where their headers end */
 };
 
 /* How far one is. */

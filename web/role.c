@@ -5,17 +5,19 @@
 
 #include <string.h>
 
-static const struct {
+static struct {
     const char *name;
     unsigned rights;
 } roles[ROLES] = {
     [ROLE_VIEWER] = {"viewer", RIGHT_READ},
-    [ROLE_ANALYST] = {"analyst", RIGHT_READ | RIGHT_PACKETS},
-    [ROLE_OPERATOR] = {"operator", RIGHT_READ | RIGHT_PACKETS | RIGHT_CONTROL},
-    [ROLE_ADMIN] = {"admin", RIGHT_READ | RIGHT_PACKETS | RIGHT_CONTROL | RIGHT_USERS},
+    [ROLE_ANALYST] = {"analyst", RIGHT_READ | RIGHT_HEADERS | RIGHT_PACKETS},
+    [ROLE_OPERATOR] = {"operator", RIGHT_READ | RIGHT_HEADERS | RIGHT_PACKETS | RIGHT_CONTROL},
+    [ROLE_ADMIN] = {"admin",
+                    RIGHT_READ | RIGHT_HEADERS | RIGHT_PACKETS | RIGHT_CONTROL | RIGHT_USERS},
 };
 
-static const char *const right_names[] = {"read", "packets", "control", "users"}; /* bit 0, 1 ... */
+static const char *const right_names[] = {"read", "packets", "control", "users",
+                                          "headers"}; /* bit 0, 1 ... */
 #define RIGHTS (sizeof right_names / sizeof right_names[0])
 
 const char *role_name(enum role role)
@@ -34,6 +36,11 @@ int role_find(const char *name, struct failure *failure)
 unsigned role_rights(enum role role)
 {
     return roles[role].rights;
+}
+
+void role_give_headers(void)
+{
+    roles[ROLE_VIEWER].rights |= RIGHT_HEADERS;
 }
 
 json_t *rights_json(unsigned rights)
@@ -59,10 +66,11 @@ int rights_parse(const json_t *words, unsigned *rights, struct failure *failure)
     for (size_t i = 0; i < json_array_size(words); i++) {
         unsigned right = right_of(json_string_value(json_array_get(words, i)));
         if (right == 0)
-            return fail(failure, ERR_INVALID, "a scope is read, packets, control or users");
+            return fail(failure, ERR_INVALID,
+                        "a scope is read, headers, packets, control or users");
         *rights |= right;
     }
     return *rights ? 0
                    : fail(failure, ERR_INVALID,
-                          "scopes: at least one of read, packets, control, users");
+                          "scopes: at least one of read, headers, packets, control, users");
 }

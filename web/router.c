@@ -17,6 +17,7 @@
 #define ACCESS_PUBLIC (-1)
 #define ACCESS_NONE RIGHT_NONE
 #define ACCESS_READ RIGHT_READ
+#define ACCESS_HEADERS RIGHT_HEADERS
 #define ACCESS_PACKETS RIGHT_PACKETS
 #define ACCESS_CONTROL RIGHT_CONTROL
 #define ACCESS_USERS RIGHT_USERS
@@ -106,6 +107,9 @@ static int refuse(struct exchange *exchange, const struct route *route)
     if (exchange->caller.must_change && strncmp(route->path, "/api/v1/session", 15) != 0)
         return answer_problem(exchange, 403, "password-change", "set a password of your own first",
                               NULL);
+    if (exchange->caller.rights &
+        RIGHT_PACKETS) /* who may see all of a packet may see its headers */
+        exchange->caller.rights |= RIGHT_HEADERS;
     if ((exchange->caller.rights & (unsigned)route->access) != (unsigned)route->access)
         return answer_problem(exchange, 403, "permission", "this user or token may not do that",
                               NULL);

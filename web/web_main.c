@@ -21,6 +21,7 @@
 #include "doorkeeper.h"
 #include "handlers.h"
 #include "recorder_link.h"
+#include "role.h"
 #include "web_confinement.h"
 #include "web_server.h"
 #include "web_store.h"
@@ -54,6 +55,7 @@ static const char usage[] =
     "localhost\n"
     "                       and the machine's name; may be given several times\n"
     "  --downloads N        so many at a time (1 to 64); default: 8\n"
+    "  --viewer-headers     viewers may extract packets up to the end of their headers\n"
     "  --user NAME          whom to run as where started as root; default: tapeloop-web, or else "
     "nobody\n"
     "  --new-password USER  give the user a new one-time password, print it, and end\n"
@@ -98,7 +100,7 @@ enum {
     CERTIFICATE,
     KEY,
     HOST,
-    DOWNLOADS,
+    DOWNLOADS, VIEWER_HEADERS,
     USER,
     NEW_PASSWORD,
     ROUTES,
@@ -145,6 +147,9 @@ static int take_option(int option, const char *value, struct arguments *argument
         return take_number(value, 1, DOWNLOADS_MAX, &options->downloads_max)
                    ? -1
                    : wrong("--downloads: expected 1 to 64", value);
+    case VIEWER_HEADERS:
+        role_give_headers();
+        return -1;
     case USER:
         arguments->user = value;
         return -1;
@@ -178,6 +183,7 @@ static int take_arguments(int count, char **values, struct arguments *arguments)
         {"key", required_argument, NULL, KEY},
         {"host", required_argument, NULL, HOST},
         {"downloads", required_argument, NULL, DOWNLOADS},
+        {"viewer-headers", no_argument, NULL, VIEWER_HEADERS},
         {"user", required_argument, NULL, USER},
         {"new-password", required_argument, NULL, NEW_PASSWORD},
         {"routes", no_argument, NULL, ROUTES},

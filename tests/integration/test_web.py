@@ -20,8 +20,8 @@ import recorder_world
 from recorder_world import MIB, create_ring, extract, import_packets, numbered, read_pcap
 from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, tls
 
-RIGHTS = {"viewer": {"READ"}, "analyst": {"READ", "PACKETS"}, "operator": {"READ", "PACKETS", "CONTROL"},
-          "admin": {"READ", "PACKETS", "CONTROL", "USERS"}}
+RIGHTS = {"viewer": {"READ"}, "analyst": {"READ", "HEADERS", "PACKETS"}, "operator": {"READ", "HEADERS", "PACKETS", "CONTROL"},
+          "admin": {"READ", "HEADERS", "PACKETS", "CONTROL", "USERS"}}
 SCOPES = {"viewer": ["read"], "analyst": ["read", "packets"], "operator": ["read", "packets", "control"],
           "admin": ["read", "packets", "control", "users"]}
 
@@ -683,6 +683,44 @@ class Packets(WebWorld):
         self.assertEqual(read_pcap(answer.body), extract(recorder, "r")[0])
         self.problem(User(web, local=True).log_in("admin", PASSWORD), 403)
         self.problem(User(web, local=True).ask("GET", "/api/v1/rings"), 401)
+
+    def test_headers_are_all_that_some_may_have(self):
+        recorder = self.start()
+        create_ring(recorder, "r", self.path("disk"))
+
+        def udp(secret, tag=b""):
+            body = b"\0\x35\0\x35" + bytes([0, 8 + len(secret), 0, 0]) + secret
+            ip = bytes([0x45, 0, 0, 20 + len(body)]) + bytes(4) + b"\x40\x11\0\0" + bytes([10, 0, 0, 1, 10, 0, 0, 2])
+            return bytes(12) + tag + b"\x08\0" + ip + body
+
+        frames = [(udp(b"secret"), 42), (udp(b"public", b"\x81\0\0\x07"), 46), (bytes(12) + b"\x08\x06" + b"arp secret", 14),
+                  (udp(b"secret")[:30], 30)]
+        import_packets(recorder, "r", [(1_700_000_000 * 10**9 + i, frame) for i, (frame, _) in enumerate(frames)])
+        wanted = [frame[:kept] for frame, kept in frames]
+        cut, result = extract(recorder, "r", headers=True)
+        self.assertEqual([body for _, body in cut], wanted)
+        self.assertTrue(result["complete"])
+        # Nobody finds out by asking: the filter sees no more than what is handed out.
+        self.assertEqual(len(extract(recorder, "r", filter="udp[8:4] = 0x73656372")[0]), 1)
+        self.assertEqual(extract(recorder, "r", filter="udp[8:4] = 0x73656372", headers=True)[0], [])
+        admin = self.admin(self.web("--viewer-headers"))
+        self.assertEqual(admin.ask("POST", "/api/v1/users", {"user": "vi", "role": "viewer", "password": "first password"}).status, 201)
+        viewer = User(admin.web)
+        viewer.log_in("vi", "first password")
+        viewer.set_password("first password", PASSWORD)
+        for user in (viewer, self.token(viewer, "headers")):
+            answer = user.ask("POST", "/api/v1/extractions", {"ring": "r", "format": "pcap"})
+            self.assertEqual((answer.status, answer.json["headers"]), (201, True), answer.body)
+            self.assertEqual([body for _, body in read_pcap(user.download(answer.json["url"])[1])], wanted)
+            answer = user.ask("GET", "/api/v1/rings/r/packets?format=pcap")
+            self.assertEqual([body for _, body in read_pcap(user.download(answer.headers["Location"])[1])], wanted)
+            self.problem(user.ask("POST", "/api/v1/extractions", {"ring": "r", "headers": False}), 403, "permission")
+            self.problem(user.ask("GET", "/api/v1/rings/r/packets?headers=false"), 403, "permission")
+            self.problem(user.ask("GET", "/api/v1/extractions"), 403, "permission")
+        whole = admin.ask("GET", "/api/v1/rings/r/packets?format=pcap")
+        self.assertEqual(read_pcap(admin.download(whole.headers["Location"])[1])[0][1], frames[0][0])
+        short = admin.ask("GET", "/api/v1/rings/r/packets?format=pcap&headers=true")
+        self.assertEqual([body for _, body in read_pcap(admin.download(short.headers["Location"])[1])], wanted)
 
     def test_what_cannot_be_extracted_is_said_before_the_first_byte(self):
         self.ring(10)

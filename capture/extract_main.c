@@ -4,6 +4,8 @@
  * Started by the recorder with a socket as descriptor 3 (worker.h). It gives up what it can, takes
  * the job, starts the disks' threads and a thread that ends the process when the recorder goes,
  * gives up the rest, and works.
+ *
+ * It is here and not in storage/ because some jobs look at headers: the decoder is rules', which the store may not include.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -15,6 +17,7 @@
 
 #include "confinement.h"
 #include "extraction.h"
+#include "header_end.h"
 #include "worker.h"
 
 /* A process that waits in a write or for a disk would not notice that nobody wants its work any
@@ -60,6 +63,7 @@ int main(void)
     }
     if (extraction_open(WORKER_SOCKET, &extraction) != 0)
         _exit(0); /* it has said why */
+    extraction_set_headers(extraction, packet_headers);
     if (start_watch(&failure) != 0 || confinement_finish(CONFINEMENT_READING, &failure) != 0)
         extraction_fail(extraction, &failure);
     else
