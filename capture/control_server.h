@@ -10,7 +10,7 @@
 
 #include "recorder.h"
 
-#define CONNECTIONS_MAX 64u
+#define CONNECTIONS_MAX 160u /* READINGS_MAX, and room for everybody else */
 
 struct control_server;
 

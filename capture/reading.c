@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -629,10 +630,9 @@ static void flush(struct reading *reading)
         reading->result->not_flushed = true;
 }
 
-int reading_run(struct request *request, struct ring_entry *entry,
-                const struct reading_options *options, struct reading_result *result)
+static int run(struct request *request, struct ring_entry *entry,
+               const struct reading_options *options, struct reading_result *result)
 {
-    *result = (struct reading_result){0};
     struct reading *reading = calloc(1, sizeof *reading);
     if (!reading)
         return fail(&request->failure, ERR_NO_MEMORY, "out of memory");
@@ -667,6 +667,21 @@ int reading_run(struct request *request, struct ring_entry *entry,
                     result->done.text[0] ? result->done.text : error_text(result->done.result));
     free(reading->sent);
     free(reading);
+    return code;
+}
+
+int reading_run(struct request *request, struct ring_entry *entry,
+                const struct reading_options *options, struct reading_result *result)
+{
+    atomic_uint *readings = &request->recorder->readings;
+    *result = (struct reading_result){0};
+    int code = atomic_fetch_add(readings, 1) < READINGS_MAX
+                   ? run(request, entry, options, result)
+                   : fail(&request->failure, ERR_BUSY,
+                          "as many extractions and checks run as the recorder allows (%u): "
+                          "try again when one has ended",
+                          READINGS_MAX);
+    atomic_fetch_sub(readings, 1);
     return code;
 }
 

@@ -14,6 +14,7 @@
 #include "request.h"
 #include "worker.h"
 
+#define READINGS_MAX 128u       /* at once in a recorder: each is a process and holds a connection */
 #define READING_LIST_MAX 1000u /* gaps, and bad places, that are listed; all are counted */
 
 struct reading_options {
@@ -47,7 +48,8 @@ struct reading_result {
 
 /*
  * Runs one job to its end: 0, or what ended it, with the sentence in request->failure. The entry is
- * used as a job. *result is to be freed with reading_result_free() in every case.
+ * used as a job. ERR_BUSY: READINGS_MAX of them run, and clients that stall may hold them for ever;
+ * so connections remain to ask and to end something. *result is to be freed with reading_result_free() in every case.
  */
 int reading_run(struct request *request, struct ring_entry *entry,
                 const struct reading_options *options, struct reading_result *result);

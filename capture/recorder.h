@@ -53,6 +53,7 @@ struct recorder {
     bool catalog_lacks;           /* under it: told, and all rings marked */
     pthread_mutex_t settings_lock; /* a ring's settings are looked at and changed in one piece */
     struct event_log *events;
+    atomic_uint readings; /* that run, and those that are about to be refused; reading.c */
     struct classifier *classifier; /* layer 7, for rules with `app` */
     struct ring_registry registry;
     struct recording_list *recordings;

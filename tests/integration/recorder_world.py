@@ -277,6 +277,13 @@ class World(unittest.TestCase):
         return found
 
 
+def wait_for(condition, process=None):
+    """Until it holds. What never comes is ended by ctest's own patience, not by a number here."""
+    while not condition():
+        assert process is None or process.poll() is None, "the process has ended"
+        time.sleep(0.01)
+
+
 def thread(function, *arguments):
     started = threading.Thread(target=function, args=arguments, daemon=True)
     started.start()

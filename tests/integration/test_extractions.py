@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Many extractions at once, with clients that leave or stall, while the ring records.
+
+  test_extractions.py [--extractions N] [--seed N] [TEST...]
+"""
+
+import argparse
+import os
+import random
+import sys
+
+import recorder_world
+from recorder_world import (MIB, RECORDER, RemoteError, World, create_ring, import_packets, numbered, pcap, sanitized, thread, wait_for)
+
+ARGUMENTS = None
+READINGS_MAX = 128  # capture/reading.h
+WORKER_MIB = 64     # MEMORY_MAX there: buffers of one extraction
+PACKETS = 100_000   # of 100 bytes: what a pipe takes is a hundredth of it
+BEFORE = str(1_750_000_000 * 10**9)  # the imported packets are older, what is recorded now is newer
+
+
+def children(pid):
+    """The reading processes that run for a recorder."""
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                found += [int(child) for child in file.read().split()]
+        except OSError:
+            pass  # a thread that has just ended
+    return found
+
+
+def anonymous_bytes(pid):
+    """Memory that is a process's own; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            for line in file:
+                if line.startswith("RssAnon:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+class Extraction:
+    """One request for the imported packets, whose output lies in a pipe until somebody reads it."""
+
+    def __init__(self, recorder, **params):
+        self.reader, writer = os.pipe()
+        self.client = recorder.client()
+        self.data = bytearray()
+        self.outcome = None
+        self.client.ask("extract", [writer], ring="dmz", format="pcap", **params)
+        os.close(writer)
+
+    def read_some(self):
+        self.data += os.read(self.reader, 4096)
+
+    def read_all(self):
+        while part := os.read(self.reader, 65536):
+            self.data += part
+        self.wait()
+
+    def wait(self):
+        try:
+            self.outcome = self.client.answer()
+        except RemoteError as error:
+            self.outcome = error.code
+
+    def close_output(self):
+        os.close(self.reader)
+        self.reader = -1
+
+    def close(self):
+        self.client.close()
+        if self.reader >= 0:
+            self.close_output()
+
+
+class ManyAtOnce(World):
+    def setUp(self):
+        super().setUp()
+        self.recorder = self.start()
+        create_ring(self.recorder, "dmz", self.path("disk"), 512 * MIB)
+        import_packets(self.recorder, "dmz", numbered(PACKETS))
+        self.running = []
+        self.addCleanup(lambda: [one.close() for one in self.running])
+
+    def extract(self, **params):
+        self.running.append(Extraction(self.recorder, **params))
+        return self.running[-1]
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.recorder.process.pid}/fd"))
+
+    def account(self):
+        return self.recorder.call("status")["rings"][0]["account"]
+
+    def test_half_of_them_cancelled_and_some_stalled(self):
+        """Who reads gets everything; who leaves leaves nothing behind; who stalls costs a bounded piece of memory; and
+        the recording loses nothing (promises P7, P10)."""
+        chance = random.Random(ARGUMENTS.seed)
+        pid = self.recorder.process.pid
+        others = len(children(pid))
+        self.recorder.call("record.start", ring="dmz", backend="generator", generator={"packets_per_s": 10000})
+        descriptors = self.descriptors()
+        begun = self.account()["seen"]
+        kinds = [("reads", "hangs up", "closes", "stalls")[i % 4] for i in range(ARGUMENTS.extractions)]
+        chance.shuffle(kinds)
+        parts = {kind: [] for kind in kinds}
+        for kind in kinds:
+            parts[kind].append(self.extract(to_ns=BEFORE))
+        readers = [thread(one.read_all) for one in parts["reads"]]
+        wait_for(lambda: len(children(pid)) - others >= len(parts["stalls"]))
+        for one in parts["hangs up"] + parts["closes"]:
+            if chance.random() < 0.5:
+                one.read_some()
+        for one in parts["hangs up"]:
+            one.client.close()
+        for one in parts["closes"]:
+            one.close_output()
+        for one in readers:
+            one.join()
+        whole = pcap(numbered(PACKETS))
+        for one in parts["reads"]:
+            self.assertTrue(one.outcome["complete"], one.outcome)
+            self.assertTrue(one.data == whole)
+        for one in parts["closes"]:
+            one.wait()
+            self.assertEqual(one.outcome, "closed")
+
+        # Only those that stall are left, and they stay within their bounds.
+        wait_for(lambda: len(children(pid)) - others == len(parts["stalls"]))
+        used = [anonymous_bytes(child) for child in children(pid)]
+        print(f"{len(parts['stalls'])} stalled: {max(used) / MIB:.1f} MiB at most, {sum(used) / MIB:.0f} MiB together",
+              flush=True)
+        if not sanitized(RECORDER):
+            self.assertLess(max(used), (WORKER_MIB + 16) * MIB)
+        for one in self.running:
+            one.close()
+        wait_for(lambda: len(children(pid)) == others and self.descriptors() <= descriptors)
+        wait_for(lambda: self.account()["seen"] > begun)
+        self.recorder.call("record.stop", ring="dmz")
+        account = self.account()
+        self.check_account(account)
+        for line in ("dropped_queue", "dropped_kernel", "lost_disk", "in_flight"):
+            self.assertEqual(account[line], 0, account)
+        self.check_clean(self.recorder, "dmz")
+
+    def test_stalled_clients_shut_nobody_out(self):
+        """However many extractions stall, the recorder can be asked, and told to end things."""
+        for _ in range(READINGS_MAX):
+            self.extract(to_ns=BEFORE)
+        wait_for(lambda: len(children(self.recorder.process.pid)) >= READINGS_MAX)
+        one_more = self.extract(to_ns=BEFORE)
+        one_more.wait()
+        self.assertEqual(one_more.outcome, "busy")
+        self.assertEqual(os.read(one_more.reader, 1), b"")  # nothing came, and its output was closed
+        self.refused("busy", self.recorder, "verify", ring="dmz")
+        self.assertEqual(self.recorder.call("status")["rings"][0]["ring"]["name"], "dmz")
+        self.running[0].client.close()
+
+        def fits_again():
+            again = self.extract(to_ns=BEFORE, packets_max=1)
+            again.read_all()
+            return again.outcome != "busy" and again.outcome["packets"] == 1
+
+        wait_for(fits_again)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--extractions", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    ARGUMENTS, rest = parser.parse_known_args()
+    print(f"seed {ARGUMENTS.seed}", flush=True)
+    sys.argv[1:] = rest
+    recorder_world.main()
