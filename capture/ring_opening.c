@@ -19,6 +19,7 @@
 #include "disk_rows.h"
 #include "event_log.h"
 #include "mending.h"
+#include "packet_keys.h"
 #include "recorder.h"
 #include "superblock.h"
 
@@ -245,6 +246,7 @@ int ring_entry_open_disks(struct ring_entry *entry, struct disk **disk, uint32_t
         .buffer_bytes = buffer_bytes(&entry->settings),
         .flush_window_ns = entry->settings.value[SETTING_flush_window],
         .mender = mending_options(entry),
+        .keys_of = entry->settings.value[SETTING_index] ? packet_keys_of : NULL,
         .catalog = recorder->catalog,
         .event = on_event,
         .progress = on_progress,

@@ -243,3 +243,10 @@ void packet_keys_fill(uint16_t link_type, const uint8_t *bytes, uint32_t capture
     keys->from = (uint8_t)from;
     keys->tcp_flags = (level->flags & LEVEL_TCP_FLAGS) != 0 ? level->tcp_flags : 0;
 }
+
+void packet_keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_keys *keys)
+{
+    struct decoded_packet decoded;
+    decode_packet(link_type, bytes, captured_bytes, &decoded);
+    packet_keys_fill(link_type, bytes, captured_bytes, &decoded, keys);
+}

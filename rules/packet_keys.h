@@ -20,4 +20,7 @@
 void packet_keys_fill(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes,
                       const struct decoded_packet *decoded, struct flow_keys *keys);
 
+/* Decodes and fills: what the store is given to index by (flow_keys_of). */
+void packet_keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_keys *keys);
+
 #endif

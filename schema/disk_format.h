@@ -15,6 +15,10 @@
 #define BLOCK_BYTES (16u * 1024)               /* unit of checksum, tag and verified reading */
 #define FRAME_BYTES_USUAL (256u * 1024)        /* a frame is longer only for one oversized packet */
 #define FRAME_BLOCKS_USUAL (FRAME_BYTES_USUAL / BLOCK_BYTES)
+/* FLOWS frames: all but the last have this length and hold this much; the header may be shorter in the last. */
+#define FLOWS_FRAME_BYTES (FRAME_BYTES_USUAL - PAGE_BYTES)
+#define FLOWS_HEADER_BYTES 768u
+#define FLOWS_PIECE_BYTES (FLOWS_FRAME_BYTES - FLOWS_HEADER_BYTES)
 #define SLOT_BYTES_MIN (1024u * 1024)
 #define SLOT_BYTES_MAX (64u * 1024 * 1024)
 #define FRAME_BYTES_MAX (24u * 1024 * 1024)    /* a packet of 16 MiB and its header */
@@ -110,6 +114,7 @@ enum frame_kind {
     FRAME_DATA = 2,  /* packets */
     FRAME_INDEX = 3, /* after the last data frame: the frame directory and the accounts */
     FRAME_SEAL = 4,  /* the slot's last page */
+    FRAME_FLOWS = 5, /* a piece of the key index, between INDEX and SEAL */
 };
 
 #define FRAME_ACCOUNT_LINES 10u
@@ -258,7 +263,7 @@ struct seal_body { /* FRAME_SEAL */
     le32 data_frames;
     le32 data_end;       /* offset in the slot where the last data frame ends */
     le32 index_offset;   /* of the first index frame */
-    le32 index_bytes;    /* of all of them */
+    le32 index_bytes;    /* of all of them, and of the FLOWS frames behind them: up to the seal */
     le32 next_number;    /* frame number of the seal itself */
     uint8_t reason;      /* enum seal_reason */
     uint8_t reserved[3];

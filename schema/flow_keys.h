@@ -66,6 +66,12 @@ struct flow_keys {
     uint8_t entry;     /* in the frame's table: interface, direction and rule. The store sets it */
 };
 
+/*
+ * Makes the keys of a packet, all but `entry`, from the bytes that are stored of it. The store is given such a function, because it does not
+ * decode headers itself: packet_keys_of() of rules/. Any thread, no state.
+ */
+typedef void flow_keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_keys *keys);
+
 #define FLOW_KEY_BYTES 64u /* ends and kind */
 
 _Static_assert(sizeof(struct flow_end) == 24, "no padding is compared");

@@ -581,6 +581,11 @@ void flow_index_stop(struct flow_index *index)
         index->covered = index->frame_block; /* nothing of the open frame was added yet */
 }
 
+bool flow_index_stopped(const struct flow_index *index)
+{
+    return index->stopped;
+}
+
 bool flow_index_whole(const struct flow_index *index)
 {
     return !index->stopped && index->state[FLOW_REST].packets == 0;
@@ -644,7 +649,8 @@ uint32_t flow_index_allowance(const struct flow_index *index, uint32_t room_byte
 {
     if (index->stopped)
         return UINT32_MAX; /* it grows no more */
-    uint32_t bound = flow_index_bound(index);
+    uint32_t bound = flow_index_bound(index), most = index->out_bytes - SLACK_BYTES;
+    room_bytes = room_bytes < most ? room_bytes : most;
     return bound >= room_bytes ? 0 : (room_bytes - bound) / PACKET_BOUND;
 }
 

@@ -64,6 +64,9 @@ uint32_t flow_index_allowance(const struct flow_index *index, uint32_t room_byte
 /* From the block that is being filled on, nothing is indexed any more: readers read it all. */
 void flow_index_stop(struct flow_index *index);
 
+/* Whether it has been stopped. */
+bool flow_index_stopped(const struct flow_index *index);
+
 /* Whether everything so far is indexed flow by flow. */
 bool flow_index_whole(const struct flow_index *index);
 

@@ -94,7 +94,7 @@ int frame_parse(const uint8_t *bytes, uint32_t available, struct frame_info *inf
     uint32_t interfaces = le16_get(header.interfaces), interface_bytes = le32_get(header.interface_bytes);
     if (interface_bytes > header_bytes || tables_bytes(blocks, entries, interface_bytes) > header_bytes ||
         blocks < (frame_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES || entries > FRAME_ENTRIES_MAX ||
-        interfaces > FRAME_ENTRIES_MAX || header.kind < FRAME_OPEN || header.kind > FRAME_SEAL ||
+        interfaces > FRAME_ENTRIES_MAX || header.kind < FRAME_OPEN || header.kind > FRAME_FLOWS ||
         le32_get(header.body_bytes) > frame_bytes - header_bytes ||
         le32_get(header.stored_bytes) != le32_get(header.body_bytes) ||
         le32_get(header.offset) % PAGE_BYTES != 0 || header.cipher != 0 || le16_get(header.flags) != 0)

@@ -35,6 +35,7 @@
 
 #include "catalog.h"
 #include "disk_io.h"
+#include "flow_keys.h"
 #include "frame.h"
 #include "mender.h"
 #include "pool.h"
@@ -54,6 +55,7 @@ struct keeper_options {
     uint64_t unflushed_bytes_max; /* flush sooner than the window when a disk has this much unflushed; 0: a quarter of the pool */
     struct mender_options mender; /* zeros: nothing is healed, sealed or scrubbed unasked */
     char host[64];
+    flow_keys_of *keys_of;        /* what segments are indexed by; null: they get no key index */
     struct pool *pool;            /* stays the caller's */
     struct catalog *catalog;      /* stays the caller's */
     uint64_t (*monotonic_ns)(void *context);
@@ -112,8 +114,8 @@ struct segment {
     struct segment_copy copy[COPIES_MAX];
     uint32_t buffers;            /* of any kind that refer to it, the settled ones with open writes, too */
     uint32_t frames_under_way;   /* data frames that the keeper has and that are not durable */
-    struct frame_buffer *closing; /* INDEX frames and SEAL, in order: written when what is before them is durable */
-    bool closing_submitted;       /* the first of them is */
+    struct frame_buffer *closing; /* INDEX and FLOWS frames and SEAL, in order: written when what is before them is durable */
+    uint32_t closing_submitted;   /* so many of them are */
     atomic_bool ended;
     uint32_t frames_received;
     _Atomic uint32_t frames_sent; /* set by the stream when it will send no more without a seal; until then FRAMES_NOT_ALL_SENT */

@@ -204,7 +204,7 @@ static void row_update(struct segment *segment, const struct frame_buffer *buffe
         if (!segment->copy[i].bad)
             row->place[row->places++] =
                 (struct segment_place){.disk = segment->copy[i].disk->identity, .slot = segment->copy[i].slot};
-    if (buffer->kind == FRAME_SEAL || buffer->kind == FRAME_INDEX) {
+    if (buffer->kind != FRAME_DATA) {
         if (row->index_offset == 0)
             row->index_offset = buffer->offset;
         uint32_t end = buffer->offset + buffer->length;
@@ -351,35 +351,42 @@ static bool rescue(struct keeper *keeper, struct stream *stream, struct segment 
     return rescue_into(keeper, stream, segment, spare);
 }
 
-/* Writes the next INDEX frame or the SEAL, when everything before it is durable. Returns whether the segment is closed. */
+/* Submits what may be written of what closes the segment: all but the seal at once, the seal when those are durable. */
+static void closing_submit(struct keeper *keeper, struct segment *segment)
+{
+    uint32_t number = 0;
+    for (struct frame_buffer *buffer = segment->closing; buffer; buffer = buffer->next, number++) {
+        if (number < segment->closing_submitted)
+            continue;
+        if (buffer->kind == FRAME_SEAL && buffer != segment->closing)
+            return;
+        segment->closing_submitted++;
+        frame_submit(keeper, buffer);
+    }
+}
+
+/* Writes INDEX and FLOWS frames and the SEAL, when everything before them is durable. Returns whether the segment is closed. */
 static bool closing_go_on(struct keeper *keeper, struct segment *segment)
 {
     while (segment->closing) {
         struct frame_buffer *buffer = segment->closing;
-        bool submitted = segment->closing_submitted;
+        if (segment->frames_under_way == 0 && !atomic_load(&segment->ended))
+            closing_submit(keeper, segment);
+        bool submitted = segment->closing_submitted > 0;
         if (submitted && frame_pending(buffer))
             return false;
-        if (atomic_load(&segment->ended)) {
-            segment->closing = buffer->next;
-            segment->closing_submitted = false;
-            frame_release(keeper, buffer);
-            continue;
-        }
-        if (segment->frames_under_way > 0)
+        bool ended = atomic_load(&segment->ended);
+        if (!ended && !submitted)
             return false;
-        if (!submitted) {
-            segment->closing_submitted = true;
-            frame_submit(keeper, buffer);
-            continue;
-        }
-        if (!frame_flushed_somewhere(buffer)) {
+        if (!ended && !frame_flushed_somewhere(buffer)) {
             segment_end(segment);
             continue;
         }
-        row_update(segment, buffer);
         segment->closing = buffer->next;
-        segment->closing_submitted = false;
-        if (buffer->kind == FRAME_SEAL) {
+        segment->closing_submitted -= submitted;
+        if (!ended)
+            row_update(segment, buffer);
+        if (!ended && buffer->kind == FRAME_SEAL) {
             segment->row.state = SEGMENT_SEALED;
             segment->row.sealed_ns = keeper->options.wall_ns(keeper->options.context);
             keeper->segments_sealed++;

@@ -22,7 +22,7 @@ enum mend_kind {
 
 /* The parts of a slot, in the order in which they are checked; a healed copy is written in this
  * order, too, each part durable before the next. */
-enum mend_part { PART_OPEN, PART_DATA, PART_INDEX, PART_SEAL, PARTS };
+enum mend_part { PART_OPEN, PART_DATA, PART_INDEX /* and FLOWS */, PART_SEAL, PARTS };
 
 struct mend_place {
     struct keeper_disk *disk;

@@ -316,7 +316,8 @@ static uint32_t frame_wrong(const struct mend_job *job, const uint8_t *bytes, ui
     if (result != 0)
         return result == ERR_NOT_FOUND ? WORKER_BAD_MISSING : WORKER_BAD_CHECKSUM;
     uint32_t revision = job->part >= PART_INDEX ? job->row.revision : job->row.data_revision;
-    if (info->kind != kind[job->part] || info->offset != offset ||
+    bool kind_fits = info->kind == kind[job->part] || (job->part == PART_INDEX && info->kind == FRAME_FLOWS);
+    if (!kind_fits || info->offset != offset ||
         info->position != job->position ||
         !identity_equal(&info->ring, &job->mender->keeper->options.ring) ||
         !identity_equal(&info->segment, &job->segment) || info->revision != revision)
@@ -633,6 +634,8 @@ static void ended_read(struct mend_job *job)
     };
     if (getrandom(job->seal.salt, sizeof job->seal.salt, 0) != (ssize_t)sizeof job->seal.salt)
         abort();
+    if (job->prefix.flows)
+        flow_frames_seal(job->prefix.flows, index, &job->seal);
     uint32_t offset, bytes;
     segment_index_extent(index, &job->seal, &offset, &bytes);
     if (index->packets != row->packets || index->missing > 0 || index->data_end != row->data_end ||
@@ -658,7 +661,7 @@ static void ended_looked(struct mend_job *job)
 
 static void ended_begin(struct mend_job *job)
 {
-    segment_index_clear(&job->prefix.index, job->row.first_packet);
+    segment_prefix_clear(&job->prefix, job->row.first_packet);
     job->part = PART_DATA;
     job->at = PAGE_BYTES;
     job->end = job->row.data_end;
@@ -1081,7 +1084,7 @@ bool mend_begin(struct mender *mender, enum mend_kind kind, uint64_t position, u
         job->row = *ended;
     if (!job->buffer || !job->page || place >= job->places ||
         !mender_disk_good(job->place[place].disk) ||
-        (ended && segment_prefix_open(&job->prefix, slot_bytes) != 0)) {
+        (ended && segment_prefix_open(&job->prefix, slot_bytes, mender->keeper->options.keys_of) != 0)) {
         free(job->buffer);
         free(job->page);
         free(job);

@@ -50,7 +50,7 @@ struct frame_buffer {
     /* filled in by the stream */
     struct segment *segment;
     struct stream *stream;
-    enum frame_kind kind;             /* SEAL: index frames and the seal behind them, in one write */
+    enum frame_kind kind;             /* SEAL: the seal, and in the same write the last INDEX or FLOWS frame before it */
     bool flush;                       /* somebody waits for it: flush as soon as it is written */
     uint64_t due_ns;                  /* monotonic: when it has to be durable */
     uint32_t offset;

@@ -571,7 +571,7 @@ static void read_prefix(const struct recovery *recovery, const struct slot_view 
                             .spare = spare_page(recovery)};
     uint32_t slot_bytes = (uint32_t)disk->geometry.slot_bytes, offset = PAGE_BYTES, number = 1;
     struct frame_info info;
-    segment_index_clear(&prefix->index, view->first_packet);
+    segment_prefix_clear(prefix, view->first_packet);
     while (read_frame(disk, view, offset, buffer, &info) == 0 && info.number == number) {
         if (segment_prefix_add(prefix, buffer, &info) != 0)
             break;
@@ -718,7 +718,7 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
     if (count > COPIES_MAX)
         count = COPIES_MAX;
     while (prefixes < count && result == 0) {
-        result = segment_prefix_open(&prefix[prefixes], slot_bytes);
+        result = segment_prefix_open(&prefix[prefixes], slot_bytes, recovery->options->keys_of);
         if (result != 0)
             break;
         prefixes++;
@@ -770,6 +770,8 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
         .last_ns = index->last_ns,
         .data_end = index->data_end,
     };
+    if (prefix[best].flows)
+        flow_frames_seal(prefix[best].flows, index, &seal);
     segment_index_extent(index, &seal, &row.index_offset, &row.index_bytes);
     bool room = row.index_offset >= row.data_end;
     for (uint32_t i = 0; i < count; i++) {

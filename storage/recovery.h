@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "catalog.h"
+#include "flow_keys.h"
 #include "disk_io.h"
 #include "keeper.h"
 
@@ -34,6 +35,7 @@ struct recovery_report {
 struct recovery_options {
     struct identity ring;
     struct catalog *catalog;
+    flow_keys_of *keys_of; /* what is sealed is indexed by; null: it gets no key index */
     bool whole;      /* ignore the catalog: read every slot (rebuild, adopt, a fresh catalog) */
     bool read_only;  /* look only: nothing is sealed or repaired */
     int64_t (*wall_ns)(void *context);

@@ -291,6 +291,7 @@ static struct recovery_options recovery_options(struct ring *ring, bool whole)
 {
     return (struct recovery_options){
         .ring = ring->options.ring,
+        .keys_of = ring->options.keys_of,
         .catalog = ring->options.catalog,
         .whole = whole,
         .wall_ns = wall_ns,
@@ -340,6 +341,7 @@ static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uin
         .copies = ring->options.copies,
         .flush_window_ns = ring->options.flush_window_ns,
         .mender = ring->options.mender,
+        .keys_of = ring->options.keys_of,
         .pool = ring->pool,
         .catalog = ring->options.catalog,
         .monotonic_ns = monotonic_ns,

@@ -29,6 +29,7 @@ struct ring_options {
     uint64_t buffer_bytes;     /* of packets on their way; the bound of data in flight */
     uint64_t flush_window_ns;  /* 50 ms to 10 s */
     struct mender_options mender;
+    flow_keys_of *keys_of;     /* what segments are indexed by; null: they get no key index */
     struct catalog *catalog;   /* stays the caller's */
     bool whole;                /* read every slot: the catalog is fresh, or the ring is new to this machine */
     void (*event)(void *context, const char *severity, const char *kind, const char *text);

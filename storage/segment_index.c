@@ -1,8 +1,9 @@
 /*
- * segment_index.c - where the frames of a segment are, and the page that closes it.
+ * segment_index.c - where the frames of a segment are, the frames of its key index, and the page that closes it.
  *
- * The index lies directly before the seal, so that in the usual case both are one write. Parts of at most
- * PART_FRAMES entries keep every INDEX frame within one buffer, whatever the slot's size.
+ * All of it lies directly before the slot's end, so that without a key index it is one write in the usual case. Parts of at most
+ * PART_FRAMES entries keep every INDEX frame within one buffer, whatever the slot's size; FLOWS frames are a page shorter than a
+ * buffer, so that the seal has room behind the last.
  */
 #include "segment_index.h"
 
@@ -122,21 +123,79 @@ uint32_t segment_index_room(uint32_t frames, const struct frame_table *full)
     return bytes;
 }
 
+/* What the frames that close a segment have in common; `nth` of them, from 0. */
+static struct frame_finish closing(const struct segment_index *index, const struct segment_seal *seal,
+                                   enum frame_kind kind, uint32_t nth, uint32_t offset)
+{
+    return (struct frame_finish){
+        .kind = kind,
+        .offset = offset,
+        .number = index->next_number + nth,
+        .first_packet = index->first_packet + index->packets + index->missing,
+        .frontier = seal->frontier,
+        .account = seal->account,
+        .salt = seal->salt,
+    };
+}
+
+/* ---- the key index's frames ----------------------------------------------------------------------- */
+
+static uint32_t flows_parts(uint32_t flows_bytes)
+{
+    return (flows_bytes + FLOWS_PIECE_BYTES - 1) / FLOWS_PIECE_BYTES;
+}
+
+/* The length of the frame that holds a piece of so many bytes. */
+static uint32_t flows_frame(uint32_t piece_bytes)
+{
+    return (uint32_t)round_up(FLOWS_HEADER_BYTES + piece_bytes, PAGE_BYTES);
+}
+
+uint32_t segment_index_flows_frames(uint32_t flows_bytes)
+{
+    uint32_t rest = flows_bytes % FLOWS_PIECE_BYTES;
+    return flows_bytes / FLOWS_PIECE_BYTES * FLOWS_FRAME_BYTES + (rest > 0 ? flows_frame(rest) : 0);
+}
+
+uint32_t segment_index_flows_room(const struct segment_index *index, const struct frame_table *table,
+                                  uint64_t slot_bytes)
+{
+    uint64_t taken = (uint64_t)index->data_end + segment_index_room(index->entries, table);
+    uint64_t gap = taken < slot_bytes ? slot_bytes - taken : 0, rest = gap % FLOWS_FRAME_BYTES;
+    return (uint32_t)(gap / FLOWS_FRAME_BYTES * FLOWS_PIECE_BYTES +
+                      (rest > FLOWS_HEADER_BYTES ? rest - FLOWS_HEADER_BYTES : 0));
+}
+
+static uint32_t flows_part(const struct segment_index *index, const struct segment_seal *seal, uint32_t part,
+                           uint8_t *buffer, uint32_t *offset)
+{
+    uint32_t from = part * FLOWS_PIECE_BYTES, left = seal->flows_bytes - from;
+    uint32_t bytes = left < FLOWS_PIECE_BYTES ? left : FLOWS_PIECE_BYTES, length = flows_frame(bytes);
+    *offset = (uint32_t)(seal->slot_bytes - PAGE_BYTES) - segment_index_flows_frames(seal->flows_bytes) +
+              part * FLOWS_FRAME_BYTES;
+    struct frame_finish finish = closing(index, seal, FRAME_FLOWS, parts_of(index->entries) + part, *offset);
+    int built = frame_build_plain(buffer, length, seal->identity, NULL, &finish, seal->flows + from, bytes);
+    assert(built == (int)length);
+    return length;
+}
+
+/* ---- building ------------------------------------------------------------------------------------- */
+
 uint32_t segment_index_parts(const struct segment_index *index, const struct segment_seal *seal)
 {
-    (void)seal;
-    return parts_of(index->entries);
+    return parts_of(index->entries) + flows_parts(seal->flows_bytes);
 }
 
 void segment_index_extent(const struct segment_index *index, const struct segment_seal *seal, uint32_t *offset,
                           uint32_t *bytes)
 {
-    *bytes = segment_index_room(index->entries, seal->table) - PAGE_BYTES;
+    *bytes = segment_index_room(index->entries, seal->table) - PAGE_BYTES +
+             segment_index_flows_frames(seal->flows_bytes);
     *offset = (uint32_t)(seal->slot_bytes - PAGE_BYTES - *bytes);
 }
 
-uint32_t segment_index_part(const struct segment_index *index, const struct segment_seal *seal, uint32_t part,
-                            uint8_t *buffer, uint32_t *offset)
+static uint32_t index_part(const struct segment_index *index, const struct segment_seal *seal, uint32_t part,
+                           uint8_t *buffer, uint32_t *offset)
 {
     const struct frame_table *table = index_table(seal->table);
     uint32_t parts = parts_of(index->entries), accounts = part == 0 ? account_count(table) : 0;
@@ -164,20 +223,17 @@ uint32_t segment_index_part(const struct segment_index *index, const struct segm
         frame_account_put(&account.account, &seal->interface_account[i]);
         memcpy(at, &account, sizeof account);
     }
-    struct frame_finish finish = {
-        .kind = FRAME_INDEX,
-        .offset = *offset,
-        .number = index->next_number + part,
-        .first_packet = index->first_packet + index->packets + index->missing,
-        .frontier = seal->frontier,
-        .account = seal->account,
-        .salt = seal->salt,
-    };
+    struct frame_finish finish = closing(index, seal, FRAME_INDEX, part, *offset);
     int built = frame_build_plain(buffer, length, seal->identity, table, &finish, NULL, body_bytes);
     assert(built == (int)length);
-    if (part + 1 < parts)
-        return length;
+    return length;
+}
 
+static void put_seal(const struct segment_index *index, const struct segment_seal *seal, uint8_t *page)
+{
+    const struct frame_table *table = index_table(seal->table);
+    uint32_t index_offset, index_bytes;
+    segment_index_extent(index, seal, &index_offset, &index_bytes);
     struct seal_body seal_body = {
         .opened_ns = le64_of((uint64_t)seal->opened_ns),
         .sealed_ns = le64_of((uint64_t)seal->sealed_ns),
@@ -191,20 +247,28 @@ uint32_t segment_index_part(const struct segment_index *index, const struct segm
         .data_end = le32_of(index->data_end),
         .index_offset = le32_of(index_offset),
         .index_bytes = le32_of(index_bytes),
-        .next_number = le32_of(index->next_number + parts),
+        .next_number = le32_of(index->next_number + segment_index_parts(index, seal)),
         .reason = (uint8_t)seal->reason,
         .missing = le64_of(index->missing),
     };
-    finish.kind = FRAME_SEAL;
-    finish.offset = (uint32_t)(seal->slot_bytes - PAGE_BYTES);
-    finish.number = index->next_number + parts;
+    struct frame_finish finish = closing(index, seal, FRAME_SEAL, segment_index_parts(index, seal),
+                                         (uint32_t)(seal->slot_bytes - PAGE_BYTES));
     /* With the interfaces, where they fit the page: then a rebuild learns them without reading more. */
-    built = frame_build_plain(buffer + length, PAGE_BYTES, seal->identity, table, &finish, &seal_body,
-                              sizeof seal_body);
+    int built = frame_build_plain(page, PAGE_BYTES, seal->identity, table, &finish, &seal_body, sizeof seal_body);
     if (built == ERR_TOO_LARGE)
-        built = frame_build_plain(buffer + length, PAGE_BYTES, seal->identity, NULL, &finish, &seal_body,
-                                  sizeof seal_body);
+        built = frame_build_plain(page, PAGE_BYTES, seal->identity, NULL, &finish, &seal_body, sizeof seal_body);
     assert(built == (int)PAGE_BYTES);
+}
+
+uint32_t segment_index_part(const struct segment_index *index, const struct segment_seal *seal, uint32_t part,
+                            uint8_t *buffer, uint32_t *offset)
+{
+    uint32_t frames = parts_of(index->entries);
+    uint32_t length = part < frames ? index_part(index, seal, part, buffer, offset)
+                                    : flows_part(index, seal, part - frames, buffer, offset);
+    if (part + 1 < segment_index_parts(index, seal))
+        return length;
+    put_seal(index, seal, buffer + length);
     return length + PAGE_BYTES;
 }
 

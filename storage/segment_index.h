@@ -1,5 +1,5 @@
 /*
- * segment_index.h - the frame directory of a segment and the frames that carry it: INDEX frames and the SEAL.
+ * segment_index.h - the frame directory of a segment and the frames that close it: INDEX, FLOWS and the SEAL.
  *
  * Used by the stream that fills a segment and by recovery, which makes the index of a segment that a crash left open.
  */
@@ -50,19 +50,28 @@ struct segment_seal {
     enum seal_reason reason;
     uint64_t slot_bytes;
     uint8_t salt[32];
+    const uint8_t *flows; /* the encoded key index, for the FLOWS frames */
+    uint32_t flows_bytes; /* 0: there is none */
 };
+
+/* Bytes that a key index may have which is to lie between `data_end` and the rest of what closes the slot. */
+uint32_t segment_index_flows_room(const struct segment_index *index, const struct frame_table *table,
+                                  uint64_t slot_bytes);
+
+/* Bytes of FLOWS frames that hold so many bytes of key index. */
+uint32_t segment_index_flows_frames(uint32_t flows_bytes);
 
 /* How many parts segment_index_part() will make. Each fits FRAME_BYTES_USUAL; the last one contains the SEAL, too. */
 uint32_t segment_index_parts(const struct segment_index *index, const struct segment_seal *seal);
 
 /*
- * Builds part `part` into `buffer` (FRAME_BYTES_USUAL): an INDEX frame, behind the last one the SEAL.
+ * Builds part `part` into `buffer` (FRAME_BYTES_USUAL): an INDEX frame or, in the parts after those, a FLOWS frame; behind the last one the SEAL.
  * *offset: where in the slot it goes; returns its length.
  */
 uint32_t segment_index_part(const struct segment_index *index, const struct segment_seal *seal, uint32_t part,
                             uint8_t *buffer, uint32_t *offset);
 
-/* Where the INDEX frames begin and how long they are together. */
+/* Where the INDEX frames begin and how long they and the FLOWS frames are together. */
 void segment_index_extent(const struct segment_index *index, const struct segment_seal *seal, uint32_t *offset,
                           uint32_t *bytes);
 

@@ -5,13 +5,15 @@
 
 #include <stdlib.h>
 
-int segment_prefix_open(struct segment_prefix *prefix, uint64_t slot_bytes)
+int segment_prefix_open(struct segment_prefix *prefix, uint64_t slot_bytes, flow_keys_of *keys_of)
 {
-    *prefix = (struct segment_prefix){0};
+    *prefix = (struct segment_prefix){.keys_of = keys_of};
     prefix->table = malloc(sizeof *prefix->table);
     prefix->interface_account = calloc(FRAME_ENTRIES_MAX, sizeof *prefix->interface_account);
     if (!prefix->table || !prefix->interface_account ||
+        (keys_of && flow_index_open(slot_bytes, &prefix->flows) != 0) ||
         segment_index_open(&prefix->index, slot_bytes) != 0) {
+        flow_index_close(&prefix->flows);
         free(prefix->table);
         free(prefix->interface_account);
         return ERR_NO_MEMORY;
@@ -23,8 +25,16 @@ int segment_prefix_open(struct segment_prefix *prefix, uint64_t slot_bytes)
 void segment_prefix_close(struct segment_prefix *prefix)
 {
     segment_index_close(&prefix->index);
+    flow_index_close(&prefix->flows);
     free(prefix->table);
     free(prefix->interface_account);
+}
+
+void segment_prefix_clear(struct segment_prefix *prefix, uint64_t first_packet)
+{
+    segment_index_clear(&prefix->index, first_packet);
+    if (prefix->flows)
+        flow_index_clear(prefix->flows);
 }
 
 int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame,
@@ -55,6 +65,8 @@ int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame,
     segment_index_add(&prefix->index, info->offset, info->frame_bytes, info->number, info->packets,
                       info->first_packet, captured_bytes, info->head_ns, info->first_ns,
                       info->last_ns);
+    if (prefix->flows)
+        flow_frame_add(prefix->flows, prefix->keys_of, frame, info->frame_bytes, UINT32_MAX);
     prefix->account = info->account;
     if (info->frontier > prefix->frontier)
         prefix->frontier = info->frontier;

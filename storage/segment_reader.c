@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define INDEX_STEP_BYTES (16u * 1024) /* of an index that are read at once */
 #define HEADER_PROBE_BYTES \
     (16u * 1024) /* read at once where only a header is wanted: nearly always enough */
 #define SCAN_BYTES FRAME_BYTES_USUAL
@@ -299,6 +300,24 @@ static bool entries_fit(const struct index_frame_entry *entry, uint32_t entries,
 }
 
 /*
+ * Sees to it that the first `wanted` bytes of what lies between data and seal are in the buffer. Only the INDEX frames are needed of it, and how
+ * long they are, they say themselves.
+ */
+static int index_have(struct segment_reader *reader, uint32_t place, uint8_t *buffer, uint32_t *have,
+                      uint32_t wanted)
+{
+    const struct worker_segment *segment = reader->segment;
+    uint32_t bytes = (uint32_t)round_up(wanted, INDEX_STEP_BYTES);
+    bytes = bytes < segment->index_bytes ? bytes : segment->index_bytes;
+    if (bytes <= *have)
+        return 0;
+    int result = read_place(reader->shared, segment, place, segment->index_offset + *have,
+                            buffer + *have, bytes - *have);
+    *have = bytes;
+    return result;
+}
+
+/*
  * Reads the index of one place. 0 with the entries in reader->entry; a reason, with the offset of
  * what did not pass; or a negative code.
  */
@@ -317,18 +336,24 @@ static int read_index(struct segment_reader *reader, uint32_t place, uint32_t *o
         free(buffer);
         return ERR_NO_MEMORY;
     }
-    if (read_place(reader->shared, segment, place, segment->index_offset, buffer,
-                   segment->index_bytes))
-        reason = WORKER_BAD_READ;
-    uint32_t at = 0, part = 0, parts = 1;
+    uint32_t at = 0, part = 0, parts = 1, have = 0;
     while (!reason && part < parts) {
         *offset = segment->index_offset + at;
         if (at == segment->index_bytes) {
             reason = WORKER_BAD_MISSING;
             break;
         }
-        int parsed = frame_parse(buffer + at, segment->index_bytes - at, info);
-        if (parsed)
+        int unread = index_have(reader, place, buffer, &have, at + PAGE_BYTES);
+        int parsed = unread ? 0 : frame_parse(buffer + at, have - at, info);
+        if (parsed == ERR_AGAIN && info->header_bytes <= segment->index_bytes - at) {
+            unread = index_have(reader, place, buffer, &have, at + info->header_bytes);
+            parsed = unread ? 0 : frame_parse(buffer + at, have - at, info);
+        }
+        if (!unread && !parsed && info->frame_bytes <= segment->index_bytes - at)
+            unread = index_have(reader, place, buffer, &have, at + info->frame_bytes);
+        if (unread)
+            reason = WORKER_BAD_READ;
+        else if (parsed)
             reason = header_reason(parsed);
         else if (!segment_owns(reader->shared, segment, FRAME_INDEX, *offset, info))
             reason = WORKER_BAD_IDENTITY;
@@ -369,6 +394,7 @@ static int read_index(struct segment_reader *reader, uint32_t place, uint32_t *o
     }
     reader->entry = entry;
     reader->entries = entries;
+    reader->flows_bytes = segment->index_bytes - at;
     return 0;
 }
 

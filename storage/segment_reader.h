@@ -107,6 +107,7 @@ struct segment_reader {
     uint32_t entry_next; /* pruned: the entry of the frame at `at` */
     uint32_t entries;
     struct index_frame_entry *entry;
+    uint32_t flows_bytes; /* of the FLOWS frames between the INDEX frames and the seal */
 };
 
 enum segment_step {

@@ -19,6 +19,8 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "flow_frames.h"
+
 #define INTERFACES_MAX 65535u
 #define NOT_IN_TABLE UINT16_MAX
 #define FRAME_ROOM_MIN (2 * PAGE_BYTES) /* a shorter rest of a slot is left */
@@ -50,6 +52,7 @@ struct stream {
     struct account account; /* over all interfaces */
     struct segment *segment;
     struct segment_index index;
+    struct flow_index *flows; /* null: without a key index */
     struct frame_table *table;
     struct account *table_account; /* for the index: one for each interface of the table */
     struct frame_buffer *buffer;
@@ -116,7 +119,10 @@ int stream_open(struct keeper *keeper, uint32_t number, const struct stream_opti
     stream->table = malloc(sizeof *stream->table);
     stream->table_account = calloc(FRAME_ENTRIES_MAX, sizeof *stream->table_account);
     if (!stream->table || !stream->table_account ||
+        (keeper_options(keeper)->keys_of &&
+         flow_index_open(keeper_options(keeper)->slot_bytes, &stream->flows) != 0) ||
         segment_index_open(&stream->index, keeper_options(keeper)->slot_bytes) != 0) {
+        flow_index_close(&stream->flows);
         free(stream->table_account);
         free(stream->table);
         free(stream);
@@ -233,13 +239,29 @@ static uint32_t next_offset(const struct stream *stream)
     return stream->index.data_end;
 }
 
-/* Bytes that the next frame may have, when the index will describe it, too. */
+/*
+ * What the key index of the packets so far may need at most, and how fast that grows with the data: so the slot is full when both meet, and a
+ * flood of flows seals early. The next frame may still surprise; what then finds no room is not indexed.
+ */
+static uint32_t room_beside_flows(const struct stream *stream, uint32_t room)
+{
+    if (!stream->flows || stream->index.entries == 0)
+        return room;
+    uint64_t bound = segment_index_flows_frames(flow_index_bound(stream->flows)) + PAGE_BYTES;
+    uint64_t data = stream->index.data_end > FRAME_BYTES_USUAL ? stream->index.data_end : FRAME_BYTES_USUAL;
+    uint64_t growth = flow_index_stopped(stream->flows) ? 0 : bound + bound / 4;
+    return bound >= room ? 0 : (uint32_t)((room - bound) * data / (data + growth));
+}
+
+/* Bytes that the next frame may have, when the indexes will describe it, too. */
 static uint32_t slot_room(const struct stream *stream)
 {
     /* One page more than the table needs now: a frame can add a few entries to it. */
     uint64_t taken = (uint64_t)next_offset(stream) + segment_index_room(stream->index.entries + 1, stream->table) +
                      PAGE_BYTES;
-    return taken >= stream->segment->slot_bytes ? 0 : (uint32_t)(stream->segment->slot_bytes - taken);
+    return taken >= stream->segment->slot_bytes
+               ? 0
+               : room_beside_flows(stream, (uint32_t)(stream->segment->slot_bytes - taken));
 }
 
 static void frame_post(struct stream *stream, bool flush)
@@ -269,6 +291,9 @@ static void frame_post(struct stream *stream, bool flush)
     segment_index_add(&stream->index, buffer->offset, buffer->length, buffer->number, buffer->packets,
                       buffer->first_packet, buffer->captured_bytes, buffer->head_ns, buffer->first_ns,
                       buffer->last_ns);
+    if (stream->flows)
+        flow_frame_add(stream->flows, keeper_options(stream->keeper)->keys_of, buffer->bytes, buffer->length,
+                       segment_index_flows_room(&stream->index, stream->table, stream->segment->slot_bytes));
     stream->buffer = NULL;
     stream->last.valid = false;
     stream->frames_sent++;
@@ -316,6 +341,8 @@ static int segment_begin(struct stream *stream)
     stream->segment = segment;
     stream->frames_sent = 0;
     segment_index_clear(&stream->index, stream->next_packet);
+    if (stream->flows)
+        flow_index_clear(stream->flows);
     table_forget(stream);
     keeper_post_stream(stream->keeper, stream); /* time to prepare another one */
     return 0;
@@ -350,11 +377,13 @@ static void seal_begin(struct stream *stream, enum seal_reason reason)
     };
     if (getrandom(stream->seal.salt, sizeof stream->seal.salt, 0) != (ssize_t)sizeof stream->seal.salt)
         abort();
+    if (stream->flows)
+        flow_frames_seal(stream->flows, &stream->index, &stream->seal);
     stream->sealing = true;
     stream->sealing_part = 0;
 }
 
-/* Writes index and seal, as far as there are buffers. 0 when the segment is out of our hands. */
+/* Writes the indexes and the seal, as far as there are buffers. 0 when the segment is out of our hands. */
 static int seal_go_on(struct stream *stream)
 {
     uint32_t parts = segment_index_parts(&stream->index, &stream->seal);
@@ -370,7 +399,7 @@ static int seal_go_on(struct stream *stream)
         buffer->stream = stream;
         buffer->length = segment_index_part(&stream->index, &stream->seal, stream->sealing_part, buffer->bytes,
                                             &buffer->offset);
-        buffer->kind = stream->sealing_part + 1 == parts ? FRAME_SEAL : FRAME_INDEX;
+        buffer->kind = stream->sealing_part + 1 == parts ? FRAME_SEAL : FRAME_INDEX; /* or FLOWS */
         buffer->flush = stream->finishing;
         buffer->due_ns = now_ns(stream) + window_ns(stream);
         stream->frames_sent++;
@@ -590,6 +619,7 @@ void stream_free(struct stream **slot)
     pthread_cond_destroy(&stream->changed);
     pthread_mutex_destroy(&stream->lock);
     segment_index_close(&stream->index);
+    flow_index_close(&stream->flows);
     free(stream->table_account);
     free(stream->table);
     free(stream->dirty);

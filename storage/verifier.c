@@ -146,6 +146,32 @@ static int check_index(struct tally *tally, struct segment_reader *reader)
     return judgement < 0 ? judgement : 0;
 }
 
+/* The FLOWS frames: what is in them is under checksums of its own, and derived; that their blocks are right is what can be mended. */
+static int check_flows(struct tally *tally, const struct segment_reader *reader)
+{
+    const struct worker_segment *segment = tally->segment;
+    uint32_t end = segment->index_offset + segment->index_bytes, tries = 0;
+    for (uint32_t at = end - reader->flows_bytes; reader->index_state == INDEX_GOOD && at < end;) {
+        uint8_t *frame;
+        struct frame_info info;
+        int reason = segment_fetch(tally->shared, segment, tally->place, at, end - at, FRAME_FLOWS, &frame, &info);
+        uint32_t left = end - at, bytes = left < FLOWS_FRAME_BYTES ? left : FLOWS_FRAME_BYTES;
+        if (!reason && info.frame_bytes != bytes)
+            reason = WORKER_BAD_RECORDS;
+        free(frame);
+        if (reason < 0)
+            return reason;
+        int judgement = reason ? complain(tally, at, bytes, reason, &info) : 0;
+        if (judgement < 0)
+            return judgement;
+        if (judgement == WORKER_AGAIN && ++tries < 4)
+            continue;
+        tries = 0;
+        at += bytes;
+    }
+    return 0;
+}
+
 /* Whether the seal says what the frames and the recorder say. */
 static bool seal_fits(const struct tally *tally, const struct seal_body *body)
 {
@@ -205,6 +231,8 @@ static int check_place(struct segment_readers *shared, const struct worker_segme
         result = segment->state == SEGMENT_OPEN ? 0 : check_index(&tally, &reader);
     else if (result == 0)
         goto out;
+    if (!result && segment->state != SEGMENT_OPEN)
+        result = check_flows(&tally, &reader);
     if (!result && segment->state != SEGMENT_OPEN)
         result = check_seal(&tally);
 out:

@@ -132,7 +132,7 @@ _tapeloop() {
                 if [ "$operands" -eq 0 ]; then
                     words="$(_tapeloop_rings) max-rings="
                 else
-                    words="copies= buffer_bytes= flush_window= disk_wait= disk_retry= duplicates= duplicate_window=
+                    words="copies= buffer_bytes= flush_window= index= disk_wait= disk_retry= duplicates= duplicate_window=
                         duplicate_ignore_ttl= duplicate_ignore_vlan="
                     compopt -o nospace
                 fi

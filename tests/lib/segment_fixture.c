@@ -182,6 +182,13 @@ void fixture_begin(struct fixture_segment *segment, struct fixture *fixture, con
     put(segment, 0, page, PAGE_BYTES);
 }
 
+void fixture_index(struct fixture_segment *segment, flow_keys_of *keys_of)
+{
+    segment->keys_of = keys_of;
+    int result = flow_index_open(segment->fixture->slot_bytes, &segment->flows);
+    assert(result == 0);
+}
+
 int fixture_interface(struct fixture_segment *segment,
                       const struct interface_description *description)
 {
@@ -225,7 +232,8 @@ bool fixture_packet(struct fixture_segment *segment, int interface, uint8_t dire
 /* Whether a frame of `bytes` and all that must come after it fit into the slot. */
 static bool slot_has_room(const struct fixture_segment *segment, uint32_t bytes)
 {
-    return segment->offset + bytes +
+    uint32_t flows = segment->flows ? segment_index_flows_frames(flow_index_bound(segment->flows)) : 0;
+    return segment->offset + bytes + flows +
                segment_index_room(segment->index.entries + 1, &segment->table) <=
            segment->fixture->slot_bytes;
 }
@@ -282,6 +290,10 @@ void fixture_flush(struct fixture_segment *segment)
     segment_index_add(&segment->index, segment->offset, bytes, segment->number, builder->packets,
                       finish.first_packet, builder->captured_bytes, builder->head_ns,
                       builder->first_ns, builder->last_ns);
+    if (segment->flows)
+        flow_frame_add(segment->flows, segment->keys_of, segment->buffer, bytes,
+                       segment_index_flows_room(&segment->index, &segment->table,
+                                                segment->fixture->slot_bytes));
     segment->offset += bytes;
     segment->number++;
     segment->about.data_end = segment->offset;
@@ -307,6 +319,8 @@ void fixture_seal(struct fixture_segment *segment)
         .reason = SEAL_CLOSED,
         .slot_bytes = segment->fixture->slot_bytes,
     };
+    if (segment->flows)
+        flow_frames_seal(segment->flows, &segment->index, &seal);
     uint8_t *buffer = malloc(FRAME_BYTES_USUAL);
     assert(buffer);
     for (uint32_t part = 0; part < segment_index_parts(&segment->index, &seal); part++) {
@@ -325,4 +339,5 @@ void fixture_end(struct fixture_segment *segment)
     free(segment->buffer);
     segment->buffer = NULL;
     segment_index_close(&segment->index);
+    flow_index_close(&segment->flows);
 }

@@ -17,6 +17,7 @@
 
 #include "account.h"
 #include "disk_io.h"
+#include "flow_frames.h"
 #include "frame.h"
 #include "segment_index.h"
 #include "worker.h"
@@ -44,6 +45,8 @@ struct fixture_segment {
     struct frame_table table;
     struct frame_builder builder;
     struct segment_index index;
+    flow_keys_of *keys_of;
+    struct flow_index *flows; /* null: without a key index */
     struct account account;
     uint8_t *buffer;
     uint32_t frame_capacity;
@@ -71,6 +74,9 @@ uint8_t *fixture_slot(const struct fixture *fixture, uint32_t slot, uint64_t off
 void fixture_begin(struct fixture_segment *segment, struct fixture *fixture, const uint32_t *slots,
                    uint32_t places, uint8_t run, uint32_t stream, uint64_t position,
                    uint64_t first_packet, uint32_t frame_bytes);
+
+/* The segment gets a key index of what follows. After fixture_begin(), before the first packet. */
+void fixture_index(struct fixture_segment *segment, flow_keys_of *keys_of);
 
 /* Adds an interface; fixture_interface_usual() is Ethernet, named "eth" and the stream's number.
  * Returns its number. */

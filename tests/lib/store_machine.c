@@ -83,6 +83,14 @@ static void count_event(void *context, const char *severity, const char *kind, c
     ((struct machine *)context)->events++;
 }
 
+/* A flow for every few packets: what is crashed and damaged has key indexes, too. */
+static void keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_keys *keys)
+{
+    *keys = (struct flow_keys){.kind = {.link_type = link_type, .version = 4, .marks = FLOW_PORTS}};
+    memcpy(keys->end[0].address, bytes, captured_bytes < 4 ? captured_bytes : 4);
+    keys->end[1].port = (uint16_t)captured_bytes;
+}
+
 void machine_make(struct machine *machine, const struct machine_options *options)
 {
     *machine = (struct machine){.options = *options};
@@ -149,6 +157,7 @@ void machine_boot(struct machine *machine, bool whole)
         .ring = machine->ring,
         .catalog = machine->catalog,
         .whole = whole,
+        .keys_of = keys_of,
         .wall_ns = wall_ns,
         .event = count_event,
         .context = machine,
@@ -165,6 +174,7 @@ void machine_boot(struct machine *machine, bool whole)
         .copies = options->copies,
         .flush_window_ns = options->flush_window_ns,
         .mender = options->mender,
+        .keys_of = keys_of,
         .pool = machine->pool,
         .catalog = machine->catalog,
         .monotonic_ns = monotonic_ns,

@@ -1,0 +1,26 @@
+/*
+ * flow_frames.h - the key index is fed with whole frames.
+ *
+ *     flow_frame_add() ... -> flow_frames_seal()
+ *
+ * For everybody who makes a segment: the stream that fills it, the start that seals what a crash left open, the mender that
+ * seals what a failed write has ended. The filter of an extraction judges what is stored, so keys come from the frame and
+ * not from the packet as it was captured. A frame was written a moment ago: its headers are in the caches.
+ */
+#ifndef STORAGE_FLOW_FRAMES_H
+#define STORAGE_FLOW_FRAMES_H
+
+#include "flow_index.h"
+#include "segment_index.h"
+
+/*
+ * Adds the packets of a finished data frame, whose checksums are known to be right. `room_bytes`: what the encoded index may have;
+ * where the next packets could outgrow it, indexing stops (flow_index_stop()). A frame whose records contradict its header stops it, too.
+ */
+void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8_t *frame, uint32_t frame_bytes,
+                    uint32_t room_bytes);
+
+/* Encodes the index into the seal: the FLOWS frames, as far as there is room for them. seal->flows is the index's until it is cleared. */
+void flow_frames_seal(struct flow_index *flows, const struct segment_index *index, struct segment_seal *seal);
+
+#endif
