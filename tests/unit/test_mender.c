@@ -206,10 +206,11 @@ static void test_newest_first_in_a_full_ring(void **state)
 static void test_healing_while_recording(void **state)
 {
     (void)state;
+    uint64_t healed = 0;
     for (uint64_t seed = 1; seed <= 30; seed++) {
         struct machine machine;
         struct machine_options options = small(seed, 4, 2);
-        options.slots = 40;
+        options.slots = 80; /* a short slot's key index takes a good part of it: what heals must not have expired meanwhile */
         options.roomy = true;
         machine_make(&machine, &options);
         machine_boot(&machine, true);
@@ -221,7 +222,7 @@ static void test_healing_while_recording(void **state)
         mend(&machine);
         machine.absent[0] = true; /* it would not be read any more */
         verify(&machine);
-        assert_true(mending(&machine).healed_segments > 0);
+        healed += mending(&machine).healed_segments; /* one seed may find nothing of it on that disk */
         machine_power_cut(&machine, UINT32_MAX);
         machine_boot(&machine, seed % 2 == 0);
         verify(&machine);
@@ -230,6 +231,7 @@ static void test_healing_while_recording(void **state)
         machine_shut_down(&machine);
         machine_free(&machine);
     }
+    assert_true(healed > 60);
 }
 
 /* A disk hangs at some request of the healing: it goes on without that disk, and ends when the disk
