@@ -27,6 +27,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -39,6 +40,7 @@
 #define NDPI_BYTES_MAX ((size_t)192 << 20) /* for flows */
 #define ROOM_BYTES ((uint64_t)512 << 20)   /* for everything but the shared memory */
 #define SILENT_MS 30000
+#define NICENESS 10 /* a tenth of a capture thread's share: enough to show signs of life */
 #define TURN 32 /* packets of one port before the next one has its turn */
 #define PAD 256 /* zeros behind a packet's head */
 #define NONE UINT32_MAX
@@ -506,6 +508,8 @@ int main(void)
         fprintf(stderr, "tapeloop-classify is started by tapeloopd, not by hand\n");
         return 2;
     }
+    /* Where processors are short, packets come first. Not being able to is no reason to end. */
+    (void)setpriority(PRIO_PROCESS, 0, NICENESS);
     tables_empty();
     int code = confinement_begin(CONFINEMENT_COMPUTING, &failure);
     if (code == 0)
