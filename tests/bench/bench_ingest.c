@@ -1,9 +1,10 @@
 /*
  * bench_ingest.c - how fast packets get from the generator into a ring on its second lap: one run, one line of JSON.
  *
- *     bench_ingest --disk PATH --size BYTES [--bytes CAPTURED] [--buffer BYTES] [--copies N] [--stage all|source|append|disk]
+ *     bench_ingest --disk PATH --size BYTES [--bytes CAPTURED] [--buffer BYTES] [--copies N] [--index on|off] [--stage all|source|append|disk]
  *
  * --copies N (all): N disks, PATH, PATH.2 and so on, of BYTES each, and as many copies.
+ * --index (all; else on): whether segments get their key index.
  * Stages, each alone: source (the generator makes packets and nobody takes them), append (packets into frames, checksums, a disk
  * that takes no time), disk (frames that are ready are written again and again), all (the recorder's own way). `ingest` drives it
  * and compares it with fio.
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "disk_io.h"
+#include "packet_keys.h"
 #include "pipeline.h"
 #include "pool.h"
 #include "ring.h"
@@ -50,6 +52,7 @@ struct options {
     uint64_t buffer_bytes;
     uint64_t frame_bytes;
     uint64_t copies;
+    bool index;
     const char *stage;
 };
 
@@ -127,6 +130,7 @@ static struct ring *open_ring(const struct options *options, struct catalog **ca
                                         .copies = (uint8_t)copies,
                                         .buffer_bytes = options->buffer_bytes,
                                         .flush_window_ns = 1000000000,
+                                        .keys_of = options->index ? packet_keys_of : NULL,
                                         .catalog = *catalog,
                                         .whole = true};
     struct ring *ring;
@@ -351,7 +355,8 @@ static void stage_disk(const struct options *options)
 int main(int argc, char **argv)
 {
     struct options options = {
-        .disk_bytes = 2ull << 30, .bytes = 4ull << 30, .buffer_bytes = 256ull << 20, .copies = 1, .stage = "all"};
+        .disk_bytes = 2ull << 30, .bytes = 4ull << 30, .buffer_bytes = 256ull << 20, 
+        .copies = 1, .index = true, .stage = "all"};
     struct failure failure;
     for (int i = 1; i + 1 < argc; i += 2) {
         int result = 0;
@@ -359,6 +364,8 @@ int main(int argc, char **argv)
             options.disk = argv[i + 1];
         else if (strcmp(argv[i], "--stage") == 0)
             options.stage = argv[i + 1];
+        else if (strcmp(argv[i], "--index") == 0)
+            options.index = strcmp(argv[i + 1], "off") != 0;
         else if (strcmp(argv[i], "--copies") == 0)
             options.copies = strtoull(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--size") == 0)
