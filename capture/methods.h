@@ -32,6 +32,7 @@ int method_disk_locate(struct request *request, json_t **result);
 int method_record_start(struct request *request, json_t **result);
 int method_record_stop(struct request *request, json_t **result);
 int method_import(struct request *request, json_t **result);
+int method_estimate(struct request *request, json_t **result);
 int method_extract(struct request *request, json_t **result);
 int method_verify(struct request *request, json_t **result);
 int method_flush(struct request *request, json_t **result);

@@ -42,7 +42,6 @@
 #define RELAY_MS 200
 #define MENDER_WAIT_MS 5
 #define NO_DISK UINT32_MAX
-#define FILTER_BYTES_MAX (32u * 1024)
 #define SEGMENTS_A_MESSAGE \
     ((WORKER_MESSAGE_BYTES_MAX - sizeof(struct worker_message)) / sizeof(struct worker_segment))
 

@@ -15,6 +15,7 @@
 #include "worker.h"
 
 #define READINGS_MAX 128u       /* at once in a recorder: each is a process and holds a connection */
+#define FILTER_BYTES_MAX (32u * 1024)
 #define READING_LIST_MAX 1000u /* gaps, and bad places, that are listed; all are counted */
 
 struct reading_options {

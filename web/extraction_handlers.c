@@ -190,6 +190,41 @@ int handle_packets(struct exchange *exchange)
     return 307;
 }
 
+/* Ring, range and filter of a wish, as the recorder's methods take them. */
+static json_t *range_params(const struct extraction_wish *wish)
+{
+    char digits[24];
+    json_t *params = json_pack("{s:s, s:s}", "ring", wish->ring, "filter", wish->filter);
+    snprintf(digits, sizeof digits, "%" PRId64, wish->from_ns);
+    if (wish->from_ns != INT64_MIN)
+        json_object_set_new(params, "from_ns", json_string(digits));
+    snprintf(digits, sizeof digits, "%" PRId64, wish->to_ns);
+    if (wish->to_ns != INT64_MAX)
+        json_object_set_new(params, "to_ns", json_string(digits));
+    return params;
+}
+
+int handle_estimate(struct exchange *exchange)
+{
+    struct failure failure = {0};
+    struct extraction_wish wish = {0};
+    const char *from = NULL, *to = NULL, *filter = "";
+    int code = exchange_check_body(exchange, "from to filter", &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "from", false, &from, &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "to", false, &to, &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "filter", false, &filter, &failure);
+    if (code == 0)
+        code = make_wish(exchange, exchange->parameter[0], from, to, filter, "pcapng", &wish,
+                         &failure);
+    json_t *params = code == 0 ? range_params(&wish) : NULL;
+    extraction_wish_free(&wish);
+    return code == 0 ? hand_on(exchange, 200, "estimate", params)
+                     : answer_failure(exchange, &failure);
+}
+
 int handle_extractions(struct exchange *exchange)
 {
     struct failure failure = {0};
@@ -338,7 +373,6 @@ static int hand_over(struct stream *stream, struct failure *failure)
 static int begin(struct stream *stream, struct failure *failure)
 {
     const struct extraction_wish *wish = stream->wish;
-    char from[24], to[24];
     int ends[2];
     int code = recorder_connect(stream->exchange->server->recorder, &stream->recorder, failure);
     if (code != 0)
@@ -351,16 +385,10 @@ static int begin(struct stream *stream, struct failure *failure)
     (void)fcntl(ends[0], F_SETPIPE_SZ, PIPE_BYTES); /* a smaller one will do */
     stream->pipe = ends[0];
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    json_t *params = json_pack("{s:s, s:s, s:s}", "ring", wish->ring, "filter", wish->filter,
-                               "format", wish->format);
+    json_t *params = range_params(wish);
+    json_object_set_new(params, "format", json_string(wish->format));
     if (wish->headers_only)
         json_object_set_new(params, "headers", json_true());
-    snprintf(from, sizeof from, "%" PRId64, wish->from_ns);
-    snprintf(to, sizeof to, "%" PRId64, wish->to_ns);
-    if (wish->from_ns != INT64_MIN)
-        json_object_set_new(params, "from_ns", json_string(from));
-    if (wish->to_ns != INT64_MAX)
-        json_object_set_new(params, "to_ns", json_string(to));
     code = recorder_send(&stream->recorder, "extract", params, actor_json(stream->exchange),
                          &ends[1], 1, &stream->id, failure);
     close(ends[1]);

@@ -338,6 +338,13 @@ class Rings(WebWorld):
         self.assertEqual(since["from_s"], began)
         self.assertEqual(sum(filter(None, since["packets"]["seen"])), account["seen"])
         self.problem(admin.ask("GET", f"/api/v1/rings/r/history?since={began}&to=now"), 400)
+        estimate = admin.ask("POST", "/api/v1/rings/r/estimate", {"filter": "udp"}).json
+        self.assertEqual(estimate["packets"], account["stored"])
+        self.assertGreater(estimate["bytes"], account["stored"] * 40)
+        past = admin.ask("POST", "/api/v1/rings/r/estimate", {"to": str(began - 100)}).json
+        self.assertEqual((past["packets"], past["segments"]), (0, 0))
+        self.problem(admin.ask("POST", "/api/v1/rings/r/estimate", {"filter": "udp porrt 53"}), 400)
+        self.problem(admin.ask("POST", "/api/v1/rings/r/estimate", {"from": "now", "to": "-1h"}), 400)
         events = admin.ask("GET", "/api/v1/events?limit=5").json["events"]
         self.assertGreater(len(events), 0)
         after = events[-1]["number"]

@@ -48,6 +48,7 @@ class Interface(WebWorld):
         by_key = ends("by_key")
         self.assertEqual(by_key[1] - by_key[0], zoomed[1] - zoomed[0])
         self.assertLess(by_key[0], zoomed[0])
+        self.assertRegex(seen["estimate"], r"about [1-9][\d,]* packets")
         self.assertRegex(seen["tested"], r"[1-9]\d* packets")
         self.assertNotIn("Users", seen["guest"]["pages"])
         self.assertEqual(seen["guest"]["buttons"], ["demo", "Packets", "Extract packet ring buffer"])

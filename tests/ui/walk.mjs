@@ -118,7 +118,11 @@ await button("local time").click();
 // ---- packets of exactly what is selected, filtered; to the file
 await page.goto(`${url}?${new URLSearchParams(seen.selected)}`);
 await button("Packets").click();
+await page.getByLabel("Filter").fill("tcp porrt 80");
+await dialog().getByRole("alert").waitFor(); // while typing
 await page.getByLabel("Filter").fill("tcp");
+await dialog().getByText("The filter is understood").waitFor();
+seen.estimate = await dialog().locator(".estimate").textContent();
 await page.getByLabel("Format").selectOption("pcap");
 await shot("packets");
 const [download] = await Promise.all([page.waitForEvent("download"), button("Download", dialog()).click()]);

@@ -1,22 +1,49 @@
 // Packets: the dialog that gets them, and the list of those who get, or have got, some.
 import { html } from "htm/preact";
-import { useState } from "preact/hooks";
-import { ask } from "./api.js";
+import { useEffect, useState } from "preact/hooks";
+import { ask, part } from "./api.js";
 import { bytes, count, duration, seconds, time } from "./format.js";
 import { Dialog, Table } from "./parts.js";
-import { live_s, look, may, overview, session, span, utc } from "./state.js";
+import { live_s, look, may, overview, rings, session, span, utc } from "./state.js";
 
+const STILL_MS = 400;
 const BACK_S = [60, 300, 900, 3600, 21600, 86400];
 const STATES = { waiting: "waits for its download", running: "running", done: "done", failed: "failed", stopped: "stopped", expired: "was not fetched" };
+
+// What an extraction would hand out, asked for when the fields have been still for a moment: whether the filter is understood
+// as well.
+function Estimate({ ring, wish }) {
+  const [found, setFound] = useState(null);
+  const key = JSON.stringify(wish);
+  useEffect(() => {
+    let wanted = true;
+    const timer = setTimeout(() => ask("POST", `/rings/${part(ring)}/estimate`, wish).then((answer) => { if (wanted) setFound({ key, answer }); },
+      (problem) => { if (wanted) setFound({ key, error: problem.message }); }), STILL_MS);
+    return () => {
+      wanted = false;
+      clearTimeout(timer);
+    };
+  }, [ring, key]);
+  if (!found || found.key !== key) return html`<p class="estimate hint" role="status">…</p>`;
+  if (found.error) return html`<p class="estimate error" role="alert">${found.error}</p>`;
+  const { packets, bytes: size, missing } = found.answer;
+  const status = rings.value.find((one) => one.ring.name === ring), oldest = status && seconds(status.ring.oldest_ns);
+  const from = wish.from && !wish.from.startsWith("-") ? Number(wish.from) : null;
+  return html`<p class="estimate hint" role="status">${wish.filter ? "The filter is understood. It is applied to about" : "About"} ${count(packets)} packets, ${bytes(size)}.
+    ${missing > 0 ? html` <span class="bad">${count(missing)} packets are known to be gone.</span>` : ""}
+    ${oldest !== null && from !== null && from < oldest ? html` <span class="warn">Nothing is held from before ${time(oldest, utc.value)}.</span>` : ""}</p>`;
+}
 
 // Live: from how far back until now. Back in time: exactly the span that is shown. Everything: that.
 export function Packets({ ring, everything }) {
   const [fixed] = useState(everything ? {} : span.value);
+  const [back, setBack] = useState(BACK_S.includes(live_s.value) ? live_s.value : BACK_S[0]);
+  const [filter, setFilter] = useState("");
+  const wish = { filter: filter.trim() };
+  if (!fixed) Object.assign(wish, { from: `-${back}s`, to: "now" });
+  else if (!everything) Object.assign(wish, { from: String(fixed.from), to: String(fixed.to) });
   const send = async (form) => {
-    const wish = { ring, filter: form.get("filter").trim(), format: form.get("format") };
-    if (!fixed) Object.assign(wish, { from: `-${form.get("back")}s`, to: "now" });
-    else if (!everything) Object.assign(wish, { from: String(fixed.from), to: String(fixed.to) });
-    const { url } = await ask("POST", "/extractions", wish);
+    const { url } = await ask("POST", "/extractions", { ...wish, ring, format: form.get("format") });
     const link = document.createElement("a");
     link.href = url;
     link.click();
@@ -26,8 +53,9 @@ export function Packets({ ring, everything }) {
     ${everything ? html`<p>Everything that ring buffer <b>${ring}</b> holds.</p>`
     : fixed ? html`<p>Exactly what is selected of ring buffer ${ring}:<br /><b>${time(fixed.from, utc.value)}</b> to <b>${time(fixed.to, utc.value)}</b> ${utc.value ? "UTC" : ""} (${duration(fixed.to - fixed.from)}).</p>`
     : html`<label>From how far back
-        <select name="back">${BACK_S.map((one) => html`<option value=${one} selected=${one === live_s.value}>${duration(one)}</option>`)}</select></label>`}
-    <label>Filter<input name="filter" maxlength="4096" placeholder="all packets; or: host 192.0.2.7 and tcp port 443" spellcheck="false" autocomplete="off" /></label>
+        <select name="back" onChange=${(event) => setBack(Number(event.target.value))}>${BACK_S.map((one) => html`<option value=${one} selected=${one === back}>${duration(one)}</option>`)}</select></label>`}
+    <label>Filter<input name="filter" value=${filter} onInput=${(event) => setFilter(event.target.value)} maxlength="4096" placeholder="all packets; or: host 192.0.2.7 and tcp port 443" spellcheck="false" autocomplete="off" /></label>
+    <${Estimate} ring=${ring} wish=${wish} />
     <label>Format<select name="format"><option>pcapng</option><option>pcap</option><option value="pcap-us">pcap, microseconds</option></select></label>
   <//>`;
 }

@@ -1,0 +1,96 @@
+/*
+ * estimating.c - how much an extraction would hand out, before there is one.
+ *
+ * From the catalog alone: of a segment that lies in the range only in part, as much is counted as of its time lies in
+ * it. What a filter leaves is not known before it is read: but it is checked, by the process that would use it, on
+ * an empty range.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "answer_json.h"
+#include "methods.h"
+#include "reading.h"
+
+struct estimate {
+    int64_t from_ns, to_ns;
+    double packets, bytes;
+    uint64_t segments, missing;
+};
+
+/* Which share of the segment's time lies in the range. */
+static double share_of(const struct estimate *estimate, const struct segment_row *row)
+{
+    double from = (double)(row->first_ns > estimate->from_ns ? row->first_ns : estimate->from_ns);
+    double to = (double)(row->last_ns < estimate->to_ns ? row->last_ns : estimate->to_ns);
+    double length = (double)row->last_ns - (double)row->first_ns;
+    if (row->first_ns > row->last_ns || from > to)
+        return 0;
+    return length > 0 ? (to - from) / length : 1;
+}
+
+static int add_segment(const struct segment_row *row, void *context)
+{
+    struct estimate *estimate = context;
+    double share = share_of(estimate, row);
+    estimate->packets += share * (double)row->packets;
+    estimate->bytes += share * (double)row->captured_bytes;
+    if (share > 0) {
+        estimate->segments++;
+        estimate->missing += row->missing;
+    }
+    return 0;
+}
+
+static int check_filter(struct request *request, struct ring_entry *entry, const char *filter)
+{
+    struct reading_options options = {
+        .kind = WORKER_EXTRACT, .format = WORKER_PCAPNG, .filter = filter};
+    struct reading_result read = {0};
+    options.output = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (options.output < 0)
+        return fail_errno(&request->failure, errno, "/dev/null");
+    int code = reading_run(request, entry, &options, &read);
+    close(options.output);
+    reading_result_free(&read);
+    return code;
+}
+
+int method_estimate(struct request *request, json_t **result)
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    struct estimate estimate = {.from_ns = INT64_MIN, .to_ns = INT64_MAX};
+    struct ring_entry *entry;
+    const char *name, *filter = "";
+    int code = request_string(request, "ring", true, &name);
+    if (code == 0)
+        code = request_time(request, "from_ns", &estimate.from_ns);
+    if (code == 0)
+        code = request_time(request, "to_ns", &estimate.to_ns);
+    if (code == 0)
+        code = request_string(request, "filter", false, &filter);
+    if (code == 0 && strlen(filter) > FILTER_BYTES_MAX)
+        code = fail(&request->failure, ERR_TOO_LARGE, "the filter is longer than %u bytes",
+                    FILTER_BYTES_MAX);
+    if (code == 0)
+        code = ring_registry_use(registry, name, &entry, &request->failure);
+    if (code != 0)
+        return code;
+    if (filter[0])
+        code = check_filter(request, entry, filter);
+    if (code == 0) {
+        code = ring_find(entry->ring, estimate.from_ns, estimate.to_ns, add_segment, &estimate);
+        if (code != 0)
+            fail(&request->failure, code, "ring %s: the catalog cannot be read: %s", name,
+                 error_text(code));
+    }
+    ring_registry_release(registry, &entry);
+    if (code == 0)
+        *result = json_pack("{s:I, s:I, s:I, s:I}", "packets", (json_int_t)estimate.packets,
+                            "bytes", (json_int_t)estimate.bytes, "segments",
+                            (json_int_t)estimate.segments, "missing",
+                            (json_int_t)estimate.missing);
+    return code;
+}
