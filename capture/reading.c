@@ -9,7 +9,8 @@
  * ring has opened or sealed one since the last full look, there is another full look, so that a
  * segment that came and went in between is not missed, and none is sent before those of its stream
  * that precede it. Nothing is sent before the worker has caught up with what was sent before: a
- * slow reader of the output makes the updates rarer, never the recorder wait.
+ * slow reader of the output makes the updates rarer, never the recorder wait. When the ring has
+ * turned past what was not sent yet, positions tell so, and the time is named as a gap.
  *
  * Failure: a worker that dies, or says what it may not, ends the job and nothing else. A client
  * that goes has its worker killed.
@@ -83,6 +84,14 @@ struct reading {
     bool caught_up;
     bool finishing; /* FINISH has been sent */
     uint64_t counts_seen;
+    /* Of a follow job: what it takes to see that the ring has turned past what was never sent. */
+    bool looked;            /* there was a full look, so the next is set */
+    uint64_t looked_to;     /* the last position there was before it */
+    uint64_t newest_sent;   /* position of the newest segment sent, and its last packet's time */
+    int64_t newest_sent_ns;
+    uint64_t oldest_found;  /* in this look: position of the oldest with packets, and its first one's */
+    int64_t oldest_found_ns;
+    uint32_t overtaken;     /* gaps that we, not the worker, have found */
     uint64_t look_due_ns;
     uint64_t full_look_due_ns;
     uint8_t buffer[WORKER_MESSAGE_BYTES_MAX] __attribute__((aligned(16)));
@@ -183,6 +192,18 @@ static int sent_add(struct reading *reading, const struct identity *segment, str
 /* ---- the plan
  * -------------------------------------------------------------------------------------- */
 
+static void keep_gap(struct reading *reading, const struct worker_gap *gap)
+{
+    struct reading_result *result = reading->result;
+    if (result->gaps == READING_LIST_MAX)
+        return;
+    struct worker_gap *grown = realloc(result->gap, (result->gaps + 1) * sizeof *grown);
+    if (!grown)
+        return;
+    result->gap = grown;
+    result->gap[result->gaps++] = *gap;
+}
+
 static int batch_send(struct reading *reading)
 {
     if (reading->batch_count == 0)
@@ -230,6 +251,16 @@ static int plan_row(const struct segment_row *row, void *context)
         reading->segments++;
     }
     sent->seen = true;
+    if (row->packets > 0 && row->first_ns <= row->last_ns) {
+        if (row->position < reading->oldest_found) {
+            reading->oldest_found = row->position;
+            reading->oldest_found_ns = row->first_ns;
+        }
+        if (row->position >= reading->newest_sent) {
+            reading->newest_sent = row->position;
+            reading->newest_sent_ns = row->last_ns;
+        }
+    }
     if (!is_new && sent->data_end == row->data_end && sent->revision == row->revision &&
         sent->state == row->state)
         return 0;
@@ -256,16 +287,45 @@ static int plan_row(const struct segment_row *row, void *context)
     return reading->batch_count == SEGMENTS_A_MESSAGE ? batch_send(reading) : 0;
 }
 
+/*
+ * The output's reader was so slow that segments came and were overwritten between two looks: no
+ * frame of theirs was ever read, and where whole streams went, no packet number tells of them
+ * either. How many packets of the range they held, nobody knows any more.
+ */
+static void name_overtaken(struct reading *reading, uint64_t oldest, int64_t sent_ns)
+{
+    if (!reading->looked || oldest <= reading->looked_to + 1)
+        return;
+    int64_t to_ns = reading->oldest_found != UINT64_MAX ? reading->oldest_found_ns
+                                                        : reading->options->to_ns;
+    struct worker_gap gap = {.from_ns = sent_ns < to_ns ? sent_ns : to_ns,
+                             .to_ns = sent_ns < to_ns ? to_ns : sent_ns,
+                             .reason = WORKER_GAP_OVERWRITTEN};
+    keep_gap(reading, &gap);
+    reading->overtaken++;
+}
+
 static int look_at_all(struct reading *reading)
 {
     for (uint32_t i = 0; i < reading->sent_room; i++)
         reading->sent[i].seen = false;
     uint64_t began_ns = monotonic_ns();
     look_at_disks(reading);
+    uint64_t oldest, newest;
+    int64_t sent_ns = reading->newest_sent > 0 ? reading->newest_sent_ns : reading->options->from_ns;
+    reading->oldest_found = UINT64_MAX;
+    ring_positions(reading->ring, &oldest, &newest);
     int result = ring_find(reading->ring, reading->options->from_ns, reading->options->to_ns,
                            plan_row, reading);
     if (result == 0)
         result = batch_send(reading);
+    if (result == 0 && reading->options->follow) {
+        uint64_t ignored;
+        ring_positions(reading->ring, &oldest, &ignored);
+        name_overtaken(reading, oldest, sent_ns);
+        reading->looked = true;
+        reading->looked_to = newest;
+    }
     /* What the ring has overwritten meanwhile will not come again. */
     if (result == 0 && reading->options->follow)
         result = sent_rehash(reading, true);
@@ -410,18 +470,6 @@ static int judge(struct reading *reading, const struct worker_bad *bad)
     return worker_send(&reading->worker, WORKER_VERDICT, &verdict, sizeof verdict, 1, NULL, 0);
 }
 
-static void keep_gap(struct reading *reading, const struct worker_gap *gap)
-{
-    struct reading_result *result = reading->result;
-    if (result->gaps == READING_LIST_MAX)
-        return;
-    struct worker_gap *grown = realloc(result->gap, (result->gaps + 1) * sizeof *grown);
-    if (!grown)
-        return;
-    result->gap = grown;
-    result->gap[result->gaps++] = *gap;
-}
-
 static json_t *progress_json(const struct worker_progress *progress)
 {
     char at[24];
@@ -455,6 +503,7 @@ static int take_message(struct reading *reading)
         return 0;
     case WORKER_DONE:
         reading->result->done = *(const struct worker_done *)element;
+        reading->result->done.gaps += reading->overtaken;
         return 1;
     case ERR_CLOSED:
         return ERR_CLOSED;

@@ -1028,6 +1028,19 @@ uint64_t ring_changes(struct ring *ring)
     return changes;
 }
 
+static void copy_state(struct keeper *keeper, void *context)
+{
+    keeper_state(keeper, context);
+}
+
+void ring_positions(struct ring *ring, uint64_t *oldest, uint64_t *newest)
+{
+    struct keeper_state state;
+    keeper_call(ring->keeper, copy_state, &state);
+    *oldest = state.oldest_position;
+    *newest = state.position;
+}
+
 void ring_worker_segment(struct ring *ring, const struct segment_row *row, struct worker_segment *segment)
 {
     *segment = (struct worker_segment){

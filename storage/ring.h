@@ -115,6 +115,9 @@ int ring_open_segments(struct ring *ring, int (*each)(const struct segment_row *
 /* A number that grows whenever a segment is opened or sealed: unchanged, ring_open_segments() lists those that it listed before. */
 uint64_t ring_changes(struct ring *ring);
 
+/* Positions of the oldest segment that is still there (0: none is) and of the last one that was prepared. */
+void ring_positions(struct ring *ring, uint64_t *oldest, uint64_t *newest);
+
 /* A row in the worker's form; disks are numbered as ring_disk() does. */
 void ring_worker_segment(struct ring *ring, const struct segment_row *row, struct worker_segment *segment);
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Many extractions at once, with clients that leave or stall, while the ring records.
+"""Many extractions at once, clients that leave or stall, and readers that follow too slowly, while the ring records.
 
   test_extractions.py [--extractions N] [--seed N] [TEST...]
 """
@@ -10,7 +10,8 @@ import random
 import sys
 
 import recorder_world
-from recorder_world import (MIB, RECORDER, RemoteError, World, create_ring, import_packets, numbered, pcap, sanitized, thread, wait_for)
+from recorder_world import (MIB, RECORDER, RemoteError, World, create_ring, import_packets, numbered, packet, pcap,
+                            read_pcap, sanitized, thread, wait_for)
 
 ARGUMENTS = None
 READINGS_MAX = 128  # capture/reading.h
@@ -167,6 +168,39 @@ class ManyAtOnce(World):
             return again.outcome != "busy" and again.outcome["packets"] == 1
 
         wait_for(fits_again)
+
+
+class TooSlow(World):
+    def test_a_follower_is_told_what_it_lost(self):
+        """Who follows and does not read is overtaken by the ring: what it gets is in order, nothing twice, and what it did
+        not get is named with its time."""
+        recorder = self.start()
+        create_ring(recorder, "dmz", self.path("disk"), 24 * MIB, slot_bytes=MIB)
+        import_packets(recorder, "dmz", numbered(1000))
+        follower = Extraction(recorder, follow=True)
+        self.addCleanup(follower.close)
+        follower.read_some()  # it has begun
+        total = 1000
+        for _ in range(20):   # the ring turns at least twice
+            import_packets(recorder, "dmz", numbered(30_000, total))
+            total += 30_000
+        reading = thread(follower.read_all)
+        wait_for(lambda: len(follower.data) > 1 << 17)
+        follower.client.ask("extract.finish", request_id=follower.client.number)
+        reading.join()
+        result = follower.outcome
+        found = read_pcap(bytes(follower.data))
+        numbers = [(time_ns - 1_700_000_000 * 10**9) // 1000 for time_ns, _ in found]
+        self.assertEqual(numbers, sorted(set(numbers)))  # in order, nothing twice
+        self.assertTrue(all(body == packet(number) for number, (_, body) in zip(numbers, found)))
+        self.assertFalse(result["complete"], result)
+        lost = sorted(set(range(total)) - set(numbers))
+        self.assertGreater(len(lost), 0)
+        covered = [(int(gap["from_ns"]), int(gap["to_ns"])) for gap in result["gaps"]]
+        print(f"{len(found)} of {total} packets, gaps: {result['gaps']}", flush=True)
+        for number in (lost[0], lost[len(lost) // 2], lost[-1]):
+            at_ns = 1_700_000_000 * 10**9 + number * 1000
+            self.assertTrue(any(low <= at_ns <= high for low, high in covered), (number, covered))
 
 
 if __name__ == "__main__":
