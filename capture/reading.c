@@ -605,6 +605,7 @@ static int open_members(struct reading *reading, struct worker_job *job, int *de
             continue;
         const struct disk *disk = ring_disk(reading->ring, i, NULL);
         reading->disk_of[i] = job->disks;
+        job->disk[job->disks].number = i;
         job->disk[job->disks].slots_offset = disk->geometry.slots_offset;
         job->disk[job->disks].slot_bytes = disk->geometry.slot_bytes;
         job->disk[job->disks].slot_count = disk->geometry.slot_count;
@@ -635,7 +636,7 @@ static int brief(struct reading *reading)
     struct failure *failure = &reading->request->failure;
     const struct ring_options *ring = ring_options(reading->ring);
     struct worker_job *job = calloc(1, sizeof *job);
-    int descriptor[1 + RING_DISKS_MAX];
+    int descriptor[WORKER_DESCRIPTORS_MAX];
     uint32_t descriptors = 0;
     if (!job)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
@@ -654,6 +655,8 @@ static int brief(struct reading *reading)
     if (options->output >= 0)
         descriptor[descriptors++] = options->output;
     int result = open_disks(reading, job, descriptor, &descriptors);
+    job->gauge = 1;
+    descriptor[descriptors++] = ring_pressure_fd(reading->ring);
     if (result == 0)
         result =
             worker_send(&reading->worker, WORKER_JOB, job, sizeof *job, 1, descriptor, descriptors);
@@ -807,11 +810,12 @@ int method_extract(struct request *request, json_t **result)
     ring_registry_release(registry, &entry);
     if (code == 0) {
         const struct worker_done *done = &extracted.done;
-        *result = json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b}", "packets",
+        *result = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b}", "packets",
                             (json_int_t)done->total.packets, "output_bytes",
                             (json_int_t)done->total.output_bytes, "bytes_read",
                             (json_int_t)done->total.bytes_read, "packets_judged",
-                            (json_int_t)done->total.packets_judged, "segments",
+                            (json_int_t)done->total.packets_judged, "held_back_ms",
+                            (json_int_t)(done->total.held_back_ns / 1000000), "segments",
                             (json_int_t)done->total.segments_done, "gaps", json_gaps(&extracted),
                             "gaps_total", (json_int_t)done->gaps, "times_moved",
                             (json_int_t)done->times_moved, "flushed", (int)!extracted.not_flushed,

@@ -254,6 +254,10 @@ static void summary_print(const struct extraction *extraction, const json_t *res
         from, to, output_duration(progress_seconds(&extraction->progress)),
         text_size(answer_count(result, "bytes_read"), read),
         answer_count(result, "packets_judged"));
+    uint64_t held_back_ms = answer_count(result, "held_back_ms");
+    if (held_back_ms > 0)
+        output_note("  waited %" PRIu64 ".%03" PRIu64 " s because recording needed the disks",
+                    held_back_ms / 1000, held_back_ms % 1000);
     uint64_t moved = answer_count(result, "times_moved");
     if (moved > 0)
         output_note("  %" PRIu64

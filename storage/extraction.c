@@ -23,6 +23,7 @@
 
 #include "capture_writer.h"
 #include "filter.h"
+#include "pressure.h"
 #include "reader.h"
 #include "segment_reader.h"
 #include "text.h"
@@ -55,6 +56,8 @@ struct extraction {
     int output; /* -1: none */
     struct worker_job job;
     struct disk *disk[RING_DISKS_MAX];
+    const struct pressure_page *gauge; /* null: nothing is recorded that reading might disturb */
+    struct pressure_pace pace[RING_DISKS_MAX];
     uint8_t message[WORKER_MESSAGE_BYTES_MAX] __attribute__((aligned(8)));
     struct failure failure;
 
@@ -173,6 +176,26 @@ static int64_t now_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Reading yields to recording (P7): see pressure.h. */
+static bool may_read(void *context, uint32_t disk, bool wait)
+{
+    struct extraction *extraction = context;
+    uint32_t number = extraction->job.disk[disk].number;
+    for (;;) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        uint64_t at_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+        uint32_t level = pressure_read(extraction->gauge, number, at_ns);
+        uint64_t wait_ns = pressure_wait_ns(&extraction->pace[disk], level, at_ns);
+        if (wait_ns == 0)
+            return true;
+        if (!wait)
+            return false;
+        nanosleep(&(struct timespec){.tv_nsec = (long)wait_ns}, NULL);
+        extraction->progress.held_back_ns += wait_ns;
+    }
 }
 
 static void count_up(struct extraction *extraction)
@@ -473,6 +496,7 @@ static int open_reader(struct extraction *extraction)
         .judge = judge,
         .gap = note_gap,
         .tick = tick,
+        .may_read = extraction->gauge ? may_read : NULL,
         .context = extraction,
     };
     int result = reader_open(&options, &extraction->reader);
@@ -543,6 +567,7 @@ static int run_verify(struct extraction *extraction)
         .to_ns = INT64_MAX,
         .everything = true,
         .judge = judge,
+        .may_read = extraction->gauge ? may_read : NULL,
         .context = extraction,
     };
     result = open_reader(extraction); /* only to check what the recorder has sent */
@@ -569,7 +594,12 @@ static bool job_fits(const struct worker_job *job, uint32_t descriptors)
     uint32_t outputs = job->kind == WORKER_EXTRACT;
     if (job->kind != WORKER_EXTRACT && job->kind != WORKER_VERIFY)
         return false;
-    return job->disks <= RING_DISKS_MAX && descriptors == job->disks + outputs &&
+    if (job->disks > RING_DISKS_MAX || job->gauge > 1)
+        return false;
+    for (uint32_t i = 0; i < job->disks && job->gauge; i++)
+        if (job->disk[i].number >= RING_DISKS_MAX)
+            return false;
+    return descriptors == job->disks + outputs + job->gauge &&
            job->from_ns <= job->to_ns &&
            (!outputs || (job->format >= WORKER_PCAPNG && job->format <= WORKER_PCAP_US));
 }
@@ -615,6 +645,8 @@ static int take_job(struct extraction *extraction)
             extraction->output = received.descriptor[used++];
         for (uint32_t i = 0; i < extraction->job.disks && !result; i++)
             result = open_disk(extraction, i, received.descriptor[used++]);
+        if (extraction->job.gauge && !result) /* the mapping outlives the descriptor */
+            result = pressure_gauge_map(received.descriptor[used], &extraction->gauge);
     }
     while (used < received.descriptors)
         close(received.descriptor[used++]);
@@ -695,6 +727,7 @@ void extraction_close(struct extraction **out)
     filter_close(&extraction->filter);
     for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
         disk_close(&extraction->disk[i]);
+    pressure_gauge_unmap(&extraction->gauge);
     if (extraction->output >= 0)
         close(extraction->output);
     free(extraction->inbox);

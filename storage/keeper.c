@@ -195,6 +195,15 @@ static void mailbox_wait(struct keeper *keeper, int timeout_ms)
     keeper->waiting = false;
 }
 
+static void publish_pressure(const struct keeper *keeper, uint64_t now_ns)
+{
+    struct pressure_page *page = keeper->options.gauge;
+    for (uint32_t i = 0; i < keeper->disks && page; i++)
+        pressure_publish(page, i, pressure_level(keeper->disk[i]->in_flight_bytes, keeper->pool_bytes));
+    if (page)
+        pressure_publish_time(page, now_ns);
+}
+
 bool keeper_run(struct keeper *keeper, int timeout_ms)
 {
     if (timeout_ms > 0)
@@ -247,6 +256,7 @@ bool keeper_run(struct keeper *keeper, int timeout_ms)
         }
     did |= mender_run(keeper->mender, now);
     keeper_watch_level(keeper);
+    publish_pressure(keeper, now);
     /* Calls come last: what they see includes everything posted before them. */
     while (calls) {
         struct call *call = calls;
@@ -265,13 +275,14 @@ void keeper_stop_mending(struct keeper *keeper)
     mender_stop(keeper->mender);
 }
 
-/* An eighth of the buffers on their way to one disk: it is no faster than what comes in. */
-bool keeper_is_pressed(const struct keeper *keeper)
+uint32_t keeper_pressure(const struct keeper *keeper)
 {
+    uint64_t most = 0;
     for (uint32_t i = 0; i < keeper->disks; i++)
-        if (keeper->disk[i]->in_flight_bytes > keeper->pool_bytes / 8 + MENDER_CHUNK_BYTES)
-            return true;
-    return false;
+        if (keeper->disk[i]->in_flight_bytes > most)
+            most = keeper->disk[i]->in_flight_bytes;
+    return pressure_level(most > MENDER_CHUNK_BYTES ? most - MENDER_CHUNK_BYTES : 0,
+                          keeper->pool_bytes);
 }
 
 bool keeper_idle(struct keeper *keeper)

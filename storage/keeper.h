@@ -39,6 +39,7 @@
 #include "frame.h"
 #include "mender.h"
 #include "pool.h"
+#include "pressure.h"
 
 #define KEEPER_LEASES_AHEAD 3
 
@@ -56,6 +57,7 @@ struct keeper_options {
     struct mender_options mender; /* zeros: nothing is healed, sealed or scrubbed unasked */
     char host[64];
     flow_keys_of *keys_of;        /* what segments are indexed by; null: they get no key index */
+    struct pressure_page *gauge;  /* for readers; may be null; stays the caller's */
     struct pool *pool;            /* stays the caller's */
     struct catalog *catalog;      /* stays the caller's */
     uint64_t (*monotonic_ns)(void *context);

@@ -130,8 +130,8 @@ struct keeper {
 /* Something that a person should know. */
 void keeper_say(struct keeper *keeper, const char *severity, const char *kind, const char *text);
 
-/* Recording needs the disks: whoever can wait, waits. */
-bool keeper_is_pressed(const struct keeper *keeper);
+/* The level (pressure.h) of the disk that is furthest behind, without a chunk that the mender has under way itself. */
+uint32_t keeper_pressure(const struct keeper *keeper);
 
 /* Any thread: a request has been answered. */
 void keeper_post_request(struct keeper *keeper, struct disk_request *request);

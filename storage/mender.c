@@ -435,14 +435,18 @@ static uint64_t rate_of(const struct mender *mender, const struct mend_job *job)
 bool mender_may_go(struct mender *mender, const struct mend_job *job, uint32_t bytes)
 {
     uint64_t rate = rate_of(mender, job);
-    if (job->kind != MEND_REPAIR && keeper_is_pressed(mender->keeper)) {
-        mender->pace_ns = mender->now_ns + MENDER_PAUSE_NS;
+    if (rate > 0 && mender->now_ns < mender->pace_ns)
+        return false;
+    uint64_t wait_ns = job->kind == MEND_REPAIR ? 0
+                                                : pressure_wait_ns(&mender->pressure,
+                                                                   keeper_pressure(mender->keeper),
+                                                                   mender->now_ns);
+    if (wait_ns > 0) {
+        mender->pace_ns = mender->now_ns + wait_ns;
         return false;
     }
     if (rate == 0)
         return true;
-    if (mender->now_ns < mender->pace_ns)
-        return false;
     mender->pace_ns = mender->now_ns + bytes * (1000000000ull / 16) / (rate / 16 + 1);
     return true;
 }

@@ -124,6 +124,7 @@ struct mender {
     uint32_t hurry;
     uint64_t now_ns;
     uint64_t pace_ns; /* no I/O of healing or scrub before */
+    struct pressure_pace pressure;
 
     struct mend_wish wish[MENDER_REPAIRS_MAX];
     uint32_t wish_first, wishes;
@@ -160,9 +161,6 @@ void mender_job_done(struct mend_job *job, bool good);
 
 /* In mender.c: whether I/O may be done now; notes the bytes that will be. */
 bool mender_may_go(struct mender *mender, const struct mend_job *job, uint32_t bytes);
-
-/* Healing and scrub look again at a pressed ring after this. */
-#define MENDER_PAUSE_NS 20000000ull
 
 /* Where it sits: copies in one domain fail together. 0: not known. */
 static inline uint64_t mender_failure_domain(const struct keeper_disk *disk)

@@ -618,6 +618,7 @@ int reader_open(const struct reader_options *options, struct reader **out)
     reader->shared.from_ns = options->from_ns;
     reader->shared.to_ns = options->to_ns;
     reader->shared.judge = options->judge;
+    reader->shared.may_read = options->may_read;
     reader->shared.context = options->context;
     reader->stash_max = options->memory_max / 4;
     int result = segment_readers_open(&reader->shared, options->memory_max - reader->stash_max);

@@ -46,6 +46,8 @@ struct reader_options {
     void (*gap)(void *context, const struct worker_gap *gap);
     /* Called for every frame at least; a negative code ends reader_next(). May be null. */
     int (*tick)(void *context);
+    /* As in struct segment_readers. May be null. */
+    bool (*may_read)(void *context, uint32_t disk, bool wait);
     void *context;
 };
 

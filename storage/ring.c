@@ -27,6 +27,7 @@ struct ring {
     struct ring_options options;
     struct identity run;
     struct pool *pool;
+    struct pressure_gauge gauge;
     struct keeper *keeper;
     pthread_t thread;
     bool thread_started;
@@ -334,6 +335,9 @@ static struct recovery_disk *recovery_disks(struct ring *ring, bool all, uint32_
 static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uint32_t disks, uint64_t position,
                         struct failure *failure)
 {
+    int opened = pressure_gauge_open(&ring->gauge, failure);
+    if (opened != 0)
+        return opened;
     struct keeper_options options = {
         .ring = ring->options.ring,
         .run = ring->run,
@@ -342,6 +346,7 @@ static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uin
         .flush_window_ns = ring->options.flush_window_ns,
         .mender = ring->options.mender,
         .keys_of = ring->options.keys_of,
+        .gauge = ring->gauge.page,
         .pool = ring->pool,
         .catalog = ring->options.catalog,
         .monotonic_ns = monotonic_ns,
@@ -438,6 +443,7 @@ static void ring_free(struct ring *ring)
         disk_close(&ring->member[i].disk);
     }
     keeper_free(&ring->keeper);
+    pressure_gauge_close(&ring->gauge);
     pool_close(&ring->pool);
     pthread_mutex_destroy(&ring->members_lock);
     pthread_mutex_destroy(&ring->lock);
@@ -1253,6 +1259,11 @@ struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity)
     if (identity)
         *identity = ring->member[i].identity;
     return ring->member[i].disk;
+}
+
+int ring_pressure_fd(const struct ring *ring)
+{
+    return ring->gauge.fd;
 }
 
 const struct superblock *ring_superblock(const struct ring *ring, uint32_t i)

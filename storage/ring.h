@@ -147,6 +147,9 @@ int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failu
 uint32_t ring_disks(const struct ring *ring);
 /* The i-th disk, the ring's, until it leaves; null: it has left. */
 struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity);
+
+/* The pressure gauge (pressure.h) for a reading process; disks are numbered as ring_disk() does. Stays the ring's. */
+int ring_pressure_fd(const struct ring *ring);
 const struct superblock *ring_superblock(const struct ring *ring, uint32_t i);
 const struct ring_options *ring_options(const struct ring *ring);
 

@@ -160,6 +160,8 @@ static int header_reason(int parsed)
 static int read_place(struct segment_readers *shared, const struct worker_segment *segment,
                       uint32_t place, uint32_t offset, uint8_t *buffer, uint32_t bytes)
 {
+    if (shared->may_read)
+        (void)shared->may_read(shared->context, segment->place[place].disk, true);
     int result = disk_read(shared->disk[segment->place[place].disk], segment->place[place].slot,
                            offset, buffer, bytes);
     if (!result)
@@ -512,18 +514,26 @@ static bool next_stretch(struct segment_reader *reader, uint32_t *from, uint32_t
     return true;
 }
 
-/* Submits one piece. False: nothing to read, or nothing to read it into. */
+/* Submits one piece. False: nothing to read, nothing to read it into, or recording needs the disk
+ * and there is something to go on with. */
 static bool submit_piece(struct segment_reader *reader)
 {
     uint32_t from, to;
     if (reader->ended || !next_stretch(reader, &from, &to))
         return false;
-    struct piece *piece = piece_take(reader->shared);
+    struct segment_readers *shared = reader->shared;
+    const struct worker_segment *segment = reader->segment;
+    struct piece *piece = piece_take(shared);
     if (!piece)
         return false;
+    uint32_t disk = segment->place[reader->place].disk;
+    if (shared->may_read && !shared->may_read(shared->context, disk, reader->pieces == 0)) {
+        piece->waited = true; /* nothing was asked for */
+        piece_give(shared, piece);
+        return false;
+    }
     uint32_t bytes = to - from < PIECE_BYTES ? to - from : PIECE_BYTES;
-    const struct worker_segment *segment = reader->segment;
-    piece->disk = reader->shared->disk[segment->place[reader->place].disk];
+    piece->disk = shared->disk[disk];
     piece->data = piece->memory + PIECE_ROOM_BYTES;
     piece->offset = from;
     piece->bytes = bytes;

@@ -57,6 +57,8 @@ struct segment_readers {
     /* Tells the recorder of a stretch that did not pass. An enum worker_judgement, or a negative
      * code that ends the job. */
     int (*judge)(void *context, const struct worker_bad *bad);
+    /* Whether the disk may be asked for a piece now; `wait`: not before it may. May be null: always. */
+    bool (*may_read)(void *context, uint32_t disk, bool wait);
     void *context;
 
     struct piece *free_piece;

@@ -8,7 +8,8 @@
  *
  *   recorder -> worker                                worker -> recorder
  *   JOB       (1 worker_job; descriptors: output or   PROGRESS (1 worker_progress), at most some a second
- *             none, then one for each disk)           BAD      (1 worker_bad) and waits for VERDICT
+ *             none, one for each disk, then the       BAD      (1 worker_bad) and waits for VERDICT
+ *             pressure gauge or none)
  *   FILTER    (count bytes of text, no zero)          GAP      (1 worker_gap), for each gap in the result
  *   SEGMENTS  (count worker_segment) any number       CAUGHT_UP (none) follow: everything sent so far is written out
  *   PLAN_END  (none) the plan is complete             DONE     (1 worker_done), then it exits 0
@@ -70,14 +71,14 @@ struct worker_job {
     uint32_t follow;  /* 1: do not end at PLAN_END, only at FINISH */
     uint32_t disks;
     uint32_t headers_only; /* 1: packets are cut where their headers end, before the filter looks at them */
-    uint32_t reserved;
+    uint32_t gauge;   /* 1: the last descriptor is a pressure gauge (pressure.h) */
     uint64_t packets_max; /* 0: no limit */
     uint64_t bytes_max;   /* of output, 0: no limit */
     uint64_t memory_max;  /* for buffers, bytes */
     struct identity ring;
     char ring_name[64];
     char host[64];
-    struct { uint64_t slots_offset, slot_bytes, slot_count, disk_bytes; char name[128]; } disk[RING_DISKS_MAX];
+    struct { uint64_t slots_offset, slot_bytes, slot_count, disk_bytes; uint32_t number; /* in the gauge */ char name[128]; } disk[RING_DISKS_MAX];
 };
 
 struct worker_segment {
@@ -107,6 +108,7 @@ struct worker_progress {
     uint64_t packets;      /* handed out */
     uint64_t output_bytes;
     int64_t at_ns;         /* time of the last packet judged */
+    uint64_t held_back_ns; /* waited because recording needed the disks (P7) */
 };
 
 enum worker_bad_reason {
@@ -192,7 +194,7 @@ int worker_stop(struct worker *worker);
 
 /* ---- the worker's side -------------------------------------------------------------------------- */
 
-#define WORKER_DESCRIPTORS_MAX (1 + RING_DISKS_MAX)
+#define WORKER_DESCRIPTORS_MAX (2 + RING_DISKS_MAX)
 
 struct worker_received {
     enum worker_message_type type;

@@ -22,6 +22,7 @@
 #include "catalog.h"
 #include "extraction.h"
 #include "segment_fixture.h"
+#include "pressure.h"
 #include "worker.h"
 
 #define SECOND 1000000000ll
@@ -83,6 +84,8 @@ static int say(struct talk *talk, enum worker_message_type type, const void *ele
     return worker_send(&talk->worker, type, elements, bytes, count, NULL, 0);
 }
 
+static struct pressure_gauge gauge; /* goes with the jobs that have one */
+
 static void *work_inside(void *context)
 {
     struct talk *talk = context;
@@ -116,10 +119,10 @@ static void start(struct talk *talk, const struct fixture *fixture, const struct
         start_inside(talk);
     else
         assert_int_equal(worker_start(program, &talk->worker, &failure), 0);
-    int descriptor[2] = {output, memory_file(fixture->image, fixture->bytes)};
+    int descriptor[3] = {output, memory_file(fixture->image, fixture->bytes), gauge.fd};
     int from = output < 0;
     assert_int_equal(worker_send(&talk->worker, WORKER_JOB, job, sizeof *job, 1, descriptor + from,
-                                 2 - (uint32_t)from),
+                                 2 + job->gauge - (uint32_t)from),
                      0);
     close(descriptor[1]);
     if (filter)
@@ -664,6 +667,46 @@ static void test_nonsense(void **state)
     drop(&fixture, &segment);
 }
 
+/* ---- yielding to recording ---------------------------------------------------------------------
+ */
+
+/* A recorder that is behind holds the worker back, one that is not does not; either way all comes. */
+static void test_gauge(void **state)
+{
+    (void)state;
+    struct fixture fixture;
+    struct fixture_segment segment;
+    static struct talk talk;
+    struct failure failure;
+    make(&fixture, &segment, 40, 120); /* more than one piece */
+    assert_int_equal(pressure_gauge_open(&gauge, &failure), 0);
+    struct worker_job job = usual_job(&fixture);
+    job.gauge = 1;
+    job.disk[0].number = 5;
+    uint64_t packets = 0;
+    for (int behind = 0; behind < 2; behind++) {
+        pressure_publish(gauge.page, 4, PRESSURE_HIGH); /* another disk's */
+        pressure_publish(gauge.page, 5, behind ? PRESSURE_HIGH : PRESSURE_HIGH - 1);
+        pressure_publish_time(gauge.page, UINT64_MAX); /* fresh for as long as it takes */
+        close(run(&talk, &fixture, &job, NULL, &segment.about, 1));
+        assert_int_equal(talk.done.result, 0);
+        assert_int_equal(talk.done.gaps, 0);
+        if (behind)
+            assert_int_equal(talk.done.total.packets, packets);
+        packets = talk.done.total.packets;
+        assert_true(packets > 0);
+        if (behind)
+            assert_true(talk.done.total.held_back_ns > 0);
+        else
+            assert_int_equal(talk.done.total.held_back_ns, 0);
+    }
+    job.disk[0].number = RING_DISKS_MAX;
+    close(run(&talk, &fixture, &job, NULL, &segment.about, 1));
+    assert_int_not_equal(talk.done.result, 0);
+    pressure_gauge_close(&gauge);
+    drop(&fixture, &segment);
+}
+
 /* ---- confinement -------------------------------------------------------------------------------
  */
 
@@ -790,7 +833,7 @@ int main(void)
         cmocka_unit_test(test_filters),     cmocka_unit_test(test_link_types),
         cmocka_unit_test(test_damage),      cmocka_unit_test(test_slow_pipe),
         cmocka_unit_test(test_closed_pipe), cmocka_unit_test(test_full_output),
-        cmocka_unit_test(test_follow),      cmocka_unit_test(test_deaths),
+        cmocka_unit_test(test_gauge),       cmocka_unit_test(test_follow),      cmocka_unit_test(test_deaths),
         cmocka_unit_test(test_nonsense),    cmocka_unit_test(test_confinement),
         cmocka_unit_test(test_verify),
     };
