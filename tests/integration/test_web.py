@@ -18,7 +18,7 @@ import unittest
 
 import recorder_world
 from recorder_world import MIB, create_ring, extract, import_packets, numbered, read_pcap
-from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, tls
+from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, jsonschema, tls
 
 RIGHTS = {"viewer": {"READ"}, "analyst": {"READ", "HEADERS", "PACKETS"}, "operator": {"READ", "HEADERS", "PACKETS", "CONTROL"},
           "admin": {"READ", "HEADERS", "PACKETS", "CONTROL", "USERS"}}
@@ -34,6 +34,43 @@ class Description(unittest.TestCase):
         routes = {(line.split()[0], line.split()[1]): line.split()[2] for line in printed.splitlines()}
         described = {key: operation["x-access"] for key, operation in DOCUMENT.operations.items()}
         self.assertEqual(routes, described)
+
+    def test_it_is_an_openapi_document(self):
+        """What a lint of OpenAPI 3.1 asks for, as far as the document uses it; and each schema is one."""
+        operation_keys = {"summary", "description", "x-access", "security", "parameters", "requestBody", "responses"}
+        self.assertLessEqual(set(DOCUMENT.root), {"openapi", "info", "servers", "security", "paths", "components"})
+        for path, item in DOCUMENT.root["paths"].items():
+            self.assertRegex(path, r"^/[^?#]*[^/?#]$")
+            self.assertLessEqual(set(item), {"parameters", "get", "post", "put", "patch", "delete"}, path)
+        seen = set()
+        for (method, path), operation in DOCUMENT.operations.items():
+            self.assertLessEqual(set(operation), operation_keys, (method, path))
+            self.assertTrue(operation.get("summary"), (method, path))
+            self.assertFalse(operation["summary"].endswith("."), (method, path))
+            shape = (method, re.sub(r"\{\w+\}", "{}", path))
+            self.assertNotIn(shape, seen, "two paths that are one")
+            seen.add(shape)
+            parameters = [DOCUMENT.resolve(p) for p in operation.get("parameters", []) + DOCUMENT.root["paths"][path].get("parameters", [])]
+            self.assertEqual(len(parameters), len({(p["name"], p["in"]) for p in parameters}), (method, path))
+            for parameter in parameters:
+                self.assertLessEqual(set(parameter), {"name", "in", "required", "schema", "description"}, path)
+                self.assertIn(parameter["in"], ("path", "query", "header"))
+                self.assertEqual(parameter["in"] == "path", parameter.get("required", False), (path, parameter))
+                jsonschema.Draft202012Validator.check_schema(parameter["schema"])
+            self.assertFalse("requestBody" in operation and method in ("GET", "DELETE"), (method, path))
+            for body in [operation.get("requestBody", {}), *operation["responses"].values()]:
+                body = DOCUMENT.resolve(body)
+                self.assertLessEqual(set(body), {"description", "required", "content", "headers"}, (method, path))
+                for media in body.get("content", {}).values():
+                    jsonschema.Draft202012Validator.check_schema(media["schema"])
+            for status, response in operation["responses"].items():
+                self.assertRegex(status, r"^([1-5]\d\d|default)$")
+                self.assertTrue(DOCUMENT.resolve(response).get("description"), (method, path, status))
+        used = set(re.findall(r"#/components/(\w+/\w+)", json.dumps(DOCUMENT.root)))
+        defined = {f"{kind}/{name}" for kind, things in DOCUMENT.root["components"].items() if kind != "securitySchemes" for name in things}
+        self.assertEqual(used, defined)  # nothing leads nowhere, and nothing is left over
+        for schema in DOCUMENT.root["components"]["schemas"].values():
+            jsonschema.Draft202012Validator.check_schema(schema)
 
     def test_references_lead_somewhere_and_parameters_are_declared(self):
         def walk(thing):
