@@ -6,6 +6,7 @@
  * gives up the rest, and works.
  *
  * It is here and not in storage/ because some jobs look at headers: the decoder is rules', which the store may not include.
+ * It is here and not in storage/ because filters look at headers: the decoder is rules', which the store may not include.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -18,6 +19,7 @@
 #include "confinement.h"
 #include "extraction.h"
 #include "header_end.h"
+#include "level_list.h"
 #include "worker.h"
 
 /* A process that waits in a write or for a disk would not notice that nobody wants its work any
@@ -61,7 +63,7 @@ int main(void)
         (void)worker_offer(WORKER_SOCKET, WORKER_DONE, &done, sizeof done);
         _exit(1);
     }
-    if (extraction_open(WORKER_SOCKET, &extraction) != 0)
+    if (extraction_open(WORKER_SOCKET, packet_levels, &extraction) != 0)
         _exit(0); /* it has said why */
     extraction_set_headers(extraction, packet_headers);
     if (start_watch(&failure) != 0 || confinement_finish(CONFINEMENT_READING, &failure) != 0)

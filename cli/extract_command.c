@@ -384,6 +384,8 @@ const struct command extract_command = {
                "now, or relative (-90s, -20m, -1h, -2d). FILTER is as in tcpdump, see "
                "pcap-filter(7); its\n"
                "words are joined by blanks. A filter word that begins with - goes behind --.\n"
+               "Beside libpcap's primitives: flow A:P B:Q [tcp|udp], community 1:..., inner "
+               "PRIMITIVE, rule ID.\n"
                "Exit status 3 if packets of the range are missing; each gap is named. An existing "
                "FILE is\n"
                "replaced once there is something to replace it with.",

@@ -70,6 +70,7 @@ struct extraction {
 
     packet_headers_of *headers_of;
     struct packet cut; /* in a job that hands out headers only: the packet up to their end */
+    packet_levels_of *levels_of;
     char *filter_text;
     struct filter *filter;
     struct reader *reader;
@@ -384,7 +385,7 @@ static int pump(struct extraction *extraction)
             return result;
         if (extraction->job.headers_only)
             cut_to_headers(extraction, &packet);
-        if (!filter_match(extraction->exit[packet.interface].program, packet.packet))
+        if (!filter_match(extraction->exit[packet.interface].program, packet.packet, packet.rule))
             continue;
         result = write_packet(extraction, &packet);
         if (result)
@@ -443,11 +444,11 @@ static int await_plan(struct extraction *extraction)
     while (!result && !extraction->planned) {
         result = listen_once(extraction, -1);
         if (!result && extraction->filter_text && !extraction->filter)
-            result =
-                filter_open(extraction->filter_text, &extraction->filter, &extraction->failure);
+            result = filter_open(extraction->filter_text, extraction->levels_of, &extraction->filter,
+                                 &extraction->failure);
     }
     if (!result && !extraction->filter)
-        result = filter_open(NULL, &extraction->filter, &extraction->failure);
+        result = filter_open(NULL, extraction->levels_of, &extraction->filter, &extraction->failure);
     return result;
 }
 
@@ -680,13 +681,14 @@ void extraction_set_headers(struct extraction *extraction, packet_headers_of *he
     extraction->headers_of = headers_of;
 }
 
-int extraction_open(int socket, struct extraction **out)
+int extraction_open(int socket, packet_levels_of *levels_of, struct extraction **out)
 {
     *out = NULL;
     struct extraction *extraction = calloc(1, sizeof *extraction);
     if (!extraction)
         return ERR_NO_MEMORY;
     extraction->socket = socket;
+    extraction->levels_of = levels_of;
     extraction->output = -1;
     int result = take_job(extraction);
     if (result) {

@@ -13,14 +13,15 @@
 
 #include "errors.h"
 #include "packet_headers.h"
+#include "packet_levels.h"
 
 struct extraction;
 
 /*
- * Waits for the JOB on `socket`, which stays the caller's, and opens what came with it. An error
- * has been told to the recorder where that was possible.
+ * Waits for the JOB on `socket`, which stays the caller's, and opens what came with it. levels_of: decodes
+ * headers for filters, or null (filter.h). An error has been told to the recorder where that was possible.
  */
-int extraction_open(int socket, struct extraction **out);
+int extraction_open(int socket, packet_levels_of *levels_of, struct extraction **out);
 
 /* What decodes headers, for jobs that hand out no more than those; without it they fail. */
 void extraction_set_headers(struct extraction *extraction, packet_headers_of *headers_of);

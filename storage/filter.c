@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "filter_words.h"
 
 #define SNAPSHOT_BYTES 262144u
 #define NETWORK_MASK \
@@ -20,12 +21,15 @@
 
 struct program {
     struct filter_program head; /* first: what filter_for() hands out */
-    struct bpf_program code;
+    const struct filter *filter;
     struct program *next;
+    /* One for each way in which the words that are not libpcap's can turn out; without instructions: nothing matches. */
+    struct bpf_program code[];
 };
 
 struct filter {
-    char *text;
+    struct filter_words *words;
+    packet_levels_of *levels_of;
     bool everything;
     struct program *program;
 };
@@ -76,24 +80,49 @@ static pcap_t *open_empty(uint16_t link_type, char *error)
     return pcap; /* its header has been read: the memory is needed no more, closing reads nothing */
 }
 
-static void compile(const struct filter *filter, struct program *program)
+static uint32_t ways(const struct filter *filter)
+{
+    return 1u << filter_words_count(filter->words);
+}
+
+/* False: no memory. */
+static bool compile(const struct filter *filter, struct program *program)
 {
     struct filter_program *head = &program->head;
     char error[PCAP_ERRBUF_SIZE] = "no memory";
     pcap_t *pcap = open_empty(head->link_type, error);
+    head->verdict = FILTER_REFUSED;
     if (!pcap) {
-        head->verdict = FILTER_REFUSED;
         snprintf(head->text, sizeof head->text, "%s", error);
-        return;
+        return true;
     }
-    if (pcap_compile(pcap, &program->code, filter->text, 1, NETWORK_MASK) == 0) {
-        head->verdict = FILTER_JUDGES;
-    } else {
-        snprintf(head->text, sizeof head->text, "%s", pcap_geterr(pcap));
-        head->verdict = strcmp(head->text, "expression rejects all packets") == 0 ? FILTER_NOTHING
-                                                                                  : FILTER_REFUSED;
+    bool refused = false, whole = true;
+    for (uint32_t truth = 0; truth < ways(filter) && !refused && whole; truth++) {
+        char *text = filter_words_text(filter->words, truth);
+        if (!text) {
+            whole = false;
+        } else if (pcap_compile(pcap, &program->code[truth], text, 1, NETWORK_MASK) == 0) {
+            head->verdict = FILTER_JUDGES;
+        } else {
+            snprintf(head->text, sizeof head->text, "%s", pcap_geterr(pcap));
+            program->code[truth] = (struct bpf_program){.bf_len = 0};
+            refused = strcmp(head->text, "expression rejects all packets") != 0;
+        }
+        free(text);
     }
+    if (refused)
+        head->verdict = FILTER_REFUSED;
+    else if (head->verdict != FILTER_JUDGES)
+        head->verdict = FILTER_NOTHING;
     pcap_close(pcap);
+    return whole;
+}
+
+static void free_program(struct program *program)
+{
+    for (uint32_t truth = 0; truth < ways(program->filter); truth++)
+        pcap_freecode(&program->code[truth]);
+    free(program);
 }
 
 const struct filter_program *filter_for(struct filter *filter, uint16_t link_type)
@@ -101,25 +130,34 @@ const struct filter_program *filter_for(struct filter *filter, uint16_t link_typ
     for (struct program *program = filter->program; program; program = program->next)
         if (program->head.link_type == link_type)
             return &program->head;
-    struct program *program = calloc(1, sizeof *program);
+    struct program *program = calloc(1, sizeof *program + ways(filter) * sizeof program->code[0]);
     if (!program)
         return NULL;
     program->head.link_type = link_type;
-    if (filter->everything)
+    program->filter = filter;
+    if (filter->everything) {
         program->head.verdict = FILTER_EVERYTHING;
-    else
-        compile(filter, program);
+    } else if (!compile(filter, program)) {
+        free_program(program);
+        return NULL;
+    }
     program->next = filter->program;
     filter->program = program;
     return &program->head;
 }
 
-bool filter_judge(const struct filter_program *head, const struct packet *packet)
+bool filter_judge(const struct filter_program *head, const struct packet *packet, uint32_t rule)
 {
     const struct program *program = (const struct program *)head;
-    return head->verdict == FILTER_JUDGES &&
-           bpf_filter(program->code.bf_insns, packet->bytes, packet->original_bytes,
-                      packet->captured_bytes) != 0;
+    const struct filter *filter = program->filter;
+    if (head->verdict != FILTER_JUDGES)
+        return false;
+    uint32_t truth = 0;
+    if (filter_words_count(filter->words) > 0)
+        truth = filter_words_judge(filter->words, filter->levels_of, head->link_type, packet, rule);
+    const struct bpf_program *code = &program->code[truth];
+    return code->bf_len > 0 &&
+           bpf_filter(code->bf_insns, packet->bytes, packet->original_bytes, packet->captured_bytes) != 0;
 }
 
 static int check(struct filter *filter, struct failure *failure)
@@ -138,18 +176,20 @@ static int check(struct filter *filter, struct failure *failure)
                 first->text);
 }
 
-int filter_open(const char *text, struct filter **out, struct failure *failure)
+int filter_open(const char *text, packet_levels_of *levels_of, struct filter **out, struct failure *failure)
 {
     *out = NULL;
     struct filter *filter = calloc(1, sizeof *filter);
-    if (filter)
-        filter->text = strdup(text ? text : "");
-    if (!filter || !filter->text) {
-        free(filter);
+    if (!filter)
         return fail(failure, ERR_NO_MEMORY, "no memory for the filter");
-    }
-    filter->everything = filter->text[strspn(filter->text, " \t\r\n")] == '\0';
-    int result = filter->everything ? 0 : check(filter, failure);
+    text = text ? text : "";
+    filter->levels_of = levels_of;
+    filter->everything = text[strspn(text, " \t\r\n")] == '\0';
+    int result = filter_words_open(text, &filter->words, failure);
+    if (!result && filter_words_count(filter->words) > 0 && !levels_of)
+        result = fail(failure, ERR_INVALID, "the filter is not valid: only libpcap's primitives can be used here");
+    if (!result && !filter->everything)
+        result = check(filter, failure);
     if (result) {
         filter_close(&filter);
         return result;
@@ -165,10 +205,9 @@ void filter_close(struct filter **filter)
     struct program *next;
     for (struct program *program = (*filter)->program; program; program = next) {
         next = program->next;
-        pcap_freecode(&program->code);
-        free(program);
+        free_program(program);
     }
-    free((*filter)->text);
+    filter_words_close(&(*filter)->words);
     free(*filter);
     *filter = NULL;
 }

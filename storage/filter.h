@@ -8,6 +8,8 @@
  * optimised, network mask 0), and the program sees captured bytes, captured length and original
  * length. An expression that libpcap refuses for a link type matches nothing of it.
  *
+ * Beside libpcap's primitives there are those of filter_words.h.
+ *
  * libpcap's compiler takes hostile text: only the confined reading process calls this. Names of
  * ports and protocols come from /etc/services and /etc/protocols, if it may read them; it cannot
  * ask the network for names of hosts.
@@ -22,6 +24,7 @@
 
 #include "errors.h"
 #include "packet.h"
+#include "packet_levels.h"
 
 enum filter_verdict {
     FILTER_EVERYTHING, /* no expression */
@@ -41,19 +44,21 @@ struct filter;
 
 /*
  * `text` is copied; null or only spaces: everything matches. ERR_INVALID, with libpcap's sentence,
- * where the expression compiles for no link type at all.
+ * where the expression compiles for no link type at all, or with the column where a word of ours is used wrongly.
+ * levels_of: decodes headers for our words; null: they are refused.
  */
-int filter_open(const char *text, struct filter **out, struct failure *failure);
+int filter_open(const char *text, packet_levels_of *levels_of, struct filter **out, struct failure *failure);
 
 /* The program for a LINKTYPE_ value, compiled when first asked for. Null: no memory. */
 const struct filter_program *filter_for(struct filter *filter, uint16_t link_type);
 
 /* filter_match() asks this only where there is an expression. */
-bool filter_judge(const struct filter_program *program, const struct packet *packet);
+bool filter_judge(const struct filter_program *program, const struct packet *packet, uint32_t rule);
 
-static inline bool filter_match(const struct filter_program *program, const struct packet *packet)
+/* `rule`: the id of the rule that kept the packet; 0: none. */
+static inline bool filter_match(const struct filter_program *program, const struct packet *packet, uint32_t rule)
 {
-    return program->verdict == FILTER_EVERYTHING || filter_judge(program, packet);
+    return program->verdict == FILTER_EVERYTHING || filter_judge(program, packet, rule);
 }
 
 /* Nulls. */

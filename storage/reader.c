@@ -903,6 +903,7 @@ int reader_next(struct reader *reader, struct reader_packet *out)
         }
         out->packet = &stream->head.packet;
         out->interface = stream->map[stream->head.packet.interface];
+        out->rule = stream->head.rule;
         reader->last = stream;
         return 1;
     }

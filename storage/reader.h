@@ -65,6 +65,7 @@ int reader_add(struct reader *reader, const struct worker_segment *segments, uin
 struct reader_packet {
     const struct packet *packet; /* until the next call; its `interface` is not to be used */
     uint32_t interface;          /* for reader_interface(), never changes */
+    uint32_t rule;               /* id of the rule that kept it; 0: none */
 };
 
 /* 1: a packet; 0: everything known has been handed out; negative: the job is over. */

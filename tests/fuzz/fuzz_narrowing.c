@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "filter.h"
+#include "level_list.h"
 #include "narrowing.h"
 #include "packet_keys.h"
 #include "packet_mixer.h"
@@ -52,7 +53,7 @@ static bool is_for_libpcap(const char *text)
     static const char *const known[] = {
         "host", "net", "port", "portrange", "proto", "src", "dst", "and", "or", "not", "ip", "ip6",
         "arp", "rarp", "tcp", "udp", "icmp", "icmp6", "sctp", "ether", "vlan", "mpls", "pppoes",
-        "pppoed", "geneve", "mask", "len", "broadcast", "multicast", "less", "greater", "x"};
+        "pppoed", "geneve", "mask", "len", "broadcast", "multicast", "less", "greater", "x", "flow", "community", "inner", "rule"};
     static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_";
     if (strspn(text, "0123456789.:/()&|!<>=[]+-* \\\n_abcdefghijklmnopqrstuvwxyz") != strlen(text))
         return false;
@@ -82,14 +83,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
     text[count] = '\0';
     if (narrowing_open(text, &tree) != 0)
         return 0;
-    if (is_for_libpcap(text) && filter_open(text, &filter, &failure) == 0) {
+    if (is_for_libpcap(text) && filter_open(text, packet_levels, &filter, &failure) == 0) {
         const struct filter_program *program = filter_for(filter, LINK_ETHERNET);
         for (uint32_t i = 0; i < PACKETS; i++) {
             const struct packet packet = {.bytes = made[i].bytes,
                                           .captured_bytes = made[i].count,
                                           .original_bytes = made[i].count};
             const struct flow_seen seen = {.ways = (uint8_t)(FLOW_WAY_0 << made[i].keys.from)};
-            if (filter_match(program, &packet))
+            if (filter_match(program, &packet, 0))
                 assert(narrowing_judge(tree, &made[i].keys, &seen) != NARROWING_NONE);
         }
         filter_close(&filter);

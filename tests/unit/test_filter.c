@@ -378,7 +378,7 @@ static void compare(const char *from, const char *to, const char *text, int code
 
     struct filter *filter;
     struct failure failure;
-    int result = filter_open(text, &filter, &failure);
+    int result = filter_open(text, NULL, &filter, &failure);
     const struct filter_program *program = result ? NULL : filter_for(filter, link_type);
     if (result || program->verdict == FILTER_REFUSED || program->verdict == FILTER_NOTHING) {
         if (code == 0)
@@ -397,7 +397,7 @@ static void compare(const char *from, const char *to, const char *text, int code
         struct packet packet = {.bytes = bytes_ours,
                                 .captured_bytes = head_ours->caplen,
                                 .original_bytes = head_ours->len};
-        if (!filter_match(program, &packet))
+        if (!filter_match(program, &packet, 0))
             continue;
         if (pcap_next_ex(wanted, &head_theirs, &bytes_theirs) != 1 ||
             head_ours->caplen != head_theirs->caplen || head_ours->len != head_theirs->len ||
@@ -480,7 +480,7 @@ static void test_against_tcpdump_captures(void **state)
 static uint32_t count_matches(const char *text, uint16_t link_type)
 {
     struct filter *filter;
-    assert_int_equal(filter_open(text, &filter, NULL), 0);
+    assert_int_equal(filter_open(text, NULL, &filter, NULL), 0);
     const struct filter_program *program = filter_for(filter, link_type);
     assert_non_null(program);
     assert_ptr_equal(filter_for(filter, link_type), program); /* compiled once */
@@ -490,7 +490,7 @@ static uint32_t count_matches(const char *text, uint16_t link_type)
         make_packet(&build, link_type, n);
         struct packet packet = {
             .bytes = build.bytes, .captured_bytes = build.count, .original_bytes = build.count};
-        matches += filter_match(program, &packet);
+        matches += filter_match(program, &packet, 0);
     }
     filter_close(&filter);
     assert_null(filter);
@@ -516,7 +516,7 @@ static void test_known_answers(void **state)
 static enum filter_verdict verdict(const char *text, uint16_t link_type)
 {
     struct filter *filter;
-    assert_int_equal(filter_open(text, &filter, NULL), 0);
+    assert_int_equal(filter_open(text, NULL, &filter, NULL), 0);
     enum filter_verdict answer = filter_for(filter, link_type)->verdict;
     filter_close(&filter);
     return answer;
@@ -541,7 +541,7 @@ static void test_errors(void **state)
     struct filter *filter;
     struct failure failure;
     for (size_t i = 0; i < COUNT(wrong); i++) {
-        assert_int_equal(filter_open(wrong[i], &filter, &failure), ERR_INVALID);
+        assert_int_equal(filter_open(wrong[i], NULL, &filter, &failure), ERR_INVALID);
         assert_null(filter);
         assert_non_null(strstr(failure.text, "filter is not valid"));
     }

@@ -131,7 +131,7 @@ static void check_filter(struct segment *segment, const char *text)
     struct narrowing *tree;
     struct flow_selection selection;
     int code;
-    if (filter_open(text, &filter, &failure) != 0)
+    if (filter_open(text, NULL, &filter, &failure) != 0)
         return;
     assert_int_equal(narrowing_open(text, &tree), 0);
     struct flow_reader *reader = open_reader(segment, &code);
@@ -143,7 +143,7 @@ static void check_filter(struct segment *segment, const char *text)
         const struct laid *one = &segment->packet[i];
         const struct packet packet = {
             .bytes = one->bytes, .captured_bytes = one->count, .original_bytes = one->count};
-        if (!filter_match(program, &packet))
+        if (!filter_match(program, &packet, 0))
             continue;
         matched++;
         if (!flow_selection_has(&selection, one->block))

@@ -121,7 +121,7 @@ static bool segment_matches(struct filter *filter, uint32_t number)
         const struct packet one = {.bytes = packet[number][i].bytes,
                                    .captured_bytes = packet[number][i].count,
                                    .original_bytes = packet[number][i].count};
-        if (filter_match(program, &one))
+        if (filter_match(program, &one, 0))
             return true;
     }
     return false;
@@ -134,7 +134,7 @@ static void check(struct key_run *run, const char *text, unsigned long *excluded
     struct failure failure;
     struct narrowing *tree;
     struct segment_set set;
-    if (filter_open(text, &filter, &failure) != 0)
+    if (filter_open(text, NULL, &filter, &failure) != 0)
         return;
     assert_int_equal(narrowing_open(text, &tree), 0);
     assert_int_equal(key_run_narrow(run, tree, &set), 0);

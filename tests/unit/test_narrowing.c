@@ -83,7 +83,7 @@ static void check(const char *text, bool parsed)
     struct filter *filter;
     struct narrowing *tree;
     struct failure failure;
-    if (filter_open(text, &filter, &failure) != 0)
+    if (filter_open(text, NULL, &filter, &failure) != 0)
         return; /* libpcap refuses it: nothing to compare with */
     assert_int_equal(narrowing_open(text, &tree), 0);
     if (parsed && !narrowing_parsed(tree))
@@ -91,7 +91,7 @@ static void check(const char *text, bool parsed)
     for (uint32_t i = 0; i < stored_count; i++) {
         const struct stored *one = &stored[i];
         const struct filter_program *program = filter_for(filter, one->link_type);
-        bool matches = filter_match(program, &one->packet);
+        bool matches = filter_match(program, &one->packet, 0);
         struct flow_seen seen = {.ways = (uint8_t)(FLOW_WAY_0 << one->keys.from)};
         enum narrowing_verdict verdict = narrowing_judge(tree, &one->keys, &seen);
         seen.ways = FLOW_WAY_0 | FLOW_WAY_1;

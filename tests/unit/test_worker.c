@@ -90,7 +90,7 @@ static void *work_inside(void *context)
 {
     struct talk *talk = context;
     struct extraction *extraction;
-    if (extraction_open(talk->socket, &extraction) == 0) {
+    if (extraction_open(talk->socket, NULL, &extraction) == 0) {
         (void)extraction_run(extraction);
         extraction_close(&extraction);
     }

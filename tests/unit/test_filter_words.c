@@ -1,0 +1,376 @@
+/*
+ * test_filter_words.c - the primitives that libpcap does not have, alone and among those that it
+ * has.
+ *
+ * Random filters on random packets say that a word of ours changes nothing in what libpcap makes of
+ * the rest, and that the index never says "none" of a packet that a word of ours is true of.
+ */
+#include "unit_test.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "filter.h"
+#include "level_list.h"
+#include "narrowing.h"
+#include "packet_keys.h"
+#include "packet_mixer.h"
+
+#define ETHERNET 1
+
+struct made {
+    uint8_t bytes[MIXED_BYTES_MAX];
+    struct packet packet;
+};
+
+static void make(struct mixer *mixer, struct made *made)
+{
+    uint32_t count = mixer_packet(mixer, made->bytes);
+    made->packet =
+        (struct packet){.bytes = made->bytes, .captured_bytes = count, .original_bytes = count};
+}
+
+/* 1 or 0; -1: the filter is not valid, with the sentence in *failure. */
+static int judge(const char *text, const struct packet *packet, uint32_t rule,
+                 struct failure *failure)
+{
+    struct filter *filter;
+    if (filter_open(text, packet_levels, &filter, failure) != 0)
+        return -1;
+    const struct filter_program *program = filter_for(filter, ETHERNET);
+    assert_non_null(program);
+    int answer = filter_match(program, packet, rule);
+    filter_close(&filter);
+    return answer;
+}
+
+static int matches(const char *text, const struct packet *packet)
+{
+    struct failure failure;
+    int answer = judge(text, packet, 0, &failure);
+    if (answer < 0)
+        fail_msg("%s: %s", text, failure.text);
+    return answer;
+}
+
+/* ---- among libpcap's ---------------------------------------------------------------------------
+ */
+
+/* `form` with the filter for each %, and each `rule N` as a comparison that says the same of
+ * `rule`, or as it is (0). */
+static void spell(const char *form, const char *filter, uint32_t rule, char *to)
+{
+    while (*form != '\0') {
+        if (*form == '%') {
+            to = stpcpy(to, filter);
+            form++;
+        } else if (rule != 0 && strncmp(form, "rule ", 5) == 0) {
+            to = stpcpy(to, (uint32_t)(form[5] - '0') == rule ? "1 = 1" : "1 = 0");
+            form += 6;
+        } else {
+            *to++ = *form++;
+        }
+    }
+    *to = '\0';
+}
+
+static void test_the_rest_is_as_it_was(void **state)
+{
+    (void)state;
+    static const char *const form[] = {"rule 7 and (%)",          "(%) or not rule 7",
+                                       "not (rule 7 and (%))",    "(rule 7 or rule 9) and not (%)",
+                                       "vlan and rule 7 and (%)", "rule 8 or vlan or (%)"};
+    struct mixer mixer = {.state = 5};
+    uint32_t compared = 0, true_ones = 0;
+    for (uint32_t i = 0; i < 300; i++) {
+        char plain[512], text[700];
+        mixer_filter(&mixer, plain);
+        uint32_t rule = 7 + i % 3;
+        struct filter *ours, *theirs;
+        struct failure failure;
+        spell(form[i % COUNT(form)], plain, 0, text);
+        int result = filter_open(text, packet_levels, &ours, &failure);
+        spell(form[i % COUNT(form)], plain, rule, text);
+        int other = filter_open(text, NULL, &theirs, &failure);
+        if (result ||
+            other) { /* where `rule` has another number, the text may be refused as a whole */
+            filter_close(&ours);
+            filter_close(&theirs);
+            continue;
+        }
+        for (uint32_t n = 0; n < 200; n++) {
+            struct made made;
+            make(&mixer, &made);
+            bool is = filter_match(filter_for(ours, ETHERNET), &made.packet, rule);
+            if (is != filter_match(filter_for(theirs, ETHERNET), &made.packet, 0))
+                fail_msg("%s, of rule %u, means %s: %d", plain, rule, text, is);
+            true_ones += is;
+            compared++;
+        }
+        filter_close(&ours);
+        filter_close(&theirs);
+    }
+    assert_true(compared > 30000 && true_ones > 1000);
+}
+
+/* ---- against the index -------------------------------------------------------------------------
+ */
+
+static void end_text(const struct flow_keys *keys, unsigned end, char *to, size_t size)
+{
+    const uint8_t *a = keys->end[end].address;
+    if (keys->kind.version == 4) {
+        snprintf(to, size, "%u.%u.%u.%u:%u", a[0], a[1], a[2], a[3], keys->end[end].port);
+        return;
+    }
+    int at = snprintf(to, size, "[");
+    for (unsigned i = 0; i < 16; i += 2)
+        at += snprintf(to + at, size - (size_t)at, "%s%x", i > 0 ? ":" : "", a[i] << 8 | a[i + 1]);
+    snprintf(to + at, size - (size_t)at, "]:%u", keys->end[end].port);
+}
+
+static void test_the_index_never_denies(void **state)
+{
+    (void)state;
+    static const char *const inner[] = {"host 10.0.0.1",
+                                        "net 10.0.0.0/8",
+                                        "port 80",
+                                        "portrange 1-1000",
+                                        "tcp",
+                                        "udp",
+                                        "ip6",
+                                        "icmp",
+                                        "src or dst port 53",
+                                        "dst net 10.0.0.0/24",
+                                        "proto 17",
+                                        "(tcp and port 443)",
+                                        "tcp[13] & 2 != 0",
+                                        "ip",
+                                        "host 10.1.0.2"};
+    struct mixer mixer = {.state = 11};
+    uint32_t inner_ones = 0, flow_ones = 0;
+    for (uint32_t i = 0; i < 400; i++) {
+        struct made from;
+        struct decoded_packet decoded;
+        struct flow_keys keys;
+        char one[80], two[80], text[400];
+        make(&mixer, &from);
+        decode_packet(ETHERNET, from.bytes, from.packet.captured_bytes, &decoded);
+        packet_keys_fill(ETHERNET, from.bytes, from.packet.captured_bytes, &decoded, &keys);
+        bool flow = (keys.kind.marks & FLOW_PORTS) != 0 && keys.kind.version != 0 && i % 2 == 0;
+        end_text(&keys, i / 2 % 2, one, sizeof one);
+        end_text(&keys, !(i / 2 % 2), two, sizeof two);
+        static const char *const flow_form[] = {"%", "vlan or %", "not (not %)",
+                                                "% and (udp or tcp)"};
+        static const char *const inner_form[] = {"%", "not %", "udp and not %", "ip6 or %"};
+        char word[256];
+        if (flow)
+            snprintf(word, sizeof word, "flow %s %s", one, two);
+        else
+            snprintf(word, sizeof word, "inner %s", inner[mixer_below(&mixer, COUNT(inner))]);
+        spell(flow ? flow_form[i / 4 % 4] : inner_form[i / 3 % 4], word, 0, text);
+        struct narrowing *tree;
+        struct filter *filter;
+        struct failure failure;
+        assert_int_equal(narrowing_open(text, &tree), 0);
+        if (!narrowing_parsed(tree) || filter_open(text, packet_levels, &filter, &failure) != 0)
+            fail_msg("%s: %s", text, failure.text);
+        const struct filter_program *program = filter_for(filter, ETHERNET);
+        if (flow && i / 4 % 4 == 0 && decoded.levels == 1)
+            assert_true(filter_match(program, &from.packet, 0));
+        for (uint32_t n = 0; n < 300; n++) {
+            struct made made;
+            make(&mixer, &made);
+            decode_packet(ETHERNET, made.bytes, made.packet.captured_bytes, &decoded);
+            packet_keys_fill(ETHERNET, made.bytes, made.packet.captured_bytes, &decoded, &keys);
+            const struct flow_seen seen = {.ways = (uint8_t)(FLOW_WAY_0 << keys.from)};
+            if (!filter_match(program, &made.packet, 0))
+                continue;
+            flow_ones += flow;
+            inner_ones += !flow;
+            if (narrowing_judge(tree, &keys, &seen) == NARROWING_NONE)
+                fail_msg("%s: the index denies a packet that matches", text);
+        }
+        filter_close(&filter);
+        narrowing_close(&tree);
+    }
+    assert_true(flow_ones > 20 && inner_ones > 1000);
+}
+
+/* ---- known answers -----------------------------------------------------------------------------
+ */
+
+struct build {
+    uint8_t bytes[256];
+    uint32_t count;
+};
+
+static void add(struct build *build, const void *bytes, uint32_t count)
+{
+    assert_true(build->count + count <= sizeof build->bytes);
+    memcpy(build->bytes + build->count, bytes, count);
+    build->count += count;
+}
+
+static void add_ethernet(struct build *build)
+{
+    static const uint8_t head[14] = {2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0};
+    build->count = 0;
+    add(build, head, sizeof head);
+}
+
+static void add_ip(struct build *build, const uint8_t from[4], const uint8_t to[4],
+                   uint8_t protocol, uint8_t payload)
+{
+    const uint8_t head[12] = {0x45, 0, 0, (uint8_t)(20 + payload), 0, 1, 0, 0, 64, protocol, 0, 0};
+    add(build, head, sizeof head);
+    add(build, from, 4);
+    add(build, to, 4);
+}
+
+/* The first eight bytes of TCP, UDP or ICMP, and twelve zeros but for TCP's header length. */
+static void add_transport(struct build *build, uint16_t first, uint16_t second)
+{
+    const uint8_t head[20] = {(uint8_t)(first >> 8),
+                              (uint8_t)first,
+                              (uint8_t)(second >> 8),
+                              (uint8_t)second,
+                              0,
+                              20,
+                              0,
+                              0,
+                              0,
+                              0,
+                              0,
+                              0,
+                              0x50,
+                              2};
+    add(build, head, sizeof head);
+}
+
+static struct packet packet_of(const struct build *build)
+{
+    return (struct packet){
+        .bytes = build->bytes, .captured_bytes = build->count, .original_bytes = build->count};
+}
+
+/* The examples that the Community ID specification publishes. */
+static void test_community(void **state)
+{
+    (void)state;
+    static const struct {
+        uint8_t from[4], to[4], protocol;
+        uint16_t first, second;
+        const char *id;
+    } known[] = {
+        {{128, 232, 110, 120}, {66, 35, 250, 204}, 6, 34855, 80, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="},
+        {{66, 35, 250, 204}, {128, 232, 110, 120}, 6, 80, 34855, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="},
+        {{192, 168, 1, 52}, {8, 8, 8, 8}, 17, 54585, 53, "1:d/FP5EW3wiY1vCndhwleRRKHowQ="},
+        {{192, 168, 0, 89}, {192, 168, 0, 1}, 1, 0x0800, 0, "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="},
+        {{192, 168, 0, 1}, {192, 168, 0, 89}, 1, 0x0000, 0, "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="},
+    };
+    for (size_t i = 0; i < COUNT(known); i++) {
+        struct build build;
+        char text[64];
+        add_ethernet(&build);
+        add_ip(&build, known[i].from, known[i].to, known[i].protocol, 20);
+        add_transport(&build, known[i].first, known[i].second);
+        struct packet packet = packet_of(&build);
+        for (size_t k = 0; k < COUNT(known); k++) {
+            snprintf(text, sizeof text, "community %s", known[k].id);
+            assert_int_equal(matches(text, &packet), strcmp(known[k].id, known[i].id) == 0);
+        }
+    }
+}
+
+static void test_flow_and_inner(void **state)
+{
+    (void)state;
+    static const uint8_t a[4] = {10, 0, 0, 1}, b[4] = {10, 0, 0, 2}, c[4] = {192, 0, 2, 1},
+                         d[4] = {192, 0, 2, 2};
+    struct build plain, tunnel;
+    add_ethernet(&plain);
+    add_ip(&plain, a, b, 6, 20);
+    add_transport(&plain, 1000, 80);
+    add_ethernet(&tunnel);
+    add_ip(&tunnel, c, d, 4, 40);
+    add_ip(&tunnel, a, b, 6, 20);
+    add_transport(&tunnel, 1000, 80);
+    static const struct {
+        const char *text;
+        bool plain, tunnel;
+    } known[] = {
+        {"flow 10.0.0.1:1000 10.0.0.2:80", true, true},
+        {"flow 10.0.0.2:80 10.0.0.1:1000", true, true},
+        {"flow 10.0.0.1:80 10.0.0.2:1000", false, false},
+        {"flow 10.0.0.1:1000 10.0.0.2:80 tcp", true, true},
+        {"flow 10.0.0.1:1000 10.0.0.2:80 udp", false, false},
+        {"flow 10.0.0.1:1000 10.0.0.2:80 and not ip proto 4", true, false},
+        {"not flow [2001:db8::1]:1000 [2001:db8::2]:80", true, true},
+        {"inner host 10.0.0.1", false, true},
+        {"inner dst host 10.0.0.1", false, false},
+        {"inner src or dst host 10.0.0.1 and host 192.0.2.1", false, true},
+        {"inner host 192.0.2.1", false, false},
+        {"inner port 80", false, true},
+        {"(inner tcp)||(tcp port 80)", true, true},
+        {"host 192.0.2.1 and !inner udp", false, true},
+        {"inner tcp[tcpflags] & tcp-syn != 0", false, true},
+    };
+    struct packet packets[2] = {packet_of(&plain), packet_of(&tunnel)};
+    for (size_t i = 0; i < COUNT(known); i++)
+        for (unsigned k = 0; k < 2; k++)
+            if (matches(known[i].text, &packets[k]) != (k == 0 ? known[i].plain : known[i].tunnel))
+                fail_msg("%s: %s", known[i].text, k == 0 ? "plain" : "tunnel");
+}
+
+static void test_errors(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *says;
+    } wrong[] = {
+        {"flow 10.0.0.1:80", "column 17: expected the other end's ADDRESS:PORT"},
+        {"tcp and flow 10.0.0.1 10.0.0.2:80", "column 14: expected ADDRESS:PORT"},
+        {"flow 10.0.0.1:80 [::1]:80", "column 18: expected the other end's"},
+        {"flow 10.0.0.1:99999 10.0.0.2:80", "column 6: expected ADDRESS:PORT"},
+        {"flow 1.1.1.1:1 2.2.2.2:2 port 3", "column 26: expected `and`, `or` or the end"},
+        {"community 2:LQU9qZlK+B5F3KDmev6m5PMibrg=", "column 11: expected a Community ID"},
+        {"not community", "column 14: expected a Community ID"},
+        {"rule x", "column 6: expected a rule's number"},
+        {"rule 0", "column 6: expected a rule's number"},
+        {"inner", "column 6: expected host, net"},
+        {"inner not port 80", "column 7: expected host, net"},
+        {"inner vlan 3", "column 7: expected host, net"},
+        {"inner (tcp or port 80", "expected a closing parenthesis"},
+        {"tcp and inner port x y", "column 15, behind `inner`: the filter is not valid: unknown port"},
+        {"app tls", "column 1: `app` cannot be asked for"},
+        {"rule 1 or rule 2 or rule 3 or rule 4 or rule 5 or rule 6 or rule 7",
+         "column 61: more than 6"},
+    };
+    struct made made;
+    struct mixer mixer = {.state = 1};
+    make(&mixer, &made);
+    for (size_t i = 0; i < COUNT(wrong); i++) {
+        struct failure failure;
+        assert_int_equal(judge(wrong[i].text, &made.packet, 0, &failure), -1);
+        if (!strstr(failure.text, wrong[i].says))
+            fail_msg("%s: %s", wrong[i].text, failure.text);
+    }
+    /* Where no primitive can begin, they are names. */
+    struct failure failure;
+    assert_int_equal(judge("host rule", &made.packet, 0, &failure), -1);
+    assert_null(strstr(failure.text, "column"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_rest_is_as_it_was),
+        cmocka_unit_test(test_the_index_never_denies),
+        cmocka_unit_test(test_community),
+        cmocka_unit_test(test_flow_and_inner),
+        cmocka_unit_test(test_errors),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
