@@ -810,13 +810,15 @@ int method_extract(struct request *request, json_t **result)
     ring_registry_release(registry, &entry);
     if (code == 0) {
         const struct worker_done *done = &extracted.done;
-        *result = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b}", "packets",
+        *result = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b}", "packets",
                             (json_int_t)done->total.packets, "output_bytes",
                             (json_int_t)done->total.output_bytes, "bytes_read",
                             (json_int_t)done->total.bytes_read, "packets_judged",
                             (json_int_t)done->total.packets_judged, "held_back_ms",
                             (json_int_t)(done->total.held_back_ns / 1000000), "segments",
-                            (json_int_t)done->total.segments_done, "gaps", json_gaps(&extracted),
+                            (json_int_t)done->total.segments_done, "segments_narrowed",
+                            (json_int_t)done->segments_narrowed, "indexes_bad",
+                            (json_int_t)done->indexes_bad, "gaps", json_gaps(&extracted),
                             "gaps_total", (json_int_t)done->gaps, "times_moved",
                             (json_int_t)done->times_moved, "flushed", (int)!extracted.not_flushed,
                             "complete", (int)(done->gaps == 0 && !extracted.not_flushed));

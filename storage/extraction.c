@@ -23,6 +23,7 @@
 
 #include "capture_writer.h"
 #include "filter.h"
+#include "narrowing.h"
 #include "pressure.h"
 #include "reader.h"
 #include "segment_reader.h"
@@ -73,6 +74,7 @@ struct extraction {
     packet_levels_of *levels_of;
     char *filter_text;
     struct filter *filter;
+    struct narrowing *narrowing; /* of the same text */
     struct reader *reader;
     struct capture_writer *writer;
     struct exit *exit;
@@ -486,6 +488,10 @@ static int open_writer(struct extraction *extraction)
 
 static int open_reader(struct extraction *extraction)
 {
+    if (extraction->filter_text && narrowing_open(extraction->filter_text, &extraction->narrowing) != 0)
+        return fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the filter");
+    bool narrows = extraction->narrowing && narrowing_parsed(extraction->narrowing) &&
+                   extraction->filter_text[strspn(extraction->filter_text, " \t\r\n")] != '\0';
     struct reader_options options = {
         .disk = extraction->disk,
         .disks = extraction->job.disks,
@@ -494,6 +500,7 @@ static int open_reader(struct extraction *extraction)
         .to_ns = extraction->job.to_ns,
         .follow = extraction->job.follow != 0,
         .memory_max = extraction->job.memory_max,
+        .narrowing = narrows ? extraction->narrowing : NULL,
         .judge = judge,
         .gap = note_gap,
         .tick = tick,
@@ -664,6 +671,8 @@ static void send_done(struct extraction *extraction, int result)
         reader_counters(extraction->reader, &counters);
         done.frames_checked = counters.frames_checked;
         done.frames_bad = counters.frames_bad;
+        done.segments_narrowed = counters.segments_narrowed;
+        done.indexes_bad = counters.indexes_bad;
     } else {
         done.frames_checked = extraction->verify.frames_checked;
         done.frames_bad = extraction->verify.frames_bad;
@@ -727,6 +736,7 @@ void extraction_close(struct extraction **out)
         segment_readers_close(&extraction->verify);
     capture_writer_close(&extraction->writer);
     filter_close(&extraction->filter);
+    narrowing_close(&extraction->narrowing);
     for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
         disk_close(&extraction->disk[i]);
     pressure_gauge_unmap(&extraction->gauge);

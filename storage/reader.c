@@ -347,11 +347,20 @@ static bool passes_by(const struct reader *reader, const struct worker_segment *
                                     !in_range(reader, segment->first_ns, segment->last_ns));
 }
 
+/* Segment `i` of a stream. Where no other one before or behind it is of the range, it has the range's first or last account. */
 static void open_segment(struct reader *reader, struct segment_reader *out,
-                         const struct worker_segment *segment)
+                         const struct reader_stream *stream, uint32_t i)
 {
+    const struct worker_segment *segment = stream->segment[i];
     segment_reader_open(out, &reader->shared, segment,
                         (uint32_t)(segment->position % segment->places), -1);
+    uint32_t before = i, behind = i + 1;
+    while (before > 0 && passes_by(reader, stream->segment[before - 1]))
+        before--;
+    while (behind < stream->segments && passes_by(reader, stream->segment[behind]))
+        behind++;
+    out->keep_first = before == 0;
+    out->keep_last = behind == stream->segments;
 }
 
 static void close_next(struct reader_stream *stream)
@@ -390,7 +399,7 @@ static bool open_current(struct reader *reader, struct reader_stream *stream)
         if (stream->next_open)
             stream->now = stream->next;
         else
-            open_segment(reader, &stream->now, segment);
+            open_segment(reader, &stream->now, stream, stream->current);
         stream->next_open = false;
         stream->open = true;
         reader->active++;
@@ -411,7 +420,7 @@ static int read_ahead(struct reader *reader, struct reader_stream *stream)
         const struct worker_segment *segment = stream->segment[stream->current + 1];
         if (passes_by(reader, segment))
             return 0;
-        open_segment(reader, &stream->next, segment);
+        open_segment(reader, &stream->next, stream, stream->current + 1);
         stream->next_open = true;
     }
     return segment_reader_ahead(&stream->next, most - stream->now.pieces);
@@ -617,6 +626,7 @@ int reader_open(const struct reader_options *options, struct reader **out)
     reader->shared.ring = options->ring;
     reader->shared.from_ns = options->from_ns;
     reader->shared.to_ns = options->to_ns;
+    reader->shared.narrowing = options->narrowing;
     reader->shared.judge = options->judge;
     reader->shared.may_read = options->may_read;
     reader->shared.context = options->context;
@@ -1001,6 +1011,8 @@ void reader_counters(const struct reader *reader, struct reader_counters *counte
         .bytes_read = reader->shared.bytes_read,
         .frames_checked = reader->shared.frames_checked,
         .frames_bad = reader->shared.frames_bad,
+        .segments_narrowed = reader->shared.segments_narrowed,
+        .indexes_bad = reader->shared.indexes_bad,
     };
 }
 

@@ -39,6 +39,8 @@ struct reader_options {
     bool follow; /* more segments may come: an open one is not left while its end may still be added
                   */
     uint64_t memory_max; /* bytes */
+    /* The filter's tree, which stays the caller's: packets of which it says that they cannot match may be left out. Null: none are */
+    const struct narrowing *narrowing;
     /* A stretch did not pass: returns an enum worker_judgement, or a negative code, with which
      * reader_next() then ends. */
     int (*judge)(void *context, const struct worker_bad *bad);
@@ -105,6 +107,8 @@ struct reader_counters {
     uint64_t bytes_read;
     uint64_t frames_checked;
     uint64_t frames_bad;
+    uint64_t segments_narrowed; /* by their key indexes */
+    uint64_t indexes_bad;       /* key indexes that could not be used */
 };
 
 void reader_counters(const struct reader *reader, struct reader_counters *counters);

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "segment_flows.h"
+
 #define INDEX_STEP_BYTES (16u * 1024) /* of an index that are read at once */
 #define HEADER_PROBE_BYTES \
     (16u * 1024) /* read at once where only a header is wanted: nearly always enough */
@@ -280,7 +282,7 @@ static bool in_range(const struct segment_readers *shared, int64_t first_ns, int
 static bool entry_wanted(const struct segment_reader *reader, uint32_t i)
 {
     const struct index_frame_entry *entry = &reader->entry[i];
-    return le32_get(entry->packets) > 0 &&
+    return le32_get(entry->packets) > 0 && !(reader->excluded && reader->excluded[i]) &&
            in_range(reader->shared, (int64_t)le64_get(entry->first_ns),
                     (int64_t)le64_get(entry->last_ns));
 }
@@ -459,8 +461,86 @@ void segment_reader_update(struct segment_reader *reader, const struct worker_se
         reader->place = 0;
 }
 
+static bool selection_has_any(const struct flow_selection *selection, uint32_t block, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (flow_selection_has(selection, block + i))
+            return true;
+    return false;
+}
+
+/* Blocks are numbered over the frames in their order, each frame beginning with a new one. A packet is in the block that its
+ * record begins in, so a frame without such a block has nothing to offer. */
+static int exclude_frames(struct segment_reader *reader, const struct flow_selection *selection)
+{
+    uint8_t *excluded = calloc(reader->entries + 1ul, 1);
+    if (!excluded)
+        return ERR_NO_MEMORY;
+    uint32_t block = 0, first = reader->entries, last = reader->entries;
+    for (uint32_t i = 0; i < reader->entries; i++) {
+        uint32_t count = (le32_get(reader->entry[i].frame_bytes) + BLOCK_BYTES - 1) / BLOCK_BYTES;
+        excluded[i] = !selection_has_any(selection, block, count);
+        block += count;
+        if (!entry_wanted(reader, i))
+            continue;
+        first = first == reader->entries ? i : first;
+        last = i;
+    }
+    if (selection->blocks > block) { /* it is about other frames */
+        free(excluded);
+        return ERR_CORRUPT;
+    }
+    if (reader->keep_first)
+        excluded[first] = 0;
+    if (reader->keep_last)
+        excluded[last] = 0;
+    reader->excluded = excluded;
+    return 0;
+}
+
+/* Asks the key index at one place. 1: it has answered; 0: there is none; ERR_CORRUPT, ERR_IO: not of this place. */
+static int narrow_by(struct segment_reader *reader, uint32_t place)
+{
+    struct segment_flows flows;
+    struct flow_reader *index = NULL;
+    struct flow_selection selection = {.block = NULL};
+    int result = segment_flows_open(&flows, reader, place);
+    if (result <= 0)
+        return result;
+    result = flow_reader_open(&flows.source, &index);
+    if (!result)
+        result = flow_reader_select(index, reader->shared->narrowing, false, &selection);
+    if (!result)
+        result = exclude_frames(reader, &selection);
+    flow_selection_clear(&selection);
+    flow_reader_close(&index);
+    segment_flows_close(&flows);
+    return result ? result : 1;
+}
+
+/* A key index that is damaged, at every place, costs the time to read the segment, and never an answer. 0 or a negative code. */
+static int narrow(struct segment_reader *reader)
+{
+    const struct worker_segment *segment = reader->segment;
+    int result = 0;
+    for (uint32_t i = 0; i < segment->places; i++) {
+        uint32_t place = (reader->place + i) % segment->places;
+        if (reader->only_place >= 0 && place != (uint32_t)reader->only_place)
+            continue;
+        result = narrow_by(reader, place);
+        if (result != ERR_CORRUPT && result != ERR_IO)
+            break;
+    }
+    if (result == ERR_CORRUPT || result == ERR_IO) {
+        reader->shared->indexes_bad++;
+        return 0;
+    }
+    reader->shared->segments_narrowed += result == 1;
+    return result < 0 ? result : 0;
+}
+
 /* Once, before the first read: whether the index pays. It does where a part of a sealed segment is
- * wanted. */
+ * wanted, by time or by a filter. */
 static int decide(struct segment_reader *reader)
 {
     const struct segment_readers *shared = reader->shared;
@@ -470,11 +550,18 @@ static int decide(struct segment_reader *reader)
     reader->decided = true;
     bool whole = segment->first_ns >= shared->from_ns &&
                  (segment->last_ns < shared->to_ns || shared->to_ns == INT64_MAX);
-    if (shared->everything || whole || segment->state == SEGMENT_OPEN)
+    if (shared->everything || segment->state == SEGMENT_OPEN || (whole && !shared->narrowing))
         return 0;
     int good = segment_reader_index(reader);
     if (good <= 0)
         return good;
+    if (shared->narrowing) {
+        int result = narrow(reader);
+        if (result < 0)
+            return result;
+    }
+    if (whole && !reader->excluded)
+        return 0;
     reader->pruned = true;
     reader->at = reader->submitted = entry_offset(reader, 0);
     reader->number = reader->entries > 0 ? le32_get(reader->entry[0].number) : 0;
@@ -1071,6 +1158,8 @@ void segment_reader_close(struct segment_reader *reader)
     drop_pieces(reader);
     free(reader->held);
     free(reader->entry);
+    free(reader->excluded);
+    reader->excluded = NULL;
     reader->held = NULL;
     reader->entry = NULL;
     reader->entries = 0;

@@ -37,6 +37,7 @@
 #include "catalog.h"
 #include "disk_io.h"
 #include "frame.h"
+#include "narrowing.h"
 #include "worker.h"
 
 #define PIECE_BYTES (1024u * 1024)
@@ -54,6 +55,7 @@ struct segment_readers {
     int64_t from_ns; /* inclusive */
     int64_t to_ns;   /* exclusive, INT64_MAX: no bound */
     bool everything; /* check also what lies outside the range: for verifying */
+    const struct narrowing *narrowing; /* the filter's tree: frames in which nothing can match are not read. Null: all are */
     /* Tells the recorder of a stretch that did not pass. An enum worker_judgement, or a negative
      * code that ends the job. */
     int (*judge)(void *context, const struct worker_bad *bad);
@@ -68,6 +70,8 @@ struct segment_readers {
     uint64_t bytes_read;
     uint64_t frames_checked;
     uint64_t frames_bad;
+    uint64_t segments_narrowed; /* by their key indexes */
+    uint64_t indexes_bad;       /* key indexes of no use: their segments are read as if there were none */
 };
 
 /* The fields above the blank line are set. memory_max: for pieces, bytes; at least one is allowed.
@@ -103,8 +107,13 @@ struct segment_reader {
     uint32_t submitted;    /* offset up to which they reach */
     uint32_t submit_entry; /* pruned: the entry that submission stands at */
 
+    /* A frame of the range is read, whatever the key index says: whoever counts needs the accounts at both ends of it. The owner
+     * sets it after opening. */
+    bool keep_first, keep_last;
+
     bool decided;
-    bool pruned; /* only frames are read that the index puts into the range */
+    bool pruned; /* only frames are read that the index puts into the range, and the key index does not exclude */
+    uint8_t *excluded; /* a byte for each entry: nothing in it can match; null: not known */
     enum index_state index_state;
     uint32_t entry_next; /* pruned: the entry of the frame at `at` */
     uint32_t entries;
@@ -114,8 +123,8 @@ struct segment_reader {
 
 enum segment_step {
     SEGMENT_STEP_FRAME,   /* a frame that has passed */
-    SEGMENT_STEP_SKIPPED, /* a frame whose packets all lie outside the range: only `info`'s numbers
-                             and times are set */
+    SEGMENT_STEP_SKIPPED, /* a frame whose packets all lie outside the range, or none of which can
+                             match: only `info`'s numbers and times are set */
     SEGMENT_STEP_DAMAGED, /* something is missing here; numbering will tell how much */
     SEGMENT_STEP_OVERTAKEN, /* the rest of the segment is overwritten */
     SEGMENT_STEP_END,       /* no more frames: for ever if the segment is not open */
