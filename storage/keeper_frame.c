@@ -169,7 +169,7 @@ void keeper_frame_written(struct keeper *keeper, struct disk_request *request)
     struct segment_copy *copy = &segment->copy[i];
     bool good = request->result == 0;
     keeper_answered(keeper, copy->disk, request, buffer->generation[i]);
-    keeper_copy_answered(copy);
+    keeper_copy_answered(segment, copy);
     buffer->place[i] = PLACE_FAILED;
     if (good) {
         copy->disk->errors_in_a_row = 0;

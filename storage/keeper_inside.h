@@ -233,15 +233,16 @@ void keeper_segment_orphan(struct segment *segment);
 void keeper_segment_close(struct segment *segment);
 void keeper_segment_free(struct segment *segment);
 /* A write of this copy has answered. */
-void keeper_copy_answered(struct segment_copy *copy);
+void keeper_copy_answered(struct segment *segment, struct segment_copy *copy);
 
 /* The slot that would be overwritten next, UINT32_MAX where all are in use; its position, 0 for a free one. */
 uint32_t keeper_victim(const struct keeper_disk *disk, uint64_t *position, uint32_t *free_slots);
 /*
- * Whether the slot's first page, just read, shows a newer segment than was believed. Then the belief has been put right: what the
- * catalog says is never reason enough to overwrite.
+ * Whether the slot's first page, just read, shows a newer segment than was believed. Then the belief has been put right, and the slot is nobody's:
+ * what the catalog says is never reason enough to overwrite. `holder`: the segment that has taken the slot, null: none has. The slot must still be
+ * its own, for to put right the belief of a slot that another one has taken meanwhile would hand it out twice.
  */
-bool keeper_slot_is_stale(struct keeper_disk *disk, uint32_t slot, const uint8_t *page);
+bool keeper_slot_is_stale(struct keeper_disk *disk, uint32_t slot, const struct segment *holder, const uint8_t *page);
 /* A segment expires at all its places at once, in the beliefs and in the catalog. */
 void keeper_expire(struct keeper *keeper, const struct slot_belief *belief);
 

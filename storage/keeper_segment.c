@@ -31,21 +31,22 @@ void keeper_segment_answered(struct disk_request *request)
     keeper_post_request(((struct segment *)request->owner)->keeper, request);
 }
 
-static void slot_release(struct segment_copy *copy)
+static void slot_release(struct segment *segment, struct segment_copy *copy)
 {
     struct keeper_disk *disk = copy->disk;
     if (copy->gone)
         return;
+    assert(disk->open[copy->slot] == segment); /* it was never handed out twice */
     disk->belief[copy->slot] = copy->left;
     disk->position[copy->slot] = copy->left.position ? copy->left.position : copy->turn;
     disk->open[copy->slot] = NULL;
 }
 
 /* A write of this copy has answered. */
-void keeper_copy_answered(struct segment_copy *copy)
+void keeper_copy_answered(struct segment *segment, struct segment_copy *copy)
 {
     if (--copy->writes_open == 0 && copy->released)
-        slot_release(copy);
+        slot_release(segment, copy);
 }
 
 static void segment_unlink(struct segment *segment)
@@ -70,7 +71,7 @@ static void segment_done(struct segment *segment)
     for (uint8_t i = 0; i < segment->copies; i++) {
         segment->copy[i].released = true;
         if (segment->copy[i].writes_open == 0)
-            slot_release(&segment->copy[i]);
+            slot_release(segment, &segment->copy[i]);
     }
     if (segment->buffers == 0)
         keeper_segment_free(segment);
@@ -345,8 +346,9 @@ static void open_submit(struct segment *segment)
     }
 }
 
-bool keeper_slot_is_stale(struct keeper_disk *disk, uint32_t slot, const uint8_t *page)
+bool keeper_slot_is_stale(struct keeper_disk *disk, uint32_t slot, const struct segment *holder, const uint8_t *page)
 {
+    assert(disk->open[slot] == holder && (disk->position[slot] == POSITION_IN_USE) == (holder != NULL));
     struct keeper *keeper = disk->keeper;
     struct slot_belief *belief = &disk->belief[slot];
     struct frame_info info;
@@ -394,7 +396,7 @@ static void segment_check_done(struct segment *segment)
             }
             continue;
         }
-        if (!keeper_slot_is_stale(disk, copy->slot, segment->page + i * PAGE_BYTES))
+        if (!keeper_slot_is_stale(disk, copy->slot, segment, segment->page + i * PAGE_BYTES))
             continue;
         uint64_t position;
         uint32_t free_slots, slot = keeper_victim(disk, &position, &free_slots);
@@ -469,7 +471,7 @@ void keeper_segment_written(struct keeper *keeper, struct disk_request *request)
     keeper_answered(keeper, copy->disk, request,
                      request == &copy->unseal ? copy->unseal_generation : copy->generation);
     if (request->op == DISK_WRITE)
-        keeper_copy_answered(copy);
+        keeper_copy_answered(segment, copy);
     if (segment->phase == SEGMENT_CHECKING) {
         if (segment->outstanding == 0)
             segment_check_done(segment);

@@ -27,6 +27,7 @@ enum mend_part { PART_OPEN, PART_DATA, PART_INDEX /* and FLOWS */, PART_SEAL, PA
 struct mend_place {
     struct keeper_disk *disk;
     uint32_t slot;
+    uint32_t held_in_join; /* the job writes there, and holds the slot against reuse: joins of the disk, else 0 */
 };
 
 /*
@@ -64,8 +65,8 @@ struct mend_job {
 
     bool has_target;
     struct mend_place target;
+    uint64_t target_position; /* of what its slot held when it was chosen */
     struct segment stand_in; /* says to readers of the slot that it is not theirs any more */
-    bool holds;              /* slots of it are held against reuse */
 
     struct segment_prefix prefix; /* MEND_SEAL: of the frames that have been read */
     struct frame_identity seal_identity;

@@ -192,18 +192,30 @@ static bool place_holds(const struct mend_job *job, const struct mend_place *pla
            identity_equal(&disk->belief[place->slot].segment, &job->segment);
 }
 
-static void hold(struct mend_job *job, const struct mend_place *place)
+/* Not any more where the disk has been away since: what was held there is forgotten. */
+static bool holding(const struct mend_place *place)
 {
-    job->holds = true;
+    return place->held_in_join == place->disk->joins;
+}
+
+/* False: a job that was left behind still has a write under way on that disk, and holds its own slot. */
+static bool hold(struct mend_place *place)
+{
+    if (place->disk->held != UINT32_MAX)
+        return false;
+    place->held_in_join = place->disk->joins;
     place->disk->held = place->slot;
+    return true;
 }
 
 static void let_go(struct mend_job *job)
 {
-    for (uint8_t i = 0; i < job->places; i++)
-        if (job->place[i].disk->held == job->place[i].slot)
-            job->place[i].disk->held = UINT32_MAX;
-    job->holds = false;
+    for (uint8_t i = 0; i < job->places; i++) {
+        struct mend_place *place = &job->place[i];
+        if (holding(place))
+            place->disk->held = UINT32_MAX;
+        place->held_in_join = 0;
+    }
 }
 
 /* Gives the target's slot up. `whole`: it is a copy of the segment now. */
@@ -228,8 +240,7 @@ void mend_free(struct mend_job *job)
     struct mender *mender = job->mender;
     if (job->has_target)
         target_release(job, false);
-    if (job->holds)
-        let_go(job);
+    let_go(job);
     if (job->kind == MEND_SEAL)
         segment_prefix_close(&job->prefix);
     for (struct mend_job **link = &mender->orphans; *link; link = &(*link)->other)
@@ -572,7 +583,7 @@ static void ended_sealed(struct mend_job *job)
     row->places = 0;
     for (uint8_t i = 0; i < job->places && row->places < COPIES_MAX; i++) {
         const struct mend_place *place = &job->place[i];
-        if (!place_holds(job, place) || place->disk->held != place->slot)
+        if (!holding(place))
             continue;
         place->disk->belief[place->slot].revision = row->revision;
         row->place[row->places++] =
@@ -594,16 +605,25 @@ static void ended_write(struct mend_job *job)
         ended_sealed(job);
         return;
     }
+    bool good = false;
+    for (uint8_t i = 0; i < job->places; i++) {
+        const struct mend_place *place = &job->place[i];
+        if (!holding(place))
+            continue;
+        good = place_holds(job, place) && mender_disk_good(place->disk);
+        if (!good)
+            break; /* it has parts of an index and no seal: all of them are written anew another time */
+    }
+    if (!good) {
+        finish(job, false);
+        return;
+    }
     uint32_t offset, length = segment_index_part(&job->prefix.index, &job->seal,
                                                  job->parts_written++, job->buffer, &offset);
     for (uint8_t i = 0; i < job->places; i++)
-        if (place_holds(job, &job->place[i]) && mender_disk_good(job->place[i].disk)) {
-            hold(job, &job->place[i]);
+        if (holding(&job->place[i]))
             write_durably(job, &job->write[i], &job->place[i], offset, job->buffer, length,
                           ended_write);
-        }
-    if (job->outstanding == 0)
-        finish(job, false); /* none of its disks takes anything */
 }
 
 /* All that was durable of it has been read. */
@@ -639,10 +659,14 @@ static void ended_read(struct mend_job *job)
     uint32_t offset, bytes;
     segment_index_extent(index, &job->seal, &offset, &bytes);
     if (index->packets != row->packets || index->missing > 0 || index->data_end != row->data_end ||
-        offset < row->data_end)
+        offset < row->data_end) {
         finish(job, false); /* the next start looks at it with more time */
-    else
-        ended_write(job);
+        return;
+    }
+    for (uint8_t i = 0; i < job->places; i++)
+        if (place_holds(job, &job->place[i]) && mender_disk_good(job->place[i].disk))
+            (void)hold(&job->place[i]);
+    ended_write(job);
 }
 
 static void ended_looked(struct mend_job *job)
@@ -715,11 +739,10 @@ static void mended(struct mend_job *job)
 /* The buffer holds the good frame. */
 static void damage_mend(struct mend_job *job)
 {
-    if (job_is_over(job)) {
+    if (job_is_over(job) || !hold(&job->place[job->primary])) {
         finish(job, false);
         return;
     }
-    hold(job, &job->place[job->primary]);
     write_durably(job, &job->request, &job->place[job->primary], job->at, job->buffer, job->good,
                   mended);
 }
@@ -854,6 +877,7 @@ static bool target_find(struct mend_job *job)
         }
         if (placement_choose(candidate, keeper->disks, 1, &chosen) == 1) {
             job->target = (struct mend_place){.disk = keeper->disk[chosen], .slot = victim[chosen]};
+            job->target_position = candidate[chosen].oldest_position;
             return true;
         }
     }
@@ -920,10 +944,11 @@ static void target_checked(struct mend_job *job)
         finish(job, false);
         return;
     }
-    uint64_t position = disk->position[job->target.slot];
-    if (keeper_slot_is_stale(disk, job->target.slot, job->page + PAGE_BYTES) ||
-        position >= job->position)
-        target_choose(job); /* it was not what it was believed to be, or somebody was faster */
+    uint32_t slot = job->target.slot;
+    /* Recording may have taken the slot since, and may even be done with it: then the page says nothing about what is there now. */
+    if (disk->position[slot] != job->target_position || disk->open[slot] ||
+        keeper_slot_is_stale(disk, slot, NULL, job->page + PAGE_BYTES))
+        target_choose(job);
     else
         target_open(job);
 }

@@ -234,6 +234,60 @@ static void test_healing_while_recording(void **state)
     assert_true(healed > 60);
 }
 
+/* In a slot that is believed to be free lies the first page of a segment that nobody knows of. */
+static void leave_unknown(struct machine *machine, uint32_t disk, uint32_t slot)
+{
+    const struct segment *open;
+    if (keeper_belief(machine->keeper, &machine->identity[disk], slot, &open)->position != 0 || open)
+        return;
+    struct frame_identity identity = {
+        .ring = machine->ring, .position = 1000000 + slot, .revision = 1, .data_revision = 1};
+    struct frame_finish finish = {.kind = FRAME_OPEN};
+    struct open_body body = {.slot_bytes = le64_of(machine->options.slot_bytes), .copies = 1};
+    _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    identity_make(&identity.segment);
+    identity_make(&identity.run);
+    assert_int_equal(frame_build_plain(page, PAGE_BYTES, &identity, NULL, &finish, &body, sizeof body), PAGE_BYTES);
+    simulated_media_poke(machine->media[disk], META_BYTES + (uint64_t)slot * machine->options.slot_bytes, page, sizeof page);
+}
+
+/*
+ * While the mender reads the header of the slot that it would take, recording takes that slot, and what the header shows is news to both. It
+ * was: the mender put the belief right, and with it took away the mark that the slot is in use. It was then given to a third one, and two
+ * segments were written into it.
+ */
+static void test_one_slot_wanted_by_two(void **state)
+{
+    (void)state;
+    for (uint32_t steps = 0; steps < 40; steps++) {
+        struct machine machine;
+        struct machine_options options = small(1, 3, 2);
+        options.slots = 80;
+        options.roomy = true;
+        options.mender.heal_rate = 0;
+        record_and_lose(&machine, &options, 900, 1);
+        machine_settle(&machine);
+        for (uint32_t disk = 1; disk < options.disks; disk++)
+            for (uint32_t slot = 0; slot < options.slots; slot += 2)
+                leave_unknown(&machine, disk, slot);
+        options.mender.heal_rate = FAST;
+        mender_set_options(machine.keeper, &options.mender);
+        for (uint32_t i = 0; i < steps; i++)
+            (void)machine_step(&machine);
+        /* Without a step between them: a segment is full, and another one is prepared. */
+        for (uint32_t i = 0; i < 200 && machine_append(&machine, 0) == 0; i++)
+            continue;
+        machine_work(&machine, 600);
+        mend(&machine);
+        verify(&machine);
+        machine_shut_down(&machine);
+        machine_boot(&machine, steps % 2 == 0);
+        verify(&machine);
+        machine_shut_down(&machine);
+        machine_free(&machine);
+    }
+}
+
 /* A disk hangs at some request of the healing: it goes on without that disk, and ends when the disk
  * answers again. */
 static void test_disk_hangs(void **state)
@@ -771,6 +825,7 @@ int main(void)
         cmocka_unit_test(test_delay_and_rate),
         cmocka_unit_test(test_newest_first_in_a_full_ring),
         cmocka_unit_test(test_healing_while_recording),
+        cmocka_unit_test(test_one_slot_wanted_by_two),
         cmocka_unit_test(test_disk_hangs),
         cmocka_unit_test(test_sealing),
         cmocka_unit_test(test_power_cut_at_sealing),
