@@ -6,6 +6,8 @@
 #include "unit_test.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "store_machine.h"
 
@@ -50,6 +52,56 @@ static void check_all(struct machine *machine)
     machine_boot(machine, true); /* and from the disks alone (P5) */
     machine_verify(machine, &check);
     assert_int_equal(check.bad_frames, 0);
+}
+
+/* How many slots hold a sealed segment; each must have its key index, directly before the seal. */
+static uint32_t sealed_with_key_index(struct machine *machine)
+{
+    const struct machine_options *options = &machine->options;
+    uint32_t sealed = 0;
+    uint8_t *slot = malloc(options->slot_bytes);
+    assert_non_null(slot);
+    for (uint32_t i = 0; i < options->disks * options->slots; i++) {
+        struct frame_info open, seal, info;
+        uint32_t flows_end = 0;
+        simulated_media_peek(machine->media[i / options->slots],
+                             META_BYTES + (uint64_t)(i % options->slots) * options->slot_bytes, slot, options->slot_bytes);
+        uint32_t end = options->slot_bytes - PAGE_BYTES;
+        if (frame_parse(slot, PAGE_BYTES, &open) != 0 || frame_parse(slot + end, PAGE_BYTES, &seal) != 0 ||
+            seal.kind != FRAME_SEAL || !identity_equal(&open.segment, &seal.segment))
+            continue;
+        for (uint32_t at = PAGE_BYTES; at < end; at += PAGE_BYTES)
+            if (frame_parse(slot + at, end - at, &info) == 0 && info.kind == FRAME_FLOWS &&
+                identity_equal(&info.segment, &seal.segment) && info.revision == seal.revision &&
+                frame_check(slot + at, &info) == 0 && memcmp(slot + at + info.header_bytes, "tlflows\n", 8) == 0)
+                flows_end = at + info.frame_bytes;
+        assert_int_equal(flows_end, end);
+        sealed++;
+    }
+    free(slot);
+    return sealed;
+}
+
+/* What a stream seals has a key index, and what a start seals after a crash has one, too. */
+static void test_key_index_is_written(void **state)
+{
+    (void)state;
+    struct machine machine;
+    struct machine_options options = small(5, 2, 2);
+    machine_make(&machine, &options);
+    machine_boot(&machine, true);
+    machine_work(&machine, 300);
+    machine_shut_down(&machine);
+    uint32_t sealed = sealed_with_key_index(&machine);
+    assert_true(sealed >= 6);
+    machine_boot(&machine, false);
+    machine_work(&machine, 60);
+    machine_power_cut(&machine, UINT32_MAX);
+    machine_boot(&machine, false);
+    assert_true(machine.report.segments_sealed > 0);
+    assert_true(sealed_with_key_index(&machine) > 0);
+    machine_shut_down(&machine);
+    machine_free(&machine);
 }
 
 static void test_clean_life(void **state)
@@ -288,6 +340,7 @@ static void test_sizes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_key_index_is_written),
         cmocka_unit_test(test_clean_life),
         cmocka_unit_test(test_failed_write),
         cmocka_unit_test(test_failed_write_that_landed),
