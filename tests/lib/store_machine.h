@@ -32,6 +32,7 @@ struct machine_options {
     uint64_t bandwidth;
     struct mender_options mender;
     uint64_t pool_bytes;  /* of buffers; 0: 24 frames */
+    bool without_index;   /* segments get no key index */
     bool roomy;           /* more slots than packets: nothing durable can have been overwritten */
 };
 
