@@ -15,6 +15,11 @@
 
 struct ring_member {
     struct disk *disk; /* null: it has left */
+    /*
+     * The same, for whoever does not hold members_lock: not before the disk is in. One that cannot be taken in is closed, and nobody may have
+     * seen it.
+     */
+    _Atomic(struct disk *) shown;
     struct identity identity;
     struct superblock superblock;
     bool leaving;      /* the keeper has left it, and it is still open */
@@ -469,6 +474,7 @@ int ring_open(const struct ring_options *options, struct disk **disk, uint32_t d
     ring->members = disks;
     for (uint32_t i = 0; i < disks; i++) {
         member[i].disk = disk[i];
+        atomic_store(&member[i].shown, disk[i]);
         disk[i] = NULL;
     }
     identity_make(&ring->run);
@@ -673,6 +679,7 @@ static int join_member(struct ring *ring, struct ring_member *fresh, struct reco
         return result;
     }
     *number = (uint32_t)(member - ring->member);
+    atomic_store(&member->shown, disk);
     if (!before)
         ring->members++;
     update_members(ring);
@@ -730,6 +737,7 @@ static void *close_later(void *context)
 static void close_member(struct ring *ring, struct ring_member *member, bool quiet)
 {
     struct disk *disk = member->disk;
+    atomic_store(&member->shown, NULL);
     member->disk = NULL;
     member->leaving = false;
     if (quiet) {
@@ -747,12 +755,14 @@ static void close_member(struct ring *ring, struct ring_member *member, bool qui
 
 int ring_disk_leave(struct ring *ring, uint32_t number, enum disk_state state, int timeout_ms, struct failure *failure)
 {
-    if (number >= ring->members || !ring->member[number].disk)
+    pthread_mutex_lock(&ring->members_lock);
+    if (number >= ring->members || !ring->member[number].disk) {
+        pthread_mutex_unlock(&ring->members_lock);
         return fail(failure, ERR_NOT_FOUND, "ring %s has no disk %u", ring->options.name, number);
+    }
     struct ring_member *member = &ring->member[number];
     struct leave leave = {.number = number, .state = state, .again = member->leaving};
     uint64_t end = monotonic_ns(NULL) + (uint64_t)timeout_ms * 1000000u;
-    pthread_mutex_lock(&ring->members_lock);
     keeper_call(ring->keeper, leave_disk, &leave);
     if (leave.result != 0) {
         pthread_mutex_unlock(&ring->members_lock);
@@ -1068,7 +1078,7 @@ void ring_worker_segment(struct ring *ring, const struct segment_row *row, struc
     };
     for (uint8_t i = 0; i < row->places; i++)
         for (uint32_t disk = 0; disk < ring->members; disk++)
-            if (ring->member[disk].disk && identity_equal(&ring->member[disk].identity, &row->place[i].disk)) {
+            if (ring_disk(ring, disk, NULL) && identity_equal(&ring->member[disk].identity, &row->place[i].disk)) {
                 segment->place[segment->places].disk = disk;
                 segment->place[segment->places++].slot = row->place[i].slot;
             }
@@ -1258,7 +1268,7 @@ struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity)
 {
     if (identity)
         *identity = ring->member[i].identity;
-    return ring->member[i].disk;
+    return atomic_load(&ring->member[i].shown);
 }
 
 int ring_pressure_fd(const struct ring *ring)

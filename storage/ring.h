@@ -145,7 +145,7 @@ int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failu
 
 /* Numbers given so far: those of members that have left are among them, and stay theirs. */
 uint32_t ring_disks(const struct ring *ring);
-/* The i-th disk, the ring's, until it leaves; null: it has left. */
+/* The i-th disk, the ring's, until it leaves; null: it has left, or is not in yet. Any thread; who uses it sees to it that it does not leave. */
 struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity);
 
 /* The pressure gauge (pressure.h) for a reading process; disks are numbered as ring_disk() does. Stays the ring's. */

@@ -4,6 +4,8 @@
  */
 #include "unit_test.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +13,7 @@
 #include <unistd.h>
 
 #include "ring.h"
+#include "simulation.h"
 
 #define DISKS 4
 #define DISK_BYTES (44u << 20)
@@ -369,6 +372,51 @@ static void test_missing_and_back(void **state)
     world_close(&world);
 }
 
+struct looker {
+    struct ring *ring;
+    uint32_t number;
+    atomic_bool stop;
+    bool seen;
+};
+
+static void *look_for_disk(void *context)
+{
+    struct looker *looker = context;
+    while (!atomic_load(&looker->stop))
+        looker->seen |= ring_disk(looker->ring, looker->number, NULL) != NULL;
+    return NULL;
+}
+
+/* A disk that returns and cannot be taken in is closed: nobody who looked meanwhile may have got hold of it, as they once could. */
+static void test_unseen_before_it_is_in(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world, 2, 1);
+    stream_begin(&world);
+    record(&world, 200);
+    leave(&world, 0, DISK_REMOVED);
+    struct looker looker = {.ring = world.ring, .number = number_of(&world, 0)};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, look_for_disk, &looker), 0);
+    for (int i = 0; i < 10; i++) {
+        struct failure failure = {0};
+        struct recovery_report report;
+        uint32_t number;
+        struct disk *disk = disk_faulty_wrap(disk_again(&world, 0), DISK_WRITE, 0, false);
+        assert_int_equal(ring_disk_join(world.ring, &disk, &report, &number, &failure), ERR_IO);
+        assert_null(disk);
+    }
+    atomic_store(&looker.stop, true);
+    pthread_join(thread, NULL);
+    assert_false(looker.seen);
+    join(&world, disk_again(&world, 0));
+    record(&world, 200);
+    stream_stop(&world);
+    assert_int_equal(sums_of(&world).packets, world.packets);
+    world_close(&world);
+}
+
 /* What is refused, and changes nothing. */
 static void test_refused(void **state)
 {
@@ -404,6 +452,7 @@ int main(void)
         cmocka_unit_test(test_resume_after_a_restart),
         cmocka_unit_test(test_missing_at_a_start),
         cmocka_unit_test(test_missing_and_back),
+        cmocka_unit_test(test_unseen_before_it_is_in),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
