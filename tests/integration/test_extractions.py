@@ -7,13 +7,15 @@
 import argparse
 import os
 import random
+import subprocess
 import sys
 
 import recorder_world
-from recorder_world import (MIB, RECORDER, RemoteError, World, create_ring, import_packets, numbered, packet, pcap,
-                            read_pcap, sanitized, thread, wait_for)
+from recorder_world import (MIB, RECORDER, RemoteError, World, create_ring, import_packets, make_namespace,
+                            numbered, packet, pcap, read_pcap, sanitized, thread, wait_for)
 
 ARGUMENTS = None
+TRAFFIC = os.path.join(os.environ.get("TAPELOOP_TEST_BIN", ""), "tapeloop-traffic")
 READINGS_MAX = 128  # capture/reading.h
 WORKER_MIB = 64     # MEMORY_MAX there: buffers of one extraction
 PACKETS = 100_000   # of 100 bytes: what a pipe takes is a hundredth of it
@@ -80,9 +82,8 @@ class Extraction:
 
 
 class ManyAtOnce(World):
-    def setUp(self):
-        super().setUp()
-        self.recorder = self.start()
+    def open(self, prefix=()):
+        self.recorder = self.start(prefix=prefix)
         create_ring(self.recorder, "dmz", self.path("disk"), 512 * MIB)
         import_packets(self.recorder, "dmz", numbered(PACKETS))
         self.running = []
@@ -100,13 +101,19 @@ class ManyAtOnce(World):
 
     def test_half_of_them_cancelled_and_some_stalled(self):
         """Who reads gets everything; who leaves leaves nothing behind; who stalls costs a bounded piece of memory; and
-        the recording loses nothing (promises P7, P10)."""
+        the recording loses nothing (promises P7, P10). It records an interface: the generator would wait instead of
+        losing anything."""
+        enter = make_namespace(self)
+        self.open(enter)
         chance = random.Random(ARGUMENTS.seed)
         pid = self.recorder.process.pid
         others = len(children(pid))
-        self.recorder.call("record.start", ring="dmz", backend="generator", generator={"packets_per_s": 10000})
+        self.recorder.call("record.start", ring="dmz", interfaces=["v1"])
+        before = self.account()  # of the import
         descriptors = self.descriptors()
-        begun = self.account()["seen"]
+        traffic = subprocess.Popen([*enter, TRAFFIC, "v0", "10000", "0"], stdout=subprocess.PIPE)
+        self.addCleanup(lambda: (traffic.terminate(), traffic.wait(), traffic.stdout.close()))
+        wait_for(lambda: self.account()["seen"] > before["seen"], traffic)
         kinds = [("reads", "hangs up", "closes", "stalls")[i % 4] for i in range(ARGUMENTS.extractions)]
         chance.shuffle(kinds)
         parts = {kind: [] for kind in kinds}
@@ -141,16 +148,20 @@ class ManyAtOnce(World):
         for one in self.running:
             one.close()
         wait_for(lambda: len(children(pid)) == others and self.descriptors() <= descriptors)
-        wait_for(lambda: self.account()["seen"] > begun)
+        traffic.terminate()
+        sent = int(traffic.communicate()[0])
         self.recorder.call("record.stop", ring="dmz")
         account = self.account()
         self.check_account(account)
+        print(f"{sent} packets sent meanwhile", flush=True)
+        self.assertEqual(account["stored"] - before["stored"], sent, account)
         for line in ("dropped_queue", "dropped_kernel", "lost_disk", "in_flight"):
             self.assertEqual(account[line], 0, account)
         self.check_clean(self.recorder, "dmz")
 
     def test_stalled_clients_shut_nobody_out(self):
         """However many extractions stall, the recorder can be asked, and told to end things."""
+        self.open()
         for _ in range(READINGS_MAX):
             self.extract(to_ns=BEFORE)
         wait_for(lambda: len(children(self.recorder.process.pid)) >= READINGS_MAX)
