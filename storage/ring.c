@@ -11,7 +11,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "superblock_writer.h"
+
 #define STREAMS_MAX 1024u
+#define SUPERBLOCK_WAIT_NS 2000000000ull /* for disks that are told of a change */
 
 struct ring_member {
     struct disk *disk; /* null: it has left */
@@ -22,8 +25,9 @@ struct ring_member {
     _Atomic(struct disk *) shown;
     struct identity identity;
     struct superblock superblock;
+    struct superblock_writer *writer; /* null: no superblock is being written */
     bool leaving;      /* the keeper has left it, and it is still open */
-    bool closing;      /* `closer` closes it, when it has answered */
+    bool closing;      /* `closer` closes it, when it has answered; until then `writer` is the closer's */
     pthread_t closer;
     struct disk *closed;
 };
@@ -234,7 +238,7 @@ static bool note_member(struct ring *ring, const struct identity *identity, cons
     return true;
 }
 
-static int write_members(struct ring *ring, struct ring_member *member, struct failure *failure)
+static void list_members(struct ring *ring, struct ring_member *member)
 {
     struct superblock *superblock = &member->superblock;
     superblock->copies = ring->options.copies;
@@ -242,27 +246,54 @@ static int write_members(struct ring *ring, struct ring_member *member, struct f
     superblock->members = le16_of((uint16_t)ring->knowns);
     memset(superblock->member, 0, sizeof superblock->member);
     memcpy(superblock->member, ring->known, ring->knowns * sizeof *ring->known);
-    return superblock_write(member->disk, superblock, failure);
+}
+
+static void say_behind(struct ring *ring, const struct ring_member *member, const char *why)
+{
+    char text[600];
+    snprintf(text, sizeof text, "disk %.200s: its superblock could not be updated: %.300s", member->disk->name, why);
+    say(&ring->options, "warning", "superblock-behind", text);
+}
+
+/* Whether no superblock is being written to the disk, after waiting for it until then. */
+static bool writer_ended(struct ring *ring, struct ring_member *member, uint64_t until_ns)
+{
+    int result;
+    struct failure failure;
+    if (!member->writer)
+        return true;
+    if (!superblock_writer_end(&member->writer, until_ns, &member->superblock, &result, &failure))
+        return false;
+    if (result != 0)
+        say_behind(ring, member, failure.text);
+    return true;
+}
+
+/* Begins to write the list to the disk, unless what it got last is still under way: it lags behind then, and the others' word counts. */
+static void begin_writing(struct ring *ring, struct ring_member *member)
+{
+    if (!writer_ended(ring, member, 0))
+        return;
+    list_members(ring, member);
+    if (superblock_writer_begin(&member->writer, member->disk, &member->superblock) != 0)
+        say_behind(ring, member, "no memory, or no thread");
 }
 
 /*
  * The one place where superblocks of a running ring change: the list of members and the copies, on every disk that is there. A disk that
- * does not take it is said; it lags behind then, and the others' word counts.
+ * does not take it, or does not answer in time, is said; it lags behind then, and the others' word counts. Locks are held here that whoever
+ * wants to read or to change the ring needs: so no disk may hold us up for long.
  */
 static void update_members(struct ring *ring)
 {
-    uint64_t now = (uint64_t)wall_ns(NULL);
+    uint64_t now = (uint64_t)wall_ns(NULL), until_ns = monotonic_ns(NULL) + SUPERBLOCK_WAIT_NS;
     ring->updated_ns = now > ring->updated_ns ? now : ring->updated_ns + 1;
-    for (uint32_t i = 0; i < ring->members; i++) {
-        struct ring_member *member = &ring->member[i];
-        struct failure failure = {0};
-        char text[600];
-        if (!member->disk || member->leaving || write_members(ring, member, &failure) == 0)
-            continue;
-        snprintf(text, sizeof text, "disk %.200s: its superblock could not be updated: %.300s", member->disk->name,
-                 failure.text);
-        say(&ring->options, "warning", "superblock-behind", text);
-    }
+    for (uint32_t i = 0; i < ring->members; i++)
+        if (ring->member[i].disk && !ring->member[i].leaving)
+            begin_writing(ring, &ring->member[i]);
+    for (uint32_t i = 0; i < ring->members; i++)
+        if (ring->member[i].disk && !ring->member[i].leaving && !writer_ended(ring, &ring->member[i], until_ns))
+            say_behind(ring, &ring->member[i], "it does not answer");
 }
 
 static bool was_away(uint8_t state)
@@ -445,6 +476,7 @@ static void ring_free(struct ring *ring)
     for (uint32_t i = 0; i < ring->members; i++) {
         if (ring->member[i].closing)
             pthread_join(ring->member[i].closer, NULL);
+        (void)writer_ended(ring, &ring->member[i], UINT64_MAX);
         disk_close(&ring->member[i].disk);
     }
     keeper_free(&ring->keeper);
@@ -666,8 +698,12 @@ static int join_member(struct ring *ring, struct ring_member *fresh, struct reco
         name_buffers(ring, disk);
     /* Its own superblock first: what it cannot take it cannot be trusted with. The others' when it is in. */
     int result = note_member(ring, &member->identity, disk, DISK_ACTIVE)
-                     ? write_members(ring, member, failure)
+                     ? 0
                      : fail(failure, ERR_TOO_LARGE, "the superblocks have no room for another member");
+    if (result == 0) {
+        list_members(ring, member);
+        result = superblock_write(disk, &member->superblock, failure);
+    }
     if (result == 0)
         result = take_in(ring, member, report, failure);
     if (result != 0) {
@@ -726,10 +762,14 @@ static void leave_disk(struct keeper *keeper, void *context)
     leave->quiet = leave->result == 0 && keeper_disk_is_quiet(keeper, leave->number);
 }
 
-/* disk_close() waits for what is under way, however long that takes. */
+/* disk_close() waits for what is under way, however long that takes; but whoever writes to it must have ended. */
 static void *close_later(void *context)
 {
     struct ring_member *member = context;
+    int result;
+    struct failure failure;
+    if (member->writer)
+        (void)superblock_writer_end(&member->writer, UINT64_MAX, &member->superblock, &result, &failure);
     disk_close(&member->closed);
     return NULL;
 }
@@ -775,6 +815,7 @@ int ring_disk_leave(struct ring *ring, uint32_t number, enum disk_state state, i
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         keeper_call(ring->keeper, leave_disk, &leave);
     }
+    leave.quiet = writer_ended(ring, member, state == DISK_REMOVED ? end : 0) && leave.quiet;
     (void)note_member(ring, &member->identity, NULL, state);
     update_members(ring); /* of the others */
     catalog_put_disk(ring->options.catalog, &ring->options.ring, &member->identity, member->disk->name, member->disk->bytes,
@@ -782,11 +823,13 @@ int ring_disk_leave(struct ring *ring, uint32_t number, enum disk_state state, i
     int result = 0;
     if (state == DISK_REMOVED) {
         catalog_drop_places(ring->options.catalog, &member->identity);
+        if (leave.quiet) {
+            begin_writing(ring, member); /* for whoever finds it; the others' word counts */
+            leave.quiet = writer_ended(ring, member, monotonic_ns(NULL) + SUPERBLOCK_WAIT_NS);
+        }
         if (!leave.quiet)
             result = fail(failure, ERR_TIMEOUT, "disk %s has left ring %s, but has not answered everything yet",
                           member->disk->name, ring->options.name);
-        else
-            (void)write_members(ring, member, NULL); /* for whoever finds it; the others' word counts */
     }
     if (result == 0)
         close_member(ring, member, leave.quiet);

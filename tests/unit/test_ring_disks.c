@@ -64,6 +64,19 @@ static struct disk *disk_again(struct world *world, uint32_t i)
     return disk;
 }
 
+/* Of a disk that is still being closed by the ring that has left it. */
+static struct disk *disk_when_free(struct world *world, uint32_t i)
+{
+    struct failure failure = {0};
+    struct disk *disk = NULL;
+    int result;
+    while ((result = disk_uring_open(disk_path(world, i), DISK_OPEN_EXCLUSIVE, &disk, &failure)) == ERR_BUSY)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    if (result != 0)
+        fail_msg("%s", failure.text);
+    return disk;
+}
+
 static void ring_up(struct world *world, struct disk **disk, uint32_t disks, uint8_t copies)
 {
     struct failure failure = {0};
@@ -372,6 +385,115 @@ static void test_missing_and_back(void **state)
     world_close(&world);
 }
 
+/* ---- a disk that hangs where its superblock is written, until it is let go ---- */
+
+struct hanging {
+    struct disk head;
+    struct disk *inner;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool hangs;
+    bool held; /* somebody waits */
+};
+
+static void hanging_submit(struct disk *disk, struct disk_request *request)
+{
+    struct disk *inner = ((struct hanging *)disk)->inner;
+    inner->geometry = disk->geometry;
+    disk_submit(inner, request);
+}
+
+static void hanging_wait(struct disk *disk, struct disk_request *request)
+{
+    struct hanging *hanging = (struct hanging *)disk;
+    pthread_mutex_lock(&hanging->lock);
+    while (hanging->hangs && request->slot == DISK_SLOT_META) {
+        hanging->held = true;
+        pthread_cond_broadcast(&hanging->changed);
+        pthread_cond_wait(&hanging->changed, &hanging->lock);
+    }
+    pthread_mutex_unlock(&hanging->lock);
+    disk_wait(hanging->inner, request);
+}
+
+static void hanging_close(struct disk *disk)
+{
+    struct hanging *hanging = (struct hanging *)disk;
+    assert_false(hanging->hangs); /* closed under whoever waits for it */
+    disk_close(&hanging->inner);
+    pthread_mutex_destroy(&hanging->lock);
+    pthread_cond_destroy(&hanging->changed);
+    free(hanging);
+}
+
+static const struct disk_ops hanging_ops = {
+    .name = "hanging", .submit = hanging_submit, .wait = hanging_wait, .close = hanging_close};
+
+static struct disk *hanging_wrap(struct disk *inner)
+{
+    struct hanging *hanging = calloc(1, sizeof *hanging);
+    assert_non_null(hanging);
+    hanging->head = *inner;
+    hanging->head.ops = &hanging_ops;
+    hanging->inner = inner;
+    pthread_mutex_init(&hanging->lock, NULL);
+    pthread_cond_init(&hanging->changed, NULL);
+    return &hanging->head;
+}
+
+static void set_hangs(struct disk *disk, bool hangs)
+{
+    struct hanging *hanging = (struct hanging *)disk;
+    pthread_mutex_lock(&hanging->lock);
+    hanging->hangs = hangs;
+    pthread_cond_broadcast(&hanging->changed);
+    pthread_mutex_unlock(&hanging->lock);
+}
+
+/*
+ * While one disk hangs, another one goes: that is told to all, and the one that hangs must not hold up who tells them. It did, with the locks held
+ * that every extraction and every change of disks needs.
+ */
+static void test_leave_while_another_hangs(void **state)
+{
+    (void)state;
+    struct world world;
+    struct disk *disk[3];
+    world_open(&world, 3, 2);
+    ring_close(&world.ring);
+    for (uint32_t i = 0; i < 3; i++)
+        disk[i] = disk_again(&world, i);
+    struct disk *hanging = disk[1] = hanging_wrap(disk[1]);
+    ring_up(&world, disk, 3, 2);
+    stream_begin(&world);
+    record(&world, 200);
+    set_hangs(hanging, true);
+    leave(&world, 0, DISK_MISSING); /* for ever, before */
+    assert_true(((struct hanging *)hanging)->held);
+    assert_non_null(strstr(world.events, "superblock-behind"));
+    assert_int_equal(member_in(ring_superblock(world.ring, number_of(&world, 2)), &world.disk_identity[0])->state,
+                     DISK_MISSING);
+    record(&world, 200);
+    join(&world, disk_when_free(&world, 0)); /* what hangs already is not waited for again */
+    set_hangs(hanging, false);
+    leave(&world, 0, DISK_REMOVED); /* the one that hung is told of this, or of the next */
+    join(&world, disk_when_free(&world, 0));
+    for (uint32_t i = 1; i < 3; i++)
+        assert_int_equal(member_in(ring_superblock(world.ring, number_of(&world, i)), &world.disk_identity[0])->state,
+                         DISK_ACTIVE);
+    /* And it can go itself while a superblock is on its way to it. */
+    set_hangs(hanging, true);
+    leave(&world, 0, DISK_MISSING);
+    leave(&world, 1, DISK_MISSING);
+    record(&world, 200);
+    set_hangs(hanging, false);
+    join(&world, disk_when_free(&world, 1));
+    join(&world, disk_when_free(&world, 0));
+    stream_stop(&world);
+    assert_int_equal(sums_of(&world).packets, world.packets);
+    world_close(&world);
+}
+
 struct looker {
     struct ring *ring;
     uint32_t number;
@@ -452,6 +574,7 @@ int main(void)
         cmocka_unit_test(test_resume_after_a_restart),
         cmocka_unit_test(test_missing_at_a_start),
         cmocka_unit_test(test_missing_and_back),
+        cmocka_unit_test(test_leave_while_another_hangs),
         cmocka_unit_test(test_unseen_before_it_is_in),
         cmocka_unit_test(test_refused),
     };
