@@ -374,7 +374,7 @@ static void test_missing_and_back(void **state)
     record(&world, 700);
     leave(&world, 1, DISK_MISSING);
     record(&world, 700);
-    join(&world, disk_again(&world, 1));
+    join(&world, disk_when_free(&world, 1));
     record(&world, 1000);
     stream_stop(&world);
     assert_int_equal(sums_of(&world).packets, world.packets);
