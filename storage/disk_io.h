@@ -63,6 +63,8 @@ struct disk_ops {
     void (*submit)(struct disk *disk, struct disk_request *request);
     /* Blocks until `request` is done (and done() has returned). Never inside done(). */
     void (*wait)(struct disk *disk, struct disk_request *request);
+    /* The same, but no longer than that: false if it is not done. Null: a body that always answers. */
+    bool (*wait_for)(struct disk *disk, struct disk_request *request, unsigned limit_ms);
     /* Names a memory area once, so that requests with a buffer_index need no pinning: area i is buffer i. */
     int (*register_buffers)(struct disk *disk, uint8_t *base, uint64_t buffer_bytes, uint32_t count);
     /* Waits for everything under way, then releases the lock and frees the disk. */
@@ -88,6 +90,15 @@ static inline void disk_submit(struct disk *disk, struct disk_request *request)
 static inline void disk_wait(struct disk *disk, struct disk_request *request)
 {
     disk->ops->wait(disk, request);
+}
+
+/* False: after limit_ms (0: only a look) the disk has not answered, and the request is still its own. */
+static inline bool disk_wait_for(struct disk *disk, struct disk_request *request, unsigned limit_ms)
+{
+    if (disk->ops->wait_for)
+        return disk->ops->wait_for(disk, request, limit_ms);
+    disk->ops->wait(disk, request);
+    return true;
 }
 
 /* Byte offset on the disk of a request's target; UINT64_MAX where it lies outside the geometry. */

@@ -202,6 +202,26 @@ static void uring_wait(struct disk *head, struct disk_request *request)
     pthread_mutex_unlock(&disk->lock);
 }
 
+static bool uring_wait_for(struct disk *head, struct disk_request *request, unsigned limit_ms)
+{
+    struct disk_uring *disk = uring_of(head);
+    struct timespec until;
+    assert(!pthread_equal(pthread_self(), disk->thread));
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)(limit_ms % 1000) * 1000000;
+    until.tv_sec += (time_t)(limit_ms / 1000) + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    int waited = limit_ms > 0 ? 0 : ETIMEDOUT;
+    pthread_mutex_lock(&disk->lock);
+    disk->waiters++;
+    bool done;
+    while (!(done = request->body[3] != REQUEST_SUBMITTED && disk->completing != request) && waited == 0)
+        waited = pthread_cond_timedwait(&disk->changed, &disk->lock, &until);
+    disk->waiters--;
+    pthread_mutex_unlock(&disk->lock);
+    return done;
+}
+
 static int uring_register(struct disk *head, uint8_t *base, uint64_t buffer_bytes, uint32_t count)
 {
     struct disk_uring *disk = uring_of(head);
@@ -594,6 +614,7 @@ static const struct disk_ops uring_ops = {
     .name = "io_uring",
     .submit = uring_submit,
     .wait = uring_wait,
+    .wait_for = uring_wait_for,
     .register_buffers = uring_register,
     .close = uring_close,
 };
@@ -602,6 +623,7 @@ static const struct disk_ops plain_ops = {
     .name = "plain",
     .submit = uring_submit,
     .wait = uring_wait,
+    .wait_for = uring_wait_for,
     .register_buffers = uring_register,
     .close = uring_close,
 };
@@ -638,7 +660,11 @@ int disk_uring_start(const struct disk_source *source, struct disk **out, struct
     disk->pending_end = &disk->pending;
     disk->backlog_end = &disk->backlog;
     pthread_mutex_init(&disk->lock, NULL);
-    pthread_cond_init(&disk->changed, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&disk->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     for (uint32_t i = 0; i < OPERATIONS_MAX; i++) {
         disk->operations[i].next_spare = disk->spare;
         disk->spare = &disk->operations[i];

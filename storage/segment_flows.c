@@ -16,12 +16,8 @@ static int window_move(struct segment_flows *flows, uint32_t offset, uint32_t by
     uint32_t from = (uint32_t)round_down(offset, PAGE_BYTES), to = (uint32_t)round_up(offset + bytes, PAGE_BYTES);
     const struct worker_segment *segment = flows->segment;
     flows->from = flows->to = 0;
-    if (flows->shared->may_read)
-        (void)flows->shared->may_read(flows->shared->context, segment->place[flows->place].disk, true);
-    if (disk_read(flows->shared->disk[segment->place[flows->place].disk], segment->place[flows->place].slot, from,
-                  flows->window, to - from) != 0)
+    if (segment_read_place(flows->shared, segment, flows->place, from, flows->window, to - from) != 0)
         return ERR_IO;
-    flows->shared->bytes_read += to - from;
     flows->from = from;
     flows->to = to;
     return 0;

@@ -28,24 +28,19 @@ enum {
 };
 
 struct piece {
-    struct disk_request request;
-    struct disk *disk;
+    struct patience_read *read; /* of PIECE_ROOM_BYTES, then PIECE_BYTES; null: its disk hangs, and keeps it */
     struct piece *next;
-    uint8_t *memory; /* PIECE_ROOM_BYTES, then PIECE_BYTES */
     uint8_t *data;   /* first valid byte */
     uint32_t offset; /* in the slot, of `data` */
     uint32_t bytes;  /* valid at `data` */
     uint32_t place;
+    bool others; /* have the same */
     bool waited;
+    int result;
 };
 
 /* ---- pieces ------------------------------------------------------------------------------------
  */
-
-static void piece_read(struct disk_request *request)
-{
-    (void)request; /* disk_wait() is how we learn of it */
-}
 
 static void *page_memory(size_t bytes)
 {
@@ -61,16 +56,16 @@ static struct piece *piece_take(struct segment_readers *shared)
         shared->free_piece = piece->next;
         return piece;
     }
-    if (shared->pieces == shared->pieces_max)
+    if (shared->pieces + shared->patience.lost_reads >= shared->pieces_max)
         return NULL;
     piece = calloc(1, sizeof *piece);
-    uint8_t *memory = page_memory(PIECE_ROOM_BYTES + PIECE_BYTES);
-    if (!piece || !memory) {
+    struct patience_read *read = patience_read_new(PIECE_ROOM_BYTES + PIECE_BYTES);
+    if (!piece || !read) {
         free(piece);
-        free(memory);
+        patience_read_free(&read);
         return NULL;
     }
-    piece->memory = memory;
+    piece->read = read;
     shared->pieces++;
     return piece;
 }
@@ -79,15 +74,20 @@ static void piece_wait(struct segment_readers *shared, struct piece *piece)
 {
     if (piece->waited)
         return;
-    disk_wait(piece->disk, &piece->request);
+    piece->result = patience_end(&shared->patience, &piece->read, piece->others);
     piece->waited = true;
-    if (piece->request.result == 0)
-        shared->bytes_read += piece->request.bytes;
+    if (piece->result == 0)
+        shared->bytes_read += piece->read->request.bytes;
 }
 
 static void piece_give(struct segment_readers *shared, struct piece *piece)
 {
     piece_wait(shared, piece);
+    if (!piece->read) {
+        free(piece);
+        shared->pieces--;
+        return;
+    }
     piece->next = shared->free_piece;
     shared->free_piece = piece;
 }
@@ -112,6 +112,8 @@ int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
 {
     uint64_t most = memory_max / (PIECE_ROOM_BYTES + PIECE_BYTES);
     shared->free_piece = NULL;
+    shared->patience = (struct patience){0};
+    shared->single = NULL;
     shared->pieces = 0;
     shared->pieces_max = most < 1 ? 1 : most > 4096 ? 4096 : (uint32_t)most;
     shared->bytes_read = shared->frames_checked = shared->frames_bad = 0;
@@ -124,11 +126,13 @@ void segment_readers_close(struct segment_readers *shared)
     while (shared->free_piece) {
         struct piece *piece = shared->free_piece;
         shared->free_piece = piece->next;
-        free(piece->memory);
+        patience_read_free(&piece->read);
         free(piece);
         shared->pieces--;
     }
     assert(shared->pieces == 0);
+    patience_close(&shared->patience);
+    patience_read_free(&shared->single);
     free(shared->scratch);
     shared->scratch = NULL;
 }
@@ -159,15 +163,44 @@ static int header_reason(int parsed)
     return parsed == ERR_NOT_FOUND ? WORKER_BAD_MISSING : WORKER_BAD_CHECKSUM;
 }
 
-static int read_place(struct segment_readers *shared, const struct worker_segment *segment,
-                      uint32_t place, uint32_t offset, uint8_t *buffer, uint32_t bytes)
+static bool place_hangs(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place)
 {
+    return patience_lost(&shared->patience, shared->disk[segment->place[place].disk]);
+}
+
+/* Whether another place than this one can be asked. */
+static bool has_others(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place)
+{
+    for (uint32_t other = 0; other < segment->places; other++)
+        if (other != place && !place_hangs(shared, segment, other))
+            return true;
+    return false;
+}
+
+int segment_read_place(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                       uint32_t offset, uint8_t *buffer, uint32_t bytes)
+{
+    if (place_hangs(shared, segment, place))
+        return ERR_TIMEOUT;
     if (shared->may_read)
         (void)shared->may_read(shared->context, segment->place[place].disk, true);
-    int result = disk_read(shared->disk[segment->place[place].disk], segment->place[place].slot,
-                           offset, buffer, bytes);
-    if (!result)
+    /* Not into the caller's memory: a disk that hangs keeps what it was given. */
+    struct patience_read *read = bytes <= FRAME_BYTES_USUAL ? shared->single : NULL;
+    if (!read)
+        read = patience_read_new(bytes <= FRAME_BYTES_USUAL ? FRAME_BYTES_USUAL : bytes);
+    if (!read)
+        return ERR_NO_MEMORY;
+    shared->single = bytes <= FRAME_BYTES_USUAL ? NULL : shared->single;
+    patience_ask(read, shared->disk[segment->place[place].disk], segment->place[place].slot, offset, read->memory, bytes);
+    int result = patience_end(&shared->patience, &read, has_others(shared, segment, place));
+    if (!result) {
+        memcpy(buffer, read->memory, bytes);
         shared->bytes_read += bytes;
+    }
+    if (read && bytes <= FRAME_BYTES_USUAL)
+        shared->single = read;
+    else
+        patience_read_free(&read);
     return result;
 }
 
@@ -181,7 +214,7 @@ static int fetch_header(struct segment_readers *shared, const struct worker_segm
         uint8_t *buffer = page_memory(bytes);
         if (!buffer)
             return ERR_NO_MEMORY;
-        int result = read_place(shared, segment, place, offset, buffer, bytes);
+        int result = segment_read_place(shared, segment, place, offset, buffer, bytes);
         int parsed = result ? 0 : frame_parse(buffer, bytes, info);
         free(buffer);
         if (result)
@@ -211,7 +244,7 @@ int segment_fetch(struct segment_readers *shared, const struct worker_segment *s
     if (!buffer)
         return ERR_NO_MEMORY;
     uint32_t bytes = info->frame_bytes;
-    if (read_place(shared, segment, place, offset, buffer, bytes)) {
+    if (segment_read_place(shared, segment, place, offset, buffer, bytes)) {
         free(buffer);
         return WORKER_BAD_READ;
     }
@@ -315,7 +348,7 @@ static int index_have(struct segment_reader *reader, uint32_t place, uint8_t *bu
     bytes = bytes < segment->index_bytes ? bytes : segment->index_bytes;
     if (bytes <= *have)
         return 0;
-    int result = read_place(reader->shared, segment, place, segment->index_offset + *have,
+    int result = segment_read_place(reader->shared, segment, place, segment->index_offset + *have,
                             buffer + *have, bytes - *have);
     *have = bytes;
     return result;
@@ -610,6 +643,10 @@ static bool submit_piece(struct segment_reader *reader)
         return false;
     struct segment_readers *shared = reader->shared;
     const struct worker_segment *segment = reader->segment;
+    for (uint32_t i = 0; i < segment->places && reader->only_place < 0 && place_hangs(shared, segment, reader->place); i++)
+        reader->place = (reader->place + 1) % segment->places;
+    if (place_hangs(shared, segment, reader->place))
+        return false;
     struct piece *piece = piece_take(shared);
     if (!piece)
         return false;
@@ -620,23 +657,13 @@ static bool submit_piece(struct segment_reader *reader)
         return false;
     }
     uint32_t bytes = to - from < PIECE_BYTES ? to - from : PIECE_BYTES;
-    piece->disk = shared->disk[disk];
-    piece->data = piece->memory + PIECE_ROOM_BYTES;
+    piece->data = piece->read->memory + PIECE_ROOM_BYTES;
     piece->offset = from;
     piece->bytes = bytes;
     piece->place = reader->place;
+    piece->others = reader->only_place < 0 && has_others(shared, segment, reader->place);
     piece->waited = false;
     piece->next = NULL;
-    piece->request = (struct disk_request){
-        .op = DISK_READ,
-        .slot = segment->place[reader->place].slot,
-        .offset = from,
-        .buffer = piece->data,
-        .bytes = bytes,
-        .buffer_index = -1,
-        .done = piece_read,
-        .owner = piece,
-    };
     if (reader->tail)
         reader->tail->next = piece;
     else
@@ -644,7 +671,7 @@ static bool submit_piece(struct segment_reader *reader)
     reader->tail = piece;
     reader->pieces++;
     reader->submitted = from + bytes;
-    disk_submit(piece->disk, &piece->request);
+    patience_ask(piece->read, shared->disk[disk], segment->place[reader->place].slot, from, piece->data, bytes);
     return true;
 }
 
@@ -681,7 +708,7 @@ static bool join_pieces(struct segment_reader *reader, uint32_t need)
         need - left > second->bytes)
         return false;
     piece_wait(reader->shared, second);
-    if (second->request.result)
+    if (second->result)
         return false;
     second->data -= left;
     second->offset -= left;
@@ -733,7 +760,7 @@ static int look_alone(struct segment_reader *reader, struct segment_frame *frame
     uint8_t *scratch = reader->shared->scratch;
     reader->looked_place = reader->place;
     frame->bytes = NULL;
-    if (read_place(reader->shared, segment, reader->place, reader->at, scratch, bytes)) {
+    if (segment_read_place(reader->shared, segment, reader->place, reader->at, scratch, bytes)) {
         *reason = WORKER_BAD_READ;
         return STEP_TROUBLE;
     }
@@ -776,7 +803,7 @@ static int look(struct segment_reader *reader, struct segment_frame *frame, int 
         return look_alone(reader, frame, reason);
     reader->looked_place = piece->place;
     piece_wait(reader->shared, piece);
-    if (piece->request.result) {
+    if (piece->result) {
         *reason = WORKER_BAD_READ;
         return STEP_TROUBLE;
     }
@@ -878,11 +905,11 @@ static uint32_t scan(struct segment_reader *reader)
         for (uint32_t place = 0; place < segment->places; place++) {
             if (reader->only_place >= 0 && place != (uint32_t)reader->only_place)
                 continue;
-            bool whole = read_place(reader->shared, segment, place, from, buffer, bytes) == 0;
+            bool whole = segment_read_place(reader->shared, segment, place, from, buffer, bytes) == 0;
             for (uint32_t at = 0; at < bytes && from + at < found; at += PAGE_BYTES) {
                 /* Where one page cannot be read the others may. */
                 if (!whole &&
-                    read_place(reader->shared, segment, place, from + at, buffer + at, PAGE_BYTES))
+                    segment_read_place(reader->shared, segment, place, from + at, buffer + at, PAGE_BYTES))
                     continue;
                 if (begins_frame(reader, place, buffer + at, whole ? bytes - at : PAGE_BYTES,
                                  from + at))

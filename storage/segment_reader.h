@@ -38,6 +38,7 @@
 #include "disk_io.h"
 #include "frame.h"
 #include "narrowing.h"
+#include "patience.h"
 #include "worker.h"
 
 #define PIECE_BYTES (1024u * 1024)
@@ -63,6 +64,8 @@ struct segment_readers {
     bool (*may_read)(void *context, uint32_t disk, bool wait);
     void *context;
 
+    struct patience patience; /* of disks that hang */
+    struct patience_read *single; /* for reads that are waited for at once; null: not yet, or lost */
     struct piece *free_piece;
     uint32_t pieces;
     uint32_t pieces_max;
@@ -179,6 +182,12 @@ void segment_reader_close(struct segment_reader *reader);
 int segment_fetch(struct segment_readers *shared, const struct worker_segment *segment,
                   uint32_t place, uint32_t offset, uint32_t bytes_max, enum frame_kind kind,
                   uint8_t **frame, struct frame_info *info);
+
+/*
+ * Reads a stretch of a place and waits for it: 0, or why not (the disk's result, ERR_TIMEOUT, ERR_NO_MEMORY). A disk that hangs is not asked.
+ */
+int segment_read_place(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                       uint32_t offset, uint8_t *buffer, uint32_t bytes);
 
 /* Whether a checked header is the segment's frame of this kind and offset. */
 bool segment_owns(const struct segment_readers *shared, const struct worker_segment *segment,

@@ -60,7 +60,6 @@ class DiskFaults(world.World):
             self.create(recorder, [disks.path(name) for name in names], copies)
             recorder = self.restart(recorder, state)  # with its buffers as they were set
             kept = self.import_among_troubles(dice, recorder, disks, bad)
-            kept += self.import_until_noticed(recorder, disks, bad, len(kept))
             self.check(recorder, kept)
             peak = peak_bytes(recorder)
             if peak is not None:
@@ -106,18 +105,6 @@ class DiskFaults(world.World):
             for thread in threads:
                 thread.join()
         return kept
-
-    def import_until_noticed(self, recorder, disks, bad, first):
-        """A disk that hangs must be known for it before something is read: a read there would wait for it."""
-        hanging = [disks.path(name) for name, (trouble, _) in bad.items() if trouble == "hangs"]
-        kept = []
-        while True:
-            said = [event["text"] for event in recorder.call("events")["events"] if event["kind"] == "disk-suspect"]
-            if all(any(path in text for text in said) for path in hanging):
-                return kept
-            packets = world.numbered(200, first=first + len(kept))
-            self.assertIsNone(world.import_packets(recorder, "r", packets)["files"][0]["error"], "P4")
-            kept += packets
 
     @staticmethod
     def begin(disks, name, trouble, delay):

@@ -54,6 +54,7 @@ void fixture_write(const struct fixture *fixture, const char *path)
 struct fixture_body {
     struct disk head;
     struct fixture *fixture;
+    uint64_t answers_left;
 };
 
 enum { UNDER_WAY = 1, ANSWERED = 2 }; /* in body[0] */
@@ -84,6 +85,24 @@ static void image_wait(struct disk *disk, struct disk_request *request)
     request->done(request);
 }
 
+static bool image_wait_for(struct disk *disk, struct disk_request *request, unsigned limit_ms)
+{
+    struct fixture_body *body = (struct fixture_body *)disk;
+    (void)limit_ms;
+    if (request->body[0] != ANSWERED) {
+        if (body->answers_left == 0)
+            return false;
+        body->answers_left -= body->answers_left != UINT64_MAX;
+    }
+    image_wait(disk, request);
+    return true;
+}
+
+void fixture_disk_hangs(struct disk *disk, uint64_t after)
+{
+    ((struct fixture_body *)disk)->answers_left = after;
+}
+
 static void image_close(struct disk *disk)
 {
     free(disk);
@@ -93,6 +112,7 @@ static const struct disk_ops image_ops = {
     .name = "image",
     .submit = image_submit,
     .wait = image_wait,
+    .wait_for = image_wait_for,
     .close = image_close,
 };
 
@@ -101,6 +121,7 @@ struct disk *fixture_disk(struct fixture *fixture)
     struct fixture_body *body = calloc(1, sizeof *body);
     assert(body);
     body->fixture = fixture;
+    body->answers_left = UINT64_MAX;
     body->head = (struct disk){
         .ops = &image_ops,
         .geometry = {.disk_bytes = fixture->bytes,

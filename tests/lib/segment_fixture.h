@@ -61,6 +61,12 @@ void fixture_close(struct fixture *fixture);
 /* The image as a disk, with geometry. Reads are answered in disk_wait(). disk_close() it. */
 struct disk *fixture_disk(struct fixture *fixture);
 
+/*
+ * From now on the disk gives so many answers, and then none to whoever waits for a while only; UINT64_MAX: all of them. disk_wait() is
+ * answered always: at last it comes to itself.
+ */
+void fixture_disk_hangs(struct disk *disk, uint64_t after);
+
 /* Writes the image to a new file at `path`. */
 void fixture_write(const struct fixture *fixture, const char *path);
 

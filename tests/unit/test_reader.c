@@ -611,6 +611,86 @@ static void test_unreadable(void **state)
     }
 }
 
+#define LONG_FRAMES 30u
+
+/*
+ * A disk stops answering in the midst of a job, at one read after the other: what another disk has is read from there, and where there is none it is
+ * a gap with a name. Both once waited for ever.
+ */
+static void hang(uint32_t copies, uint64_t memory_max, bool part, bool comes_back)
+{
+    bool hung = true;
+    for (uint64_t after = 0; hung; after++) {
+        static const uint32_t slots[] = {0, 1};
+        struct fixture fixture;
+        struct fixture_segment segment;
+        struct harness harness;
+        fixture_open(&fixture, 2, 8 << 20);
+        fixture_begin(&segment, &fixture, slots, copies, 1, 0, 76, 0, 0);
+        for (uint32_t f = 0; f < LONG_FRAMES; f++) {
+            fill(&segment, 10, f * 10 * SECOND, 20000);
+            fixture_flush(&segment);
+        }
+        fixture_seal(&segment);
+        struct disk *disk[2] = {fixture_disk(&fixture), fixture_disk(&fixture)};
+        for (uint32_t i = 0; i < copies; i++)
+            segment.about.place[i].disk = i;
+        harness = (struct harness){.fixture = &fixture, .judgement = WORKER_DAMAGED};
+        struct reader_options options = {
+            .disk = disk,
+            .disks = copies,
+            .ring = fixture.ring,
+            .from_ns = part ? 100 * SECOND : INT64_MIN,
+            .to_ns = part ? 250 * SECOND : INT64_MAX,
+            .memory_max = memory_max,
+            .judge = judge,
+            .gap = note_gap,
+            .tick = tick,
+            .context = &harness,
+        };
+        assert_int_equal(reader_open(&options, &harness.reader), 0);
+        add(&harness, &segment);
+        fixture_disk_hangs(disk[0], after);
+        uint64_t number = part ? 100 : 0, end = part ? 250 : LONG_FRAMES * 10;
+        struct reader_packet packet;
+        uint64_t packets = 0;
+        while (reader_next(harness.reader, &packet) == 1) {
+            while (!is_packet(&harness, &packet, number))
+                assert_true(++number < end);
+            number++;
+            if (++packets == 40 && comes_back)
+                fixture_disk_hangs(disk[0], UINT64_MAX);
+        }
+        reader_finish(harness.reader, true);
+        hung = harness.bads > 0;
+        for (uint32_t i = 0; i < harness.bads && i < BADS_MAX; i++)
+            assert_int_equal(harness.bad[i].reason, WORKER_BAD_READ);
+        if (copies > 1 || !hung)
+            assert_int_equal(packets, part ? 150 : end);
+        assert_int_equal(harness.gaps > 0, packets < (part ? 150 : end));
+        for (uint32_t i = 0; i < harness.gaps && i < GAPS_MAX; i++)
+            assert_int_equal(harness.gap[i].reason, WORKER_GAP_DAMAGED);
+        reader_close(&harness.reader);
+        for (uint32_t i = 0; i < 2; i++)
+            disk_close(&disk[i]);
+        fixture_end(&segment);
+        fixture_close(&fixture);
+        assert_true(after < 200);
+        assert_true(hung || after > 0);
+    }
+}
+
+static void test_disk_hangs(void **state)
+{
+    (void)state;
+    for (uint32_t copies = 1; copies <= 2; copies++)
+        for (int part = 0; part < 2; part++)
+            for (int back = 0; back < 2; back++) {
+                hang(copies, 16u << 20, part, back);
+                hang(copies, 1, part, back); /* one piece */
+            }
+}
+
 /* A frame that is whole but of something else: an older segment's, another place's. Never believed
  * (P3). */
 static void test_foreign_frame(void **state)
@@ -1252,6 +1332,7 @@ int main(void)
         cmocka_unit_test(test_bad_frame_with_copies),
         cmocka_unit_test(test_bad_blocks),
         cmocka_unit_test(test_unreadable),
+        cmocka_unit_test(test_disk_hangs),
         cmocka_unit_test(test_foreign_frame),
         cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_recovered),

@@ -1,0 +1,58 @@
+/*
+ * patience.h - reads from disks that may never answer, for whoever can do without one.
+ *
+ *     patience_read_new -> { patience_ask -> patience_end } ... -> patience_read_free
+ *
+ * There is no cancel: what has not been answered in time is the disk's until it is, request and memory. patience_end() takes such a read
+ * away from its owner, and until it has been answered its disk counts as lost: whoever asks patience_lost() first asks it for nothing more.
+ *
+ * One thread.
+ */
+#ifndef STORAGE_PATIENCE_H
+#define STORAGE_PATIENCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "disk_io.h"
+
+/* For an answer: where somebody else can be asked, and where nobody can. A disk under load is slow, and an answer too many a gap too few. */
+#define PATIENCE_MS 5000
+#define PATIENCE_ALONE_MS 60000
+
+struct patience_read {
+    struct disk_request request; /* result and bytes, when it has ended */
+    struct disk *disk;
+    uint8_t *memory; /* page-aligned, the read's */
+    bool asked;      /* and not ended */
+    struct patience_read *next;
+};
+
+struct patience {
+    struct patience_read *lost;
+    uint32_t lost_reads;
+};
+
+/* `bytes` of memory, a multiple of PAGE_BYTES. Null: there is none. */
+struct patience_read *patience_read_new(size_t bytes);
+
+/* It has ended, or was never asked. */
+void patience_read_free(struct patience_read **read);
+
+/* Reads into `buffer`, which lies in the read's memory. */
+void patience_ask(struct patience_read *read, struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer,
+                  uint32_t bytes);
+
+/*
+ * Waits for the answer, as long as the disk has not been lost by another read; `others`: somebody else can be asked. The disk's result. ERR_TIMEOUT:
+ * there was none, and *read is null.
+ */
+int patience_end(struct patience *patience, struct patience_read **read, bool others);
+
+/* Whether the disk owes an answer for too long. One that has given it is found again. */
+bool patience_lost(struct patience *patience, const struct disk *disk);
+
+/* Waits for all that is owed, however long that takes. */
+void patience_close(struct patience *patience);
+
+#endif
