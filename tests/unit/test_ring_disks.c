@@ -398,9 +398,11 @@ struct hanging {
 
 static void hanging_submit(struct disk *disk, struct disk_request *request)
 {
-    struct disk *inner = ((struct hanging *)disk)->inner;
-    inner->geometry = disk->geometry;
-    disk_submit(inner, request);
+    struct hanging *hanging = (struct hanging *)disk;
+    pthread_mutex_lock(&hanging->lock);
+    hanging->inner->geometry = disk->geometry;
+    disk_submit(hanging->inner, request);
+    pthread_mutex_unlock(&hanging->lock);
 }
 
 static void hanging_wait(struct disk *disk, struct disk_request *request)
@@ -450,6 +452,15 @@ static void set_hangs(struct disk *disk, bool hangs)
     pthread_mutex_unlock(&hanging->lock);
 }
 
+static bool is_held(struct disk *disk)
+{
+    struct hanging *hanging = (struct hanging *)disk;
+    pthread_mutex_lock(&hanging->lock);
+    bool held = hanging->held;
+    pthread_mutex_unlock(&hanging->lock);
+    return held;
+}
+
 /*
  * While one disk hangs, another one goes: that is told to all, and the one that hangs must not hold up who tells them. It did, with the locks held
  * that every extraction and every change of disks needs.
@@ -469,7 +480,7 @@ static void test_leave_while_another_hangs(void **state)
     record(&world, 200);
     set_hangs(hanging, true);
     leave(&world, 0, DISK_MISSING); /* for ever, before */
-    assert_true(((struct hanging *)hanging)->held);
+    assert_true(is_held(hanging));
     assert_non_null(strstr(world.events, "superblock-behind"));
     assert_int_equal(member_in(ring_superblock(world.ring, number_of(&world, 2)), &world.disk_identity[0])->state,
                      DISK_MISSING);
