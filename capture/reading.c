@@ -82,6 +82,7 @@ struct reading {
     uint64_t segments;
 
     bool caught_up;
+    bool finish_wanted;
     bool finishing; /* FINISH has been sent */
     uint64_t counts_seen;
     /* Of a follow job: what it takes to see that the ring has turned past what was never sent. */
@@ -381,17 +382,19 @@ static int follow_look(struct reading *reading)
     return result;
 }
 
+/*
+ * The job ends, once the worker has caught up: only then is there a last look, which finds what has come meanwhile, and
+ * what has come and gone. Without it an answer that lacks most of the range would be called complete.
+ */
 static int finish(struct reading *reading)
 {
-    if (reading->finishing)
+    reading->finish_wanted = true;
+    if (reading->finishing || !reading->caught_up)
         return 0;
     reading->finishing = true;
-    int result = 0;
-    if (reading->caught_up) {
-        (void)ring_flush(reading->ring, FLUSH_MS);
-        reading->look_due_ns = reading->full_look_due_ns = 0;
-        result = follow_look(reading);
-    }
+    (void)ring_flush(reading->ring, FLUSH_MS);
+    reading->look_due_ns = reading->full_look_due_ns = 0;
+    int result = follow_look(reading);
     if (result == 0)
         result = worker_send(&reading->worker, WORKER_FINISH, NULL, 0, 0, NULL, 0);
     return result;
@@ -541,7 +544,7 @@ static int relay(struct reading *reading)
         if (options->follow && !reading->finishing) {
             wait_ms = (int)(FOLLOW_NS / 1000000);
             result = reading->caught_up ? follow_look(reading) : 0;
-            if (result == 0 && range_is_over(reading))
+            if (result == 0 && (reading->finish_wanted || range_is_over(reading)))
                 result = finish(reading);
             if (result == ERR_CLOSED)
                 return worker_died(reading);
