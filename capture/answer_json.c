@@ -37,6 +37,15 @@ void json_set_time(json_t *object, const char *name, int64_t time_ns, bool known
     json_object_set_new(object, key, known ? json_string(text_time(time_ns, text)) : json_null());
 }
 
+int json_answer_array(int code, json_t *array, const char *name, json_t **result)
+{
+    if (code == 0)
+        *result = json_pack("{s:o}", name, array);
+    else
+        json_decref(array);
+    return code;
+}
+
 static json_t *json_lines(const uint64_t lines[ACCOUNT_LINES])
 {
     json_t *object = json_object();

@@ -26,6 +26,9 @@ json_t *json_layer7(struct recorder *recorder);
  * "_ns". */
 void json_set_time(json_t *object, const char *name, int64_t time_ns, bool known);
 
+/* With code 0, *result becomes an object with the array as its member `name`; else the array goes. Returns `code`. */
+int json_answer_array(int code, json_t *array, const char *name, json_t **result);
+
 /* The lines in packets, or in bytes. */
 json_t *json_account(const struct account *account);
 json_t *json_account_bytes(const struct account *account);

@@ -175,12 +175,9 @@ int method_audit_list(struct request *request, json_t **result)
         return code;
     json_t *rows = json_array();
     code = state_audit(request->recorder->state, after, (uint32_t)limit, append_row, rows);
-    if (code != 0) {
-        json_decref(rows);
-        return fail(&request->failure, code, "the audit log cannot be read: %s", error_text(code));
-    }
-    *result = json_pack("{s:o}", "rows", rows);
-    return 0;
+    if (code != 0)
+        fail(&request->failure, code, "the audit log cannot be read: %s", error_text(code));
+    return json_answer_array(code, rows, "rows", result);
 }
 
 static int take_hash(struct request *request, uint64_t number, uint8_t hash[AUDIT_HASH_BYTES],

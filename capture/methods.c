@@ -157,19 +157,10 @@ static int append_status(const struct ring_look *look, json_t *array, struct fai
     return 0;
 }
 
-static int answer_array(int code, json_t *array, const char *name, json_t **result)
-{
-    if (code == 0)
-        *result = json_pack("{s:o}", name, array);
-    else
-        json_decref(array);
-    return code;
-}
-
 int method_ring_list(struct request *request, json_t **result)
 {
     json_t *rings = json_array();
-    return answer_array(for_rings(request, NULL, rings, append_ring), rings, "rings", result);
+    return json_answer_array(for_rings(request, NULL, rings, append_ring), rings, "rings", result);
 }
 
 int method_ring_show(struct request *request, json_t **result)
@@ -196,7 +187,7 @@ int method_disk_list(struct request *request, json_t **result)
     if (code != 0)
         return code;
     json_t *disks = json_array();
-    return answer_array(
+    return json_answer_array(
         for_rings(request, name, disks, oldest ? json_append_disks_oldest : json_append_disks),
         disks, "disks", result);
 }
@@ -211,7 +202,7 @@ int method_status(struct request *request, json_t **result)
     if (code != 0)
         return code;
     json_t *rings = json_array();
-    code = answer_array(for_rings(request, name, rings, append_status), rings, "rings", result);
+    code = json_answer_array(for_rings(request, name, rings, append_status), rings, "rings", result);
     json_object_set_new(recorder, "catalog_stale",
                         json_boolean(catalog_stale(request->recorder->catalog)));
     json_object_set_new(recorder, "layer7", json_layer7(request->recorder));
@@ -323,7 +314,7 @@ int method_history(struct request *request, json_t **result)
              HISTORY_ROWS_MAX);
     else if (code != 0)
         fail(&request->failure, code, "the history cannot be read: %s", error_text(code));
-    return answer_array(code, rows.array, "rows", result);
+    return json_answer_array(code, rows.array, "rows", result);
 }
 
 static int append_event(const struct event *event, void *context)
@@ -347,5 +338,5 @@ int method_events(struct request *request, json_t **result)
     code = state_events(request->recorder->state, after, (uint32_t)limit, append_event, events);
     if (code != 0)
         fail(&request->failure, code, "the events cannot be read: %s", error_text(code));
-    return answer_array(code, events, "events", result);
+    return json_answer_array(code, events, "events", result);
 }

@@ -8,11 +8,10 @@
 
 #include "answer.h"
 #include "commands.h"
+#include "numbered_rows.h"
 #include "output.h"
 #include "recorder_session.h"
 #include "text.h"
-
-#define ROWS_MAX 10000u
 
 /* ---- list ------------------------------------------------------------------------------------ */
 
@@ -34,47 +33,16 @@ static void print_row(const json_t *row)
 
 static int list_run(const struct invocation *invocation, struct failure *failure)
 {
-    uint64_t after = 0, limit = 100;
-    json_t *result = NULL;
-    int code = options_number(invocation, "after", 0, INT64_MAX, &after, failure);
-    if (code == 0)
-        code = options_number(invocation, "limit", 1, ROWS_MAX, &limit, failure);
-    if (code == 0)
-        code = session_ask(
-            invocation, SESSION_START, "audit.list",
-            json_pack("{s:I, s:I}", "after", (json_int_t)after, "limit", (json_int_t)limit),
-            &result, failure);
-    if (code != 0)
-        return code;
-    const json_t *rows = answer_array(result, "rows");
-    if (output_is_json())
-        output_json(result);
-    else if (json_array_size(rows) == 0)
-        output_note("Nothing was written down.");
-    size_t i;
-    json_t *row;
-    json_array_foreach(rows, i, row)
-    {
-        if (output_is_json())
-            break;
-        print_row(row);
-    }
-    json_decref(result);
-    return EXIT_DONE;
+    return numbered_rows_run(invocation, "audit.list", "rows", "Nothing was written down.", print_row,
+                             failure);
 }
-
-static const struct option_row list_options[] = {
-    {"after", 0, false, "N", "those with a greater number than N (default 0)"},
-    {"limit", 0, false, "N", "at most N of them (default 100)"},
-    {0},
-};
 
 const struct command audit_list_command = {
     .name = "audit list",
     .operands = "",
     .summary = "who changed what, who took packets, who logged in",
     .examples = "  tapeloop audit list\n  tapeloop audit list --after 1200 --json",
-    .options = list_options,
+    .options = numbered_rows_options,
     .run = list_run,
 };
 

@@ -11,6 +11,7 @@
 
 #include "answer.h"
 #include "commands.h"
+#include "numbered_rows.h"
 #include "interrupt.h"
 #include "output.h"
 #include "recorder_session.h"
@@ -19,7 +20,6 @@
 
 #define WATCH_PERIOD_MS 1000
 #define HISTORY_SECONDS 600
-#define EVENTS_MAX 10000
 
 static int64_t now_ns(void)
 {
@@ -380,58 +380,29 @@ const struct command history_command = {
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
-static int events_run(const struct invocation *invocation, struct failure *failure)
+static void print_event(const json_t *event)
 {
-    uint64_t after = 0;
-    uint64_t limit = 100;
-    int code = options_number(invocation, "after", 0, INT64_MAX, &after, failure);
-    if (code == 0)
-        code = options_number(invocation, "limit", 1, EVENTS_MAX, &limit, failure);
-    if (code != 0)
-        return code;
-    json_t *result = NULL;
-    code =
-        session_ask(invocation, SESSION_START, "events",
-                    json_pack("{s:I, s:I}", "after", (json_int_t)after, "limit", (json_int_t)limit),
-                    &result, failure);
-    if (code != 0)
-        return code;
-    const json_t *events = answer_array(result, "events");
-    if (output_is_json())
-        output_json(result);
-    else if (json_array_size(events) == 0)
-        output_note("No event.");
-    size_t i;
-    json_t *event;
-    json_array_foreach(events, i, event)
-    {
-        if (output_is_json())
-            break;
-        char time[TEXT_TIME_SIZE] = "-";
-        int64_t time_ns;
-        if (answer_time(json_object_get(event, "time_ns"), &time_ns))
-            text_time(time_ns, time);
-        const char *ring = answer_text(event, "ring");
-        printf("%" PRIu64 "  %s  %-7s  %s%s%s: %s\n", answer_count(event, "number"), time,
-               output_printable(answer_text(event, "severity")),
-               output_printable(answer_text(event, "kind")), ring[0] ? ", ring " : "",
-               output_printable(ring), output_printable(answer_text(event, "text")));
-    }
-    json_decref(result);
-    return EXIT_DONE;
+    char time[TEXT_TIME_SIZE] = "-";
+    int64_t time_ns;
+    if (answer_time(json_object_get(event, "time_ns"), &time_ns))
+        text_time(time_ns, time);
+    const char *ring = answer_text(event, "ring");
+    printf("%" PRIu64 "  %s  %-7s  %s%s%s: %s\n", answer_count(event, "number"), time,
+           output_printable(answer_text(event, "severity")),
+           output_printable(answer_text(event, "kind")), ring[0] ? ", ring " : "",
+           output_printable(ring), output_printable(answer_text(event, "text")));
 }
 
-static const struct option_row events_options[] = {
-    {"after", 0, false, "N", "those with a greater number than N (default 0)"},
-    {"limit", 0, false, "N", "at most N of them (default 100)"},
-    {0},
-};
+static int events_run(const struct invocation *invocation, struct failure *failure)
+{
+    return numbered_rows_run(invocation, "events", "events", "No event.", print_event, failure);
+}
 
 const struct command events_command = {
     .name = "events",
     .operands = "",
     .summary = "what happened: starts, drops, failures of disks",
     .examples = "  tapeloop events\n  tapeloop events --after 1200 --json",
-    .options = events_options,
+    .options = numbered_rows_options,
     .run = events_run,
 };

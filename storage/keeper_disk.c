@@ -317,7 +317,7 @@ static void watch_answers(struct keeper *keeper, struct keeper_disk *disk, uint6
 
 bool keeper_disk_is_slow(const struct keeper_disk *disk)
 {
-    return (disk->marked > 0 && disk->silent_ns > SLOW_AFTER_NS) || disk->watched_ns < disk->slow_until_ns;
+    return disk->watched_ns < disk->slow_until_ns;
 }
 
 void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t now)

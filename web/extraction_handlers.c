@@ -116,6 +116,16 @@ static int add_wish(struct exchange *exchange, struct extraction_wish *wish, int
     return code;
 }
 
+/* Range and filter of a body; what it does not name stays as it is. */
+static int body_range(struct exchange *exchange, const char **from, const char **to,
+                      const char **filter, struct failure *failure)
+{
+    int code = exchange_body_string(exchange, "from", false, from, failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "to", false, to, failure);
+    return code == 0 ? exchange_body_string(exchange, "filter", false, filter, failure) : code;
+}
+
 int handle_extraction_create(struct exchange *exchange)
 {
     struct failure failure = {0};
@@ -127,11 +137,7 @@ int handle_extraction_create(struct exchange *exchange)
     if (code == 0)
         code = exchange_body_string(exchange, "ring", true, &ring, &failure);
     if (code == 0)
-        code = exchange_body_string(exchange, "from", false, &from, &failure);
-    if (code == 0)
-        code = exchange_body_string(exchange, "to", false, &to, &failure);
-    if (code == 0)
-        code = exchange_body_string(exchange, "filter", false, &filter, &failure);
+        code = body_range(exchange, &from, &to, &filter, &failure);
     if (code == 0)
         code = exchange_body_string(exchange, "format", false, &format, &failure);
     if (code == 0)
@@ -211,11 +217,7 @@ int handle_estimate(struct exchange *exchange)
     const char *from = NULL, *to = NULL, *filter = "";
     int code = exchange_check_body(exchange, "from to filter", &failure);
     if (code == 0)
-        code = exchange_body_string(exchange, "from", false, &from, &failure);
-    if (code == 0)
-        code = exchange_body_string(exchange, "to", false, &to, &failure);
-    if (code == 0)
-        code = exchange_body_string(exchange, "filter", false, &filter, &failure);
+        code = body_range(exchange, &from, &to, &filter, &failure);
     if (code == 0)
         code = make_wish(exchange, exchange->parameter[0], from, to, filter, "pcapng", &wish,
                          &failure);

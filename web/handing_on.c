@@ -92,6 +92,12 @@ int check_ring(struct exchange *exchange, const char *name)
     return text_check_ring_name(name, &failure) == 0 ? 0 : answer_failure(exchange, &failure);
 }
 
+int check_plain_ring(struct exchange *exchange)
+{
+    int status = no_query(exchange);
+    return status ? status : check_ring(exchange, exchange->parameter[0]);
+}
+
 json_t *body_as_params(struct exchange *exchange, const char *names, int *status)
 {
     struct failure failure = {0};

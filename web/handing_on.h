@@ -44,6 +44,9 @@ int no_query(struct exchange *exchange);
 /* 0: it may be the name of a ring. */
 int check_ring(struct exchange *exchange, const char *name);
 
+/* 0: the request has no query, and its path's first parameter may be the name of a ring. */
+int check_plain_ring(struct exchange *exchange);
+
 /* The body as parameters, after its members' names have been checked. Null: answered, *status. */
 json_t *body_as_params(struct exchange *exchange, const char *names, int *status);
 

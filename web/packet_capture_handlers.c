@@ -63,6 +63,14 @@ static int query_ring(struct exchange *exchange, char ring[PARAMETER_SIZE], stru
     return code == 0 ? exchange_query(exchange, "ring", ring, PARAMETER_SIZE, failure) : code;
 }
 
+/* The status of the ring that the query names, or of all. */
+static int ask_queried_status(struct exchange *exchange, json_t **status, struct failure *failure)
+{
+    char ring[PARAMETER_SIZE];
+    int code = query_ring(exchange, ring, failure);
+    return code == 0 ? ask_status(exchange, ring, status, failure) : code;
+}
+
 /* ---- figures --------------------------------------------------------------------------------- */
 
 static struct capture_figures figures_of(const json_t *status)
@@ -90,12 +98,8 @@ static json_t *figures_json(const struct capture_figures *figures)
 int handle_packet_capture_metrics(struct exchange *exchange)
 {
     struct failure failure = {0};
-    char ring[PARAMETER_SIZE];
     json_t *status;
-    int code = query_ring(exchange, ring, &failure);
-    if (code == 0)
-        code = ask_status(exchange, ring, &status, &failure);
-    if (code != 0)
+    if (ask_queried_status(exchange, &status, &failure) != 0)
         return answer_failure(exchange, &failure);
     struct capture_figures figures = figures_of(status);
     json_decref(status);
@@ -110,12 +114,8 @@ static double ms_of(json_int_t ns)
 int handle_health_capture(struct exchange *exchange)
 {
     struct failure failure = {0};
-    char ring[PARAMETER_SIZE];
     json_t *status;
-    int code = query_ring(exchange, ring, &failure);
-    if (code == 0)
-        code = ask_status(exchange, ring, &status, &failure);
-    if (code != 0)
+    if (ask_queried_status(exchange, &status, &failure) != 0)
         return answer_failure(exchange, &failure);
     struct capture_figures figures = figures_of(status);
     json_decref(status);
@@ -156,12 +156,8 @@ int handle_metrics(struct exchange *exchange)
 int handle_packet_capture_status(struct exchange *exchange)
 {
     struct failure failure = {0};
-    char ring[PARAMETER_SIZE];
     json_t *status;
-    int code = query_ring(exchange, ring, &failure);
-    if (code == 0)
-        code = ask_status(exchange, ring, &status, &failure);
-    if (code != 0)
+    if (ask_queried_status(exchange, &status, &failure) != 0)
         return answer_failure(exchange, &failure);
     json_t *captures = json_array();
     const json_t *rings = json_object_get(status, "rings");

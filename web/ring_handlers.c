@@ -44,9 +44,7 @@ int handle_ring_create(struct exchange *exchange)
 int handle_ring(struct exchange *exchange)
 {
     const char *ring = exchange->parameter[0];
-    int status = no_query(exchange);
-    if (!status)
-        status = check_ring(exchange, ring);
+    int status = check_plain_ring(exchange);
     return status ? status : hand_on(exchange, 200, "ring.show", json_pack("{s:s}", "ring", ring));
 }
 
@@ -72,9 +70,7 @@ int handle_ring_status(struct exchange *exchange)
     struct failure failure = {0};
     const char *ring = exchange->parameter[0];
     json_t *result;
-    int status = no_query(exchange);
-    if (!status)
-        status = check_ring(exchange, ring);
+    int status = check_plain_ring(exchange);
     if (status)
         return status;
     int code = ask(exchange, "status", json_pack("{s:s}", "ring", ring), &result, &failure);
@@ -106,9 +102,7 @@ int handle_ring_settings(struct exchange *exchange)
 {
     struct failure failure = {0};
     const char *ring = exchange->parameter[0];
-    int status = no_query(exchange);
-    if (!status)
-        status = check_ring(exchange, ring);
+    int status = check_plain_ring(exchange);
     if (status)
         return status;
     json_t *settings = ask_settings(exchange, ring, &failure);

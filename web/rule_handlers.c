@@ -23,9 +23,7 @@ int handle_rules(struct exchange *exchange)
     const char *ring = exchange->parameter[0];
     char revision[24];
     json_t *result;
-    int status = no_query(exchange);
-    if (!status)
-        status = check_ring(exchange, ring);
+    int status = check_plain_ring(exchange);
     if (status)
         return status;
     if (ask(exchange, "rule.list", json_pack("{s:s}", "ring", ring), &result, &failure) != 0)
