@@ -222,7 +222,8 @@ static void test_healing_while_recording(void **state)
         mend(&machine);
         machine.absent[0] = true; /* it would not be read any more */
         verify(&machine);
-        healed += mending(&machine).healed_segments; /* one seed may find nothing of it on that disk */
+        assert_true(mending(&machine).healed_segments > 0);
+        healed += mending(&machine).healed_segments;
         machine_power_cut(&machine, UINT32_MAX);
         machine_boot(&machine, seed % 2 == 0);
         verify(&machine);
