@@ -5,10 +5,7 @@
  * it. What a filter leaves is not known before it is read: but it is checked, by the process that would use it, on
  * an empty range.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "answer_json.h"
 #include "methods.h"
@@ -44,20 +41,6 @@ static int add_segment(const struct segment_row *row, void *context)
     return 0;
 }
 
-static int check_filter(struct request *request, struct ring_entry *entry, const char *filter)
-{
-    struct reading_options options = {
-        .kind = WORKER_EXTRACT, .format = WORKER_PCAPNG, .filter = filter};
-    struct reading_result read = {0};
-    options.output = open("/dev/null", O_WRONLY | O_CLOEXEC);
-    if (options.output < 0)
-        return fail_errno(&request->failure, errno, "/dev/null");
-    int code = reading_run(request, entry, &options, &read);
-    close(options.output);
-    reading_result_free(&read);
-    return code;
-}
-
 int method_estimate(struct request *request, json_t **result)
 {
     struct ring_registry *registry = &request->recorder->registry;
@@ -79,7 +62,7 @@ int method_estimate(struct request *request, json_t **result)
     if (code != 0)
         return code;
     if (filter[0])
-        code = check_filter(request, entry, filter);
+        code = reading_check_filter(request, entry, filter);
     if (code == 0) {
         code = ring_find(entry->ring, estimate.from_ns, estimate.to_ns, add_segment, &estimate);
         if (code != 0)

@@ -293,10 +293,10 @@ static int plan_row(const struct segment_row *row, void *context)
  * frame of theirs was ever read, and where whole streams went, no packet number tells of them
  * either. How many packets of the range they held, nobody knows any more.
  */
-static void name_overtaken(struct reading *reading, uint64_t oldest, int64_t sent_ns)
+static int name_overtaken(struct reading *reading, uint64_t oldest, int64_t sent_ns)
 {
     if (!reading->looked || oldest <= reading->looked_to + 1)
-        return;
+        return 0;
     int64_t to_ns = reading->oldest_found != UINT64_MAX ? reading->oldest_found_ns
                                                         : reading->options->to_ns;
     struct worker_gap gap = {.from_ns = sent_ns < to_ns ? sent_ns : to_ns,
@@ -304,6 +304,7 @@ static void name_overtaken(struct reading *reading, uint64_t oldest, int64_t sen
                              .reason = WORKER_GAP_OVERWRITTEN};
     keep_gap(reading, &gap);
     reading->overtaken++;
+    return worker_send(&reading->worker, WORKER_GAP, &gap, sizeof gap, 1, NULL, 0);
 }
 
 static int look_at_all(struct reading *reading)
@@ -323,7 +324,7 @@ static int look_at_all(struct reading *reading)
     if (result == 0 && reading->options->follow) {
         uint64_t ignored;
         ring_positions(reading->ring, &oldest, &ignored);
-        name_overtaken(reading, oldest, sent_ns);
+        result = name_overtaken(reading, oldest, sent_ns);
         reading->looked = true;
         reading->looked_to = newest;
     }
@@ -651,6 +652,7 @@ static int brief(struct reading *reading)
     job->headers_only = options->headers_only;
     job->packets_max = options->packets_max;
     job->bytes_max = options->bytes_max;
+    job->seconds_max = options->seconds_max;
     job->memory_max = MEMORY_MAX;
     job->ring = ring->ring;
     memcpy(job->ring_name, ring->name, sizeof job->ring_name);
@@ -739,6 +741,20 @@ int reading_run(struct request *request, struct ring_entry *entry,
     return code;
 }
 
+int reading_check_filter(struct request *request, struct ring_entry *entry, const char *filter)
+{
+    struct reading_options options = {
+        .kind = WORKER_EXTRACT, .format = WORKER_PCAPNG, .filter = filter};
+    struct reading_result read = {0};
+    options.output = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (options.output < 0)
+        return fail_errno(&request->failure, errno, "/dev/null");
+    int code = reading_run(request, entry, &options, &read);
+    close(options.output);
+    reading_result_free(&read);
+    return code;
+}
+
 /* ---- the method
  * ------------------------------------------------------------------------------------ */
 
@@ -772,34 +788,68 @@ static json_t *json_gaps(const struct reading_result *result)
     return gaps;
 }
 
+json_t *reading_result_json(const struct reading_result *result)
+{
+    static const char *const limits[] = {
+        [WORKER_LIMIT_PACKETS] = "packets", [WORKER_LIMIT_BYTES] = "bytes", [WORKER_LIMIT_SECONDS] = "seconds"};
+    const struct worker_done *done = &result->done;
+    json_t *object = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b}", "packets",
+        (json_int_t)done->total.packets, "output_bytes", (json_int_t)done->total.output_bytes,
+        "bytes_read", (json_int_t)done->total.bytes_read, "packets_judged",
+        (json_int_t)done->total.packets_judged, "held_back_ms",
+        (json_int_t)(done->total.held_back_ns / 1000000), "segments",
+        (json_int_t)done->total.segments_done, "segments_narrowed",
+        (json_int_t)done->segments_narrowed, "indexes_bad", (json_int_t)done->indexes_bad, "gaps",
+        json_gaps(result), "gaps_total", (json_int_t)done->gaps, "times_moved",
+        (json_int_t)done->times_moved, "flushed", (int)!result->not_flushed, "complete",
+        (int)(done->gaps == 0 && !result->not_flushed));
+    bool limited = done->limit > WORKER_LIMIT_NONE && done->limit <= WORKER_LIMIT_SECONDS;
+    json_object_set_new(object, "limit", limited ? json_string(limits[done->limit]) : json_null());
+    return object;
+}
+
+int reading_take_options(struct request *request, struct reading_options *options)
+{
+    *options = (struct reading_options){.kind = WORKER_EXTRACT,
+                                        .from_ns = INT64_MIN,
+                                        .to_ns = INT64_MAX,
+                                        .filter = "",
+                                        .output = -1};
+    int code = request_time(request, "from_ns", &options->from_ns);
+    if (code == 0)
+        code = request_time(request, "to_ns", &options->to_ns);
+    if (code == 0)
+        code = request_string(request, "filter", false, &options->filter);
+    if (code == 0)
+        code = take_format(request, &options->format);
+    if (code == 0)
+        code = request_bool(request, "headers", &options->headers_only);
+    if (code == 0)
+        code = request_count(request, "packets_max", 0, INT64_MAX, &options->packets_max);
+    if (code == 0)
+        code = request_count(request, "bytes_max", 0, INT64_MAX, &options->bytes_max);
+    if (code == 0)
+        code =
+            request_count(request, "seconds_max", 0, WORKER_SECONDS_MAX, &options->seconds_max);
+    if (code == 0 && strlen(options->filter) > FILTER_BYTES_MAX)
+        code = fail(&request->failure, ERR_TOO_LARGE, "the filter is longer than %u bytes",
+                    FILTER_BYTES_MAX);
+    return code;
+}
+
 int method_extract(struct request *request, json_t **result)
 {
     struct ring_registry *registry = &request->recorder->registry;
-    struct reading_options options = {
-        .kind = WORKER_EXTRACT, .from_ns = INT64_MIN, .to_ns = INT64_MAX, .filter = ""};
+    struct reading_options options;
     struct reading_result extracted = {0};
     struct ring_entry *entry;
     const char *name;
     int code = request_string(request, "ring", true, &name);
     if (code == 0)
-        code = request_time(request, "from_ns", &options.from_ns);
-    if (code == 0)
-        code = request_time(request, "to_ns", &options.to_ns);
-    if (code == 0)
-        code = request_string(request, "filter", false, &options.filter);
-    if (code == 0)
-        code = take_format(request, &options.format);
+        code = reading_take_options(request, &options);
     if (code == 0)
         code = request_bool(request, "follow", &options.follow);
-    if (code == 0)
-        code = request_bool(request, "headers", &options.headers_only);
-    if (code == 0)
-        code = request_count(request, "packets_max", 0, INT64_MAX, &options.packets_max);
-    if (code == 0)
-        code = request_count(request, "bytes_max", 0, INT64_MAX, &options.bytes_max);
-    if (code == 0 && strlen(options.filter) > FILTER_BYTES_MAX)
-        code = fail(&request->failure, ERR_TOO_LARGE, "the filter is longer than %u bytes",
-                    FILTER_BYTES_MAX);
     if (code == 0 && request->connection->descriptors != 1)
         code = fail(&request->failure, ERR_INVALID,
                     "expected one descriptor, to write the packets to");
@@ -811,21 +861,8 @@ int method_extract(struct request *request, json_t **result)
     code = reading_run(request, entry, &options, &extracted);
     close(options.output);
     ring_registry_release(registry, &entry);
-    if (code == 0) {
-        const struct worker_done *done = &extracted.done;
-        *result = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b}", "packets",
-                            (json_int_t)done->total.packets, "output_bytes",
-                            (json_int_t)done->total.output_bytes, "bytes_read",
-                            (json_int_t)done->total.bytes_read, "packets_judged",
-                            (json_int_t)done->total.packets_judged, "held_back_ms",
-                            (json_int_t)(done->total.held_back_ns / 1000000), "segments",
-                            (json_int_t)done->total.segments_done, "segments_narrowed",
-                            (json_int_t)done->segments_narrowed, "indexes_bad",
-                            (json_int_t)done->indexes_bad, "gaps", json_gaps(&extracted),
-                            "gaps_total", (json_int_t)done->gaps, "times_moved",
-                            (json_int_t)done->times_moved, "flushed", (int)!extracted.not_flushed,
-                            "complete", (int)(done->gaps == 0 && !extracted.not_flushed));
-    }
+    if (code == 0)
+        *result = reading_result_json(&extracted);
     reading_result_free(&extracted);
     return code;
 }

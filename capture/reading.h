@@ -23,7 +23,7 @@ struct reading_options {
     enum worker_format format;
     int64_t from_ns, to_ns;
     bool follow;
-    uint64_t packets_max, bytes_max;
+    uint64_t packets_max, bytes_max, seconds_max; /* 0: no limit */
     const char *filter;
     bool headers_only; /* packets are cut where their headers end, before the filter looks */
     bool repair; /* what is found damaged is to be mended: waits while too much of it waits */
@@ -56,6 +56,17 @@ int reading_run(struct request *request, struct ring_entry *entry,
                 const struct reading_options *options, struct reading_result *result);
 
 void reading_result_free(struct reading_result *result);
+
+/* Whether the filter is understood, by the process that would use it, on an empty range: as
+ * reading_run(). */
+int reading_check_filter(struct request *request, struct ring_entry *entry, const char *filter);
+
+/* What extract and job.start are asked for: range, filter, format, headers and limits; the rest is zero, output -1. The filter is
+ * the request's. ERR_INVALID, ERR_TOO_LARGE. */
+int reading_take_options(struct request *request, struct reading_options *options);
+
+/* As extract answers (schema/PROTOCOL.md). The caller owns it; null: out of memory. */
+json_t *reading_result_json(const struct reading_result *result);
 
 /* "damaged", "overwritten" ... Static memory. */
 const char *reading_gap_word(uint32_t reason);

@@ -141,12 +141,14 @@ static json_t *extract_params(const struct invocation *invocation, struct extrac
     const char *format = options_text(invocation, "format");
     uint64_t packets_max = 0;
     uint64_t bytes_max = 0;
+    uint64_t seconds_max = 0;
     if (!format)
         format = "pcapng";
     if (text_check_ring_name(invocation->operand[0], failure) != 0 ||
         range_parse(invocation, extraction, failure) != 0 || format_check(format, failure) != 0 ||
         options_number(invocation, "packets-max", 1, INT64_MAX, &packets_max, failure) != 0 ||
-        options_size(invocation, "bytes-max", &bytes_max, failure) != 0)
+        options_size(invocation, "bytes-max", &bytes_max, failure) != 0 ||
+        options_number(invocation, "seconds-max", 1, INT32_MAX / 10, &seconds_max, failure) != 0)
         return NULL;
     extraction->follow = options_given(invocation, "follow");
     char *filter = filter_make(invocation, failure);
@@ -166,7 +168,9 @@ static json_t *extract_params(const struct invocation *invocation, struct extrac
                   (json_int_t)packets_max, "bytes_max", (json_int_t)bytes_max);
     if (!params)
         fail(failure, ERR_NO_MEMORY, "%s", error_text(ERR_NO_MEMORY));
-    else if (options_given(invocation, "headers"))
+    if (seconds_max > 0)
+        json_object_set_new(params, "seconds_max", json_integer((json_int_t)seconds_max));
+    if (options_given(invocation, "headers"))
         json_object_set_new(params, "headers", json_true());
     return params;
 }
@@ -264,6 +268,8 @@ static void summary_print(const struct extraction *extraction, const json_t *res
                     " times do not fit into this format and were moved to the nearest: "
                     "pcapng keeps them",
                     moved);
+    if (answer_text(result, "limit")[0])
+        output_note("  ended at the limit of %s that was given", answer_text(result, "limit"));
     if (json_is_false(json_object_get(result, "flushed")))
         output_note("  what came last is not durable yet, and missing");
     gaps_print(result);
@@ -370,6 +376,7 @@ static const struct option_row options[] = {
     {"headers", 0, false, NULL, "packets without what they carry: cut where their headers end"},
     {"packets-max", 'c', false, "N", "end after N packets"},
     {"bytes-max", 0, false, "SIZE", "end when the output has this size"},
+    {"seconds-max", 0, false, "N", "end when it has worked for N seconds"},
     {0},
 };
 
@@ -386,9 +393,11 @@ const struct command extract_command = {
                "words are joined by blanks. A filter word that begins with - goes behind --.\n"
                "Beside libpcap's primitives: flow A:P B:Q [tcp|udp], community 1:..., inner "
                "PRIMITIVE, rule ID.\n"
-               "Exit status 3 if packets of the range are missing; each gap is named. An existing "
-               "FILE is\n"
-               "replaced once there is something to replace it with.",
+               "Exit status 3 if packets of the range are missing; each gap is named. One that ends "
+               "at a limit\n"
+               "says so and is a whole capture up to there; its exit status is 0 if nothing is missing "
+               "before. An\n"
+               "existing FILE is replaced once there is something to replace it with.",
     .examples =
         "  tapeloop extract dmz --from -20m --to -15m -w incident.pcapng host 192.0.2.7\n"
         "  tapeloop extract dmz --from 2026-11-21T13:47:00Z tcp port 443 | wireshark -k -i -\n"

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -84,7 +85,8 @@ struct extraction {
         waits_since_ns; /* monotonic: the reader has waited for a segment to grow; 0: it does not */
     int64_t reported_ns; /* monotonic: of the last PROGRESS */
     uint32_t gaps;
-    bool stopped; /* a limit was reached */
+    enum worker_limit limit; /* the one that was reached */
+    int64_t deadline_ns;     /* monotonic; INT64_MAX: none */
     struct worker_progress progress;
     struct segment_readers verify; /* of a verify job */
 };
@@ -125,6 +127,54 @@ static int set_filter(struct extraction *extraction, const char *text, uint32_t 
                : fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the filter");
 }
 
+static void describe_gap(const struct worker_gap *gap, char *text, size_t size)
+{
+    char from[TEXT_TIME_SIZE], to[TEXT_TIME_SIZE], packets[64];
+    text_time(gap->from_ns, from);
+    text_time(gap->to_ns, to);
+    if (gap->packets > 0)
+        snprintf(packets, sizeof packets, "%" PRIu64 " packet%s", gap->packets,
+                 gap->packets == 1 ? "" : "s");
+    else
+        snprintf(packets, sizeof packets, "packets");
+    switch (gap->reason) {
+    case WORKER_GAP_DAMAGED:
+        snprintf(text, size, "gap: %s between %s and %s: damaged on disk, and no good copy",
+                 packets, from, to);
+        break;
+    case WORKER_GAP_OVERWRITTEN:
+        snprintf(text, size,
+                 "gap: %s between %s and %s: overwritten by the ring while they were read", packets,
+                 from, to);
+        break;
+    case WORKER_GAP_DROPPED:
+        snprintf(text, size,
+                 "dropped: %s between %s and %s%s%.63s: the recorder was too slow or had no disk",
+                 packets, from, to, gap->interface[0] ? " on " : "", gap->interface);
+        break;
+    case WORKER_GAP_FILTER:
+        snprintf(text, size,
+                 "link type %" PRIu32 " (%.63s): left out, the filter cannot be used on it",
+                 gap->link_type, gap->interface);
+        break;
+    default:
+        snprintf(text, size, "gap: %s between %s and %s: lost at a crash or with a disk", packets,
+                 from, to);
+        break;
+    }
+}
+
+/* A gap that the recorder has found: it counts it, and the file says it. */
+static int take_gap(struct extraction *extraction, const struct worker_gap *gap)
+{
+    char text[512];
+    if (!extraction->writer)
+        return protocol_error(extraction, "a gap before there was a file");
+    describe_gap(gap, text, sizeof text);
+    capture_writer_comment(extraction->writer, text);
+    return 0;
+}
+
 /* Takes one message and files what it says. timeout_ms as in worker_take(), whose codes it returns.
  */
 static int listen_once(struct extraction *extraction, int timeout_ms)
@@ -151,6 +201,8 @@ static int listen_once(struct extraction *extraction, int timeout_ms)
         if (extraction->judgement < WORKER_DAMAGED || extraction->judgement > WORKER_AGAIN)
             return protocol_error(extraction, "a verdict that does not exist");
         return 0;
+    case WORKER_GAP:
+        return take_gap(extraction, received.elements);
     default:
         return protocol_error(extraction, "a second job");
     }
@@ -192,7 +244,7 @@ static bool may_read(void *context, uint32_t disk, bool wait)
         uint64_t at_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
         uint32_t level = pressure_read(extraction->gauge, number, at_ns);
         uint64_t wait_ns = pressure_wait_ns(&extraction->pace[disk], level, at_ns);
-        if (wait_ns == 0)
+        if (wait_ns == 0 || (int64_t)at_ns >= extraction->deadline_ns)
             return true;
         if (!wait)
             return false;
@@ -219,11 +271,15 @@ static void count_up(struct extraction *extraction)
     }
 }
 
-/* Progress is for looking at: where the socket is full, it is left out. */
+/* Progress is for looking at: where the socket is full, it is left out. ERR_TIMEOUT: its seconds are over. */
 static int tick(void *context)
 {
     struct extraction *extraction = context;
     int64_t now = now_ns();
+    if (now >= extraction->deadline_ns) {
+        extraction->limit = WORKER_LIMIT_SECONDS;
+        return ERR_TIMEOUT; /* pump() knows what it means */
+    }
     if (now - extraction->reported_ns < PROGRESS_NS)
         return 0;
     extraction->reported_ns = now;
@@ -241,43 +297,6 @@ static int judge(void *context, const struct worker_bad *bad)
     while (!result && extraction->judgement == 0)
         result = listen_once(extraction, -1);
     return result ? result : (int)extraction->judgement;
-}
-
-static void describe_gap(const struct worker_gap *gap, char *text, size_t size)
-{
-    char from[TEXT_TIME_SIZE], to[TEXT_TIME_SIZE], packets[64];
-    text_time(gap->from_ns, from);
-    text_time(gap->to_ns, to);
-    if (gap->packets > 0)
-        snprintf(packets, sizeof packets, "%" PRIu64 " packet%s", gap->packets,
-                 gap->packets == 1 ? "" : "s");
-    else
-        snprintf(packets, sizeof packets, "packets");
-    switch (gap->reason) {
-    case WORKER_GAP_DAMAGED:
-        snprintf(text, size, "gap: %s between %s and %s: damaged on disk, and no good copy",
-                 packets, from, to);
-        break;
-    case WORKER_GAP_OVERWRITTEN:
-        snprintf(text, size,
-                 "gap: %s between %s and %s: overwritten by the ring while they were read", packets,
-                 from, to);
-        break;
-    case WORKER_GAP_DROPPED:
-        snprintf(text, size,
-                 "dropped: %s between %s and %s%s%.63s: the recorder was too slow or had no disk",
-                 packets, from, to, gap->interface[0] ? " on " : "", gap->interface);
-        break;
-    case WORKER_GAP_FILTER:
-        snprintf(text, size,
-                 "link type %" PRIu32 " (%.63s): left out, the filter cannot be used on it",
-                 gap->link_type, gap->interface);
-        break;
-    default:
-        snprintf(text, size, "gap: %s between %s and %s: lost at a crash or with a disk", packets,
-                 from, to);
-        break;
-    }
 }
 
 static void note_gap(void *context, const struct worker_gap *gap)
@@ -346,7 +365,7 @@ static int write_packet(struct extraction *extraction, const struct reader_packe
     }
     int result = capture_writer_packet(extraction->writer, (uint32_t)way->number, packet->packet);
     if (result == ERR_TOO_LARGE) {
-        extraction->stopped = true;
+        extraction->limit = WORKER_LIMIT_BYTES;
         return 0;
     }
     if (result) {
@@ -358,7 +377,8 @@ static int write_packet(struct extraction *extraction, const struct reader_packe
     if (packet->packet->time_ns > way->to_ns)
         way->to_ns = packet->packet->time_ns;
     uint64_t most = extraction->job.packets_max;
-    extraction->stopped = most > 0 && capture_writer_packets(extraction->writer) == most;
+    if (most > 0 && capture_writer_packets(extraction->writer) == most)
+        extraction->limit = WORKER_LIMIT_PACKETS;
     return 0;
 }
 
@@ -372,12 +392,11 @@ static void cut_to_headers(struct extraction *extraction, struct reader_packet *
     packet->packet = &extraction->cut;
 }
 
-/* Hands out everything that the reader knows of, or up to a limit. */
-static int pump(struct extraction *extraction)
+static int hand_out(struct extraction *extraction)
 {
     struct reader_packet packet;
     int result = 0;
-    while (!extraction->stopped && (result = reader_next(extraction->reader, &packet)) == 1) {
+    while (!extraction->limit && (result = reader_next(extraction->reader, &packet)) == 1) {
         extraction->progress.at_ns = packet.packet->time_ns;
         result =
             ++extraction->progress.packets_judged % PACKETS_PER_CLOCK == 0 ? tick(extraction) : 0;
@@ -394,6 +413,13 @@ static int pump(struct extraction *extraction)
             return result;
     }
     return result;
+}
+
+/* Hands out everything that the reader knows of, or up to a limit. */
+static int pump(struct extraction *extraction)
+{
+    int result = hand_out(extraction);
+    return result == ERR_TIMEOUT && extraction->limit == WORKER_LIMIT_SECONDS ? 0 : result;
 }
 
 /* ---- jobs --------------------------------------------------------------------------------------
@@ -414,10 +440,13 @@ static int patience_ms(struct extraction *extraction)
     return left > 0 ? (int)(left / 1000000) + 1 : 0;
 }
 
-/* Waits for the recorder, with an eye on the output, and takes all that it has said. */
+/* Waits for the recorder, with an eye on the output and on the time, and takes all that it has said. */
 static int listen_and_watch(struct extraction *extraction)
 {
     int timeout_ms = patience_ms(extraction);
+    int64_t left_ms = (extraction->deadline_ns - now_ns()) / 1000000 + 1;
+    if (extraction->deadline_ns != INT64_MAX && (timeout_ms < 0 || left_ms < timeout_ms))
+        timeout_ms = left_ms < 0 ? 0 : left_ms < INT_MAX ? (int)left_ms : INT_MAX;
     struct pollfd ready[2] = {{.fd = extraction->socket, .events = POLLIN},
                               {.fd = extraction->output}};
     while (poll(ready, 2, timeout_ms) < 0)
@@ -514,7 +543,7 @@ static int open_reader(struct extraction *extraction)
 /* What each interface saw and dropped goes into its statistics block. */
 static int finish_output(struct extraction *extraction)
 {
-    reader_finish(extraction->reader, !extraction->stopped);
+    reader_finish(extraction->reader, !extraction->limit);
     if (capture_writer_packets(extraction->writer) == 0 &&
         reader_interfaces(extraction->reader) > 0) /* a file without packets names its link type */
         (void)capture_writer_interface(extraction->writer, reader_interface(extraction->reader, 0));
@@ -539,6 +568,8 @@ static int run_extract(struct extraction *extraction)
         result = open_reader(extraction);
     if (!result)
         result = open_writer(extraction);
+    if (extraction->job.seconds_max > 0)
+        extraction->deadline_ns = now_ns() + (int64_t)extraction->job.seconds_max * 1000000000;
     while (!result) {
         bool last = extraction->finish || !extraction->job.follow;
         result = give_segments(extraction);
@@ -548,7 +579,7 @@ static int run_extract(struct extraction *extraction)
         }
         if (!result)
             result = pump(extraction);
-        if (result || extraction->stopped || (last && extraction->inbox_count == 0))
+        if (result || extraction->limit || (last && extraction->inbox_count == 0))
             break;
         result = capture_writer_flush(extraction->writer);
         if (result)
@@ -557,6 +588,10 @@ static int run_extract(struct extraction *extraction)
             result = say(extraction, WORKER_CAUGHT_UP, NULL, 0);
         if (!result && extraction->inbox_count == 0 && !extraction->finish)
             result = listen_and_watch(extraction);
+        if (!result && now_ns() >= extraction->deadline_ns) {
+            extraction->limit = WORKER_LIMIT_SECONDS;
+            break;
+        }
     }
     return result ? result : finish_output(extraction);
 }
@@ -608,7 +643,7 @@ static bool job_fits(const struct worker_job *job, uint32_t descriptors)
         if (job->disk[i].number >= RING_DISKS_MAX)
             return false;
     return descriptors == job->disks + outputs + job->gauge &&
-           job->from_ns <= job->to_ns &&
+           job->from_ns <= job->to_ns && job->seconds_max <= WORKER_SECONDS_MAX &&
            (!outputs || (job->format >= WORKER_PCAPNG && job->format <= WORKER_PCAP_US));
 }
 
@@ -663,7 +698,8 @@ static int take_job(struct extraction *extraction)
 
 static void send_done(struct extraction *extraction, int result)
 {
-    struct worker_done done = {.result = result, .gaps = extraction->gaps};
+    struct worker_done done = {
+        .result = result, .limit = extraction->limit, .gaps = extraction->gaps};
     count_up(extraction);
     done.total = extraction->progress;
     if (extraction->reader) {
@@ -699,6 +735,7 @@ int extraction_open(int socket, packet_levels_of *levels_of, struct extraction *
     extraction->socket = socket;
     extraction->levels_of = levels_of;
     extraction->output = -1;
+    extraction->deadline_ns = INT64_MAX;
     int result = take_job(extraction);
     if (result) {
         send_done(extraction, result);

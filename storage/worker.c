@@ -50,9 +50,9 @@ static bool element_size(uint32_t type, bool from_worker, uint32_t *bytes)
     case WORKER_BAD:
         *bytes = sizeof(struct worker_bad);
         return from_worker;
-    case WORKER_GAP:
+    case WORKER_GAP: /* goes both ways */
         *bytes = sizeof(struct worker_gap);
-        return from_worker;
+        return true;
     case WORKER_CAUGHT_UP:
         *bytes = 0;
         return from_worker;

@@ -16,6 +16,7 @@
  *   SEGMENTS again, in a follow job: new segments,
  *             and known ones with more in them or sealed
  *   VERDICT   (1 worker_verdict)
+ *   GAP       (1 worker_gap) follow: one that the recorder has found, for the file's comments; it is not answered
  *   FINISH    (none) follow: end when caught up
  *
  * A worker whose output is gone (EPIPE) or whose socket closes ends at once. Killing it is always safe.
@@ -32,6 +33,7 @@
 
 #define WORKER_MESSAGE_BYTES_MAX (60u * 1024)
 #define WORKER_SOCKET 3
+#define WORKER_SECONDS_MAX (10u * 366 * 86400)
 
 enum worker_message_type {
     WORKER_JOB = 1,
@@ -74,6 +76,7 @@ struct worker_job {
     uint32_t gauge;   /* 1: the last descriptor is a pressure gauge (pressure.h) */
     uint64_t packets_max; /* 0: no limit */
     uint64_t bytes_max;   /* of output, 0: no limit */
+    uint64_t seconds_max; /* that it works, waiting included; 0: no limit */
     uint64_t memory_max;  /* for buffers, bytes */
     struct identity ring;
     char ring_name[64];
@@ -156,8 +159,11 @@ struct worker_gap {
     char interface[64];     /* GAP_DROPPED, GAP_FILTER; may be empty */
 };
 
+enum worker_limit { WORKER_LIMIT_NONE, WORKER_LIMIT_PACKETS, WORKER_LIMIT_BYTES, WORKER_LIMIT_SECONDS };
+
 struct worker_done {
     int32_t result;         /* 0 or an error code */
+    uint32_t limit;         /* enum worker_limit: the one at which it ended, before the end of the range */
     uint32_t gaps;          /* sent as GAP (at most 1,000 are sent, all are counted) */
     struct worker_progress total;
     uint64_t frames_checked;

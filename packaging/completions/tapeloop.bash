@@ -37,7 +37,7 @@ _tapeloop() {
         case $word in
         --state | --disk | --copies | --segment-size | --name | --interface | -i | --backend | \
             --snapshot-length | -s | --buffer | -B | --for | --from | --to | --write | -w | \
-            --format | --packets-max | -c | --bytes-max | --after | --limit | --head | --at | --revision | --rules | --listen | --port | --host | --web-state | \
+            --format | --packets-max | -c | --bytes-max | --seconds-max | --after | --limit | --head | --at | --revision | --rules | --listen | --port | --host | --web-state | \
             --certificate | --key | --web-namespace)
             skip=1
             ;;
@@ -67,7 +67,7 @@ _tapeloop() {
         options="--interface --backend --snapshot-length --buffer --no-promiscuous --outgoing --no-outgoing --for
             --detach --stop"
         ;;
-    extract) options="--from --to --write --format --follow --headers --packets-max --bytes-max" ;;
+    extract) options="--from --to --write --format --follow --headers --packets-max --bytes-max --seconds-max" ;;
     verify) options="--repair" ;;
     status) options="--watch" ;;
     history) options="--from --to --interface" ;;
@@ -94,7 +94,7 @@ _tapeloop() {
     --listen) words="127.0.0.1 0.0.0.0 ::" ;;
     --from | --to) words="now -15m -1h -1d" ;;
     --segment-size | --name | --snapshot-length | -s | --buffer | -B | --for | --packets-max | \
-        -c | --bytes-max | --after | --limit | --head | --at | --revision | --port | --host)
+        -c | --bytes-max | --seconds-max | --after | --limit | --head | --at | --revision | --port | --host)
         return
         ;;
     *)

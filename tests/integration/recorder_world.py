@@ -77,6 +77,26 @@ def read_pcap(data):
     return found
 
 
+def read_pcapng(data):
+    """(packets as of read_pcap(), comments) of a pcapng file of ours: times in nanoseconds, before 1970 in no packet."""
+    packets, comments, at = [], [], 0
+    while at < len(data):
+        kind, length = struct.unpack_from("<II", data, at)
+        options = {0x0a0d0d0a: 24, 1: 16, 5: 20}.get(kind)
+        if kind == 6:
+            _, high, low, captured = struct.unpack_from("<IIII", data, at + 8)
+            packets.append((high << 32 | low, data[at + 28:at + 28 + captured]))
+            options = 28 + (captured + 3) // 4 * 4
+        place = at + options if options else at + length
+        while place + 8 <= at + length - 4:
+            code, size = struct.unpack_from("<HH", data, place)
+            if code == 1:
+                comments.append(data[place + 4:place + 4 + size].decode())
+            place += 4 + (size + 3) // 4 * 4
+        at += length
+    return packets, comments
+
+
 # ---- the control protocol -----------------------------------------------------------------------
 
 

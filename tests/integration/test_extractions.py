@@ -12,7 +12,7 @@ import sys
 
 import recorder_world
 from recorder_world import (MIB, RECORDER, RemoteError, World, create_ring, import_packets, make_namespace,
-                            numbered, packet, pcap, read_pcap, sanitized, thread, wait_for)
+                            extract, numbered, packet, pcap, read_pcapng, sanitized, thread, wait_for)
 
 ARGUMENTS = None
 TRAFFIC = os.path.join(os.environ.get("TAPELOOP_TEST_BIN", ""), "tapeloop-traffic")
@@ -54,7 +54,7 @@ class Extraction:
         self.client = recorder.client()
         self.data = bytearray()
         self.outcome = None
-        self.client.ask("extract", [writer], ring="dmz", format="pcap", **params)
+        self.client.ask("extract", [writer], ring="dmz", **{"format": "pcap", **params})
         os.close(writer)
 
     def read_some(self):
@@ -188,7 +188,7 @@ class TooSlow(World):
         recorder = self.start()
         create_ring(recorder, "dmz", self.path("disk"), 24 * MIB, slot_bytes=MIB)
         import_packets(recorder, "dmz", numbered(1000))
-        follower = Extraction(recorder, follow=True)
+        follower = Extraction(recorder, follow=True, format="pcapng")
         self.addCleanup(follower.close)
         follower.read_some()  # it has begun
         total = 1000
@@ -200,7 +200,7 @@ class TooSlow(World):
         follower.client.ask("extract.finish", request_id=follower.client.number)
         reading.join()
         result = follower.outcome
-        found = read_pcap(bytes(follower.data))
+        found, comments = read_pcapng(bytes(follower.data))
         numbers = [(time_ns - 1_700_000_000 * 10**9) // 1000 for time_ns, _ in found]
         self.assertEqual(numbers, sorted(set(numbers)))  # in order, nothing twice
         self.assertTrue(all(body == packet(number) for number, (_, body) in zip(numbers, found)))
@@ -212,6 +212,28 @@ class TooSlow(World):
         for number in (lost[0], lost[len(lost) // 2], lost[-1]):
             at_ns = 1_700_000_000 * 10**9 + number * 1000
             self.assertTrue(any(low <= at_ns <= high for low, high in covered), (number, covered))
+        for gap in result["gaps"]:  # whoever has found it, the file itself says it
+            words = f"between {gap['from_text']} and {gap['to_text']}"
+            self.assertTrue(any(words in comment for comment in comments), (words, comments))
+
+
+class Limits(World):
+    def test_one_that_ends_at_a_limit_says_so(self):
+        recorder = self.start()
+        create_ring(recorder, "dmz", self.path("disk"), 64 * MIB)
+        packets = numbered(1000)
+        import_packets(recorder, "dmz", packets)
+        for limits, word in (({}, None), ({"packets_max": 1000}, "packets"), ({"packets_max": 1001}, None),
+                             ({"packets_max": 10}, "packets"), ({"bytes_max": 5000}, "bytes"),
+                             ({"seconds_max": 3600}, None)):
+            found, result = extract(recorder, "dmz", **limits)
+            self.assertEqual((result["limit"], result["complete"]), (word, True), result)
+            self.assertEqual(found, packets[:len(found)])
+            self.assertLessEqual(result["output_bytes"], limits.get("bytes_max", MIB))
+        self.refused("invalid", recorder, "extract", [2], ring="dmz", seconds_max=1 << 40)
+        found, result = extract(recorder, "dmz", follow=True, seconds_max=1)  # nothing else ends it
+        self.assertEqual((result["limit"], result["complete"]), ("seconds", True), result)
+        self.assertEqual(found, packets)
 
 
 if __name__ == "__main__":
