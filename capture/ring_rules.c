@@ -217,13 +217,19 @@ static bool all_have_taken(struct ring_rules *rules)
     return all;
 }
 
+bool ring_rules_in_force(struct ring_rules *rules)
+{
+    pthread_mutex_lock(&rules->lock);
+    bool all = all_have_taken(rules);
+    pthread_mutex_unlock(&rules->lock);
+    return all;
+}
+
 static bool wait_in_force(struct ring_rules *rules)
 {
     uint64_t end_ns = monotonic_ns() + IN_FORCE_NS;
     for (;;) {
-        pthread_mutex_lock(&rules->lock);
-        bool all = all_have_taken(rules);
-        pthread_mutex_unlock(&rules->lock);
+        bool all = ring_rules_in_force(rules);
         if (all || monotonic_ns() >= end_ns)
             return all;
         nanosleep(&(struct timespec){.tv_nsec = (long)LOOK_NS}, NULL);

@@ -75,12 +75,15 @@ int ring_rules_draft(struct ring_rules *rules, struct ring_rules_draft *draft);
  *
  * ERR_MISMATCH: the list has been changed since the draft was made; else as rule_program_build(),
  * and nothing has changed. *in_force (may be null): all capture threads use the new list; false
- * when one of them has not come round to it within two seconds.
+ * when one of them has not come round to it within two seconds; ring_rules_in_force() tells when it has.
  */
 int ring_rules_change(struct ring_rules *rules, struct ring_rules_draft *draft,
                       int (*keep)(const struct ring_rules_draft *draft, void *context,
                                   struct failure *failure),
                       void *context, bool *in_force, struct failure *failure);
+
+/* Whether all capture threads use the newest list: one that waits for its disks keeps the list before until they answer. */
+bool ring_rules_in_force(struct ring_rules *rules);
 
 /*
  * The list that was kept, when the ring comes up. A list that does not compile (any more: layer 7

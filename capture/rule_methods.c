@@ -92,8 +92,9 @@ int method_rule_list(struct request *request, json_t **result)
         }
         char seed[24];
         snprintf(seed, sizeof seed, "%" PRIu64, rule_store_seed(at.entry));
-        *result = json_pack("{s:s, s:I, s:o, s:o, s:o, s:s}", "ring", at.entry->row.name,
-                            "revision", (json_int_t)at.draft.revision, "rules", rules, "unmatched",
+        *result = json_pack("{s:s, s:I, s:b, s:o, s:o, s:o, s:s}", "ring", at.entry->row.name,
+                            "revision", (json_int_t)at.draft.revision, "in_force",
+                            (int)ring_rules_in_force(at.rules), "rules", rules, "unmatched",
                             json_counters(&counters[0]), "error",
                             why.code != 0 ? json_text(why.text) : json_null(), "seed", seed);
         if (!*result)

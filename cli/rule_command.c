@@ -220,6 +220,8 @@ static int list_run(const struct invocation *invocation, struct failure *failure
     if (answer_text(result, "error")[0])
         output_error("these rules are not in force, every packet is kept whole: %s",
                      answer_text(result, "error"));
+    else if (!answer_is_true(result, "in_force"))
+        output_note("A capture waits for its disks: it has the rules before these until they answer.");
     json_decref(result);
     return EXIT_DONE;
 }
