@@ -17,6 +17,7 @@
 #include "commands.h"
 #include "output.h"
 #include "recorder_session.h"
+#include "steno_query.h"
 #include "text.h"
 
 #define GAPS_SHOWN 20
@@ -99,12 +100,17 @@ static char *filter_make(const struct invocation *invocation, struct failure *fa
     return filter;
 }
 
-static int range_parse(const struct invocation *invocation, struct extraction *extraction,
-                       struct failure *failure)
+static int64_t realtime_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    int64_t now_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int range_parse(const struct invocation *invocation, struct extraction *extraction,
+                       struct failure *failure)
+{
+    int64_t now_ns = realtime_ns();
     const char *from = options_text(invocation, "from");
     const char *to = options_text(invocation, "to");
     int code = from ? text_parse_time(from, now_ns, &extraction->from_ns, failure) : 0;
@@ -117,6 +123,32 @@ static int range_parse(const struct invocation *invocation, struct extraction *e
     extraction->bounded_above = to != NULL;
     if (from && to && extraction->from_ns >= extraction->to_ns)
         return fail(failure, ERR_INVALID, "--from %s is not before --to %s", from, to);
+    return 0;
+}
+
+/* Puts a query in another language into ours: the filter anew, and the range as far as it narrows it. */
+static int query_translate(const char *language, char **filter, struct extraction *extraction, struct failure *failure)
+{
+    struct steno_query query;
+    if (!language || strcmp(language, "pcap") == 0)
+        return 0;
+    if (strcmp(language, "steno") != 0)
+        return fail(failure, ERR_INVALID, "--query \"%s\": expected pcap or steno", output_printable(language));
+    int code = steno_query_open(*filter, realtime_ns(), &query, failure);
+    if (code != 0)
+        return code;
+    free(*filter);
+    *filter = query.filter;
+    if (query.from_ns != INT64_MIN && (!extraction->bounded_below || query.from_ns > extraction->from_ns)) {
+        extraction->from_ns = query.from_ns;
+        extraction->bounded_below = true;
+    }
+    if (query.to_ns != INT64_MAX && (!extraction->bounded_above || query.to_ns < extraction->to_ns)) {
+        extraction->to_ns = query.to_ns;
+        extraction->bounded_above = true;
+    }
+    if (extraction->bounded_below && extraction->bounded_above && extraction->from_ns >= extraction->to_ns)
+        return fail(failure, ERR_INVALID, "the query's times lie outside --from and --to");
     return 0;
 }
 
@@ -152,6 +184,10 @@ static json_t *extract_params(const struct invocation *invocation, struct extrac
         return NULL;
     extraction->follow = options_given(invocation, "follow");
     char *filter = filter_make(invocation, failure);
+    if (filter && query_translate(options_text(invocation, "query"), &filter, extraction, failure) != 0) {
+        free(filter);
+        filter = NULL;
+    }
     if (!filter)
         return NULL;
     json_t *text = json_string(filter);
@@ -372,6 +408,7 @@ static const struct option_row options[] = {
     {"to", 0, false, "T", "up to, not including, this time (default: the newest)"},
     {"write", 'w', false, "FILE", "write there; - or nothing: standard output"},
     {"format", 0, false, "FORMAT", "pcapng (default), pcap (nanoseconds) or pcap-us"},
+    {"query", 0, false, "LANGUAGE", "the filter's: pcap (default), or steno, as stenoread takes it"},
     {"follow", 0, false, NULL, "go on with what is recorded, until ^C"},
     {"headers", 0, false, NULL, "packets without what they carry: cut where their headers end"},
     {"packets-max", 'c', false, "N", "end after N packets"},
@@ -392,7 +429,8 @@ const struct command extract_command = {
                "pcap-filter(7); its\n"
                "words are joined by blanks. A filter word that begins with - goes behind --.\n"
                "Beside libpcap's primitives: flow A:P B:Q [tcp|udp], community 1:..., inner "
-               "PRIMITIVE, rule ID.\n"
+               "PRIMITIVE, outer\n"
+               "PRIMITIVE (the first IP header, behind any VLAN tags), rule ID, after TIME, before TIME.\n"
                "Exit status 3 if packets of the range are missing; each gap is named. One that ends "
                "at a limit\n"
                "says so and is a whole capture up to there; its exit status is 0 if nothing is missing "
@@ -401,6 +439,7 @@ const struct command extract_command = {
     .examples =
         "  tapeloop extract dmz --from -20m --to -15m -w incident.pcapng host 192.0.2.7\n"
         "  tapeloop extract dmz --from 2026-11-21T13:47:00Z tcp port 443 | wireshark -k -i -\n"
+        "  tapeloop extract dmz --query steno 'host 192.0.2.7 and after 3h ago' -w host.pcapng\n"
         "  tapeloop extract dmz --follow --from now 'udp port 53' | tcpdump -n -r -",
     .options = options,
     .run = extract_run,

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "filter.h"
+#include "text.h"
 
 #define LINK_RAW_IP 101 /* LINKTYPE_RAW: an IP header is the first byte */
 #define DIGEST_BYTES 20u
@@ -27,7 +28,15 @@ enum {
     PROTOCOL_SCTP = 132
 };
 
-enum word_type { WORD_FLOW, WORD_COMMUNITY, WORD_INNER, WORD_RULE };
+enum word_type {
+    WORD_FLOW,
+    WORD_COMMUNITY,
+    WORD_INNER,
+    WORD_OUTER,
+    WORD_RULE,
+    WORD_AFTER,
+    WORD_BEFORE
+};
 
 struct socket_address {
     uint8_t address[16]; /* network order; of version 4 the first four */
@@ -42,7 +51,8 @@ struct word {
     struct socket_address end[2];
     uint8_t digest[DIGEST_BYTES];
     uint32_t rule;
-    struct filter *inner;
+    int64_t time_ns;       /* AFTER, BEFORE */
+    struct filter *inner;  /* INNER, OUTER */
     const struct filter_program *program; /* inner's, for LINK_RAW_IP */
 };
 
@@ -237,6 +247,24 @@ static int parse_rule(const char *text, struct word *word, struct failure *failu
     return 0;
 }
 
+/* With date, time and zone: nothing that depends on where, or when, the filter is read. */
+static int parse_time(const char *text, struct word *word, struct failure *failure)
+{
+    char copy[64];
+    struct failure why;
+    struct token token = token_at(text, word->to);
+    size_t length = strcspn(text + token.from, " \t\r\n()&|!");
+    bool fits = length > 0 && length < sizeof copy;
+    memcpy(copy, text + token.from, fits ? length : 0);
+    copy[fits ? length : 0] = '\0';
+    char *clock = strchr(copy, 'T');
+    if (!clock || !isdigit((unsigned char)copy[0]) || !strpbrk(clock, "Z+-") ||
+        text_parse_time(copy, 0, &word->time_ns, &why) != 0)
+        return expected(failure, &token, "a time with its zone, like 2026-11-21T14:05:00Z");
+    word->to = token.from + length;
+    return 0;
+}
+
 /* Whether `or` or `and` between these two is part of a direction: "src or dst". */
 static bool joins_ways(const char *text, const struct token *before, const struct token *after)
 {
@@ -244,14 +272,15 @@ static bool joins_ways(const char *text, const struct token *before, const struc
            (token_is(text, before, "dst") && token_is(text, after, "src"));
 }
 
-/* One primitive, as far as the next `and` or `or` that does not belong to it. A `not` inside it
+/* Behind `inner` and `outer`: one primitive, as far as the next `and` or `or` that does not belong to it. A `not` inside it
  * would be another thing than the `not` of it, which is what is meant; what moves offsets has
  * nothing to move in front of an IP header. */
-static int parse_inner(const char *text, struct word *word, struct failure *failure)
+static int parse_network(const char *text, struct word *word, struct failure *failure)
 {
-    static const char *const refused[] = {"vlan",   "mpls",  "pppoes", "pppoed",
-                                          "geneve", "vxlan", "flow",   "community",
-                                          "inner",  "rule",  "app",    NULL};
+    static const char *const refused[] = {"vlan",  "mpls",      "pppoes", "pppoed", "geneve",
+                                          "vxlan", "flow",      "inner",  "outer",  "rule",
+                                          "app",   "community", "after",  "before", NULL};
+    static const char wanted[] = "host, net, port, portrange, proto or a protocol here";
     size_t from = word->to;
     unsigned depth = 0;
     struct token before = {.type = TOKEN_OTHER}, token = token_at(text, from), first = token;
@@ -265,17 +294,14 @@ static int parse_inner(const char *text, struct word *word, struct failure *fail
         for (unsigned i = 0; refused[i]; i++)
             bad |= token_is(text, &token, refused[i]);
         if (bad)
-            return expected(failure, &token,
-                            "host, net, port, portrange, proto or a protocol behind `inner`");
+            return expected(failure, &token, wanted);
         depth += token.type == TOKEN_OPEN;
         depth -= token.type == TOKEN_CLOSE;
         word->to = token.to;
     }
     if (word->to == from || depth > 0)
         return expected(failure, word->to == from ? &first : &token,
-                        depth > 0
-                            ? "a closing parenthesis"
-                            : "host, net, port, portrange, proto or a protocol behind `inner`");
+                        depth > 0 ? "a closing parenthesis" : wanted);
     char *copy = strndup(text + from, word->to - from);
     if (!copy)
         return fail(failure, ERR_NO_MEMORY, "no memory for the filter");
@@ -283,12 +309,12 @@ static int parse_inner(const char *text, struct word *word, struct failure *fail
     int result = filter_open(copy, NULL, &word->inner, &inner);
     free(copy);
     if (result)
-        return fail(failure, result, "column %zu, behind `inner`: %s", first.from + 1, inner.text);
+        return fail(failure, result, "column %zu: %s", first.from + 1, inner.text);
     word->program = filter_for(word->inner, LINK_RAW_IP);
     if (!word->program)
         return fail(failure, ERR_NO_MEMORY, "no memory for the filter");
     if (word->program->verdict == FILTER_REFUSED)
-        return fail(failure, ERR_INVALID, "column %zu, behind `inner`: the filter is not valid: %s",
+        return fail(failure, ERR_INVALID, "column %zu: the filter is not valid: %s",
                     first.from + 1, word->program->text);
     return 0;
 }
@@ -302,8 +328,11 @@ static int parse_word(struct filter_words *words, const struct token *token,
         int (*parse)(const char *text, struct word *word, struct failure *failure);
     } known[] = {{"flow", WORD_FLOW, parse_flow},
                  {"community", WORD_COMMUNITY, parse_community},
-                 {"inner", WORD_INNER, parse_inner},
-                 {"rule", WORD_RULE, parse_rule}};
+                 {"inner", WORD_INNER, parse_network},
+                 {"outer", WORD_OUTER, parse_network},
+                 {"rule", WORD_RULE, parse_rule},
+                 {"after", WORD_AFTER, parse_time},
+                 {"before", WORD_BEFORE, parse_time}};
     if (token_is(words->text, token, "app"))
         return fail(failure, ERR_INVALID,
                     "the filter is not valid: column %zu: `app` cannot be asked for yet: what "
@@ -315,7 +344,7 @@ static int parse_word(struct filter_words *words, const struct token *token,
         if (words->count == FILTER_WORDS_MAX)
             return fail(failure, ERR_INVALID,
                         "the filter is not valid: column %zu: more than %u of flow, community, "
-                        "inner and rule",
+                        "inner, outer, rule, after and before",
                         token->from + 1, FILTER_WORDS_MAX);
         struct word *word = &words->word[words->count++];
         word->type = known[i].type;
@@ -486,12 +515,11 @@ static bool is_community(const struct word *word, const struct packet *packet,
            memcmp(digest, word->digest, DIGEST_BYTES) == 0;
 }
 
-static bool is_inner(const struct word *word, const struct packet *packet,
-                     const struct packet_level *level)
+/* Whether the packet that begins with this header is what the word wants. */
+static bool network_is(const struct word *word, const struct packet *packet,
+                       const struct packet_level *level)
 {
     struct packet inside = *packet;
-    if (!level->inner)
-        return false;
     inside.bytes += level->start;
     inside.captured_bytes -= level->start;
     inside.original_bytes -=
@@ -506,12 +534,15 @@ uint32_t filter_words_judge(const struct filter_words *words, packet_levels_of *
     uint32_t levels = levels_of(link_type, packet->bytes, packet->captured_bytes, level), truth = 0;
     for (uint32_t i = 0; i < words->count; i++) {
         const struct word *word = &words->word[i];
-        bool holds = word->type == WORD_RULE && rule == word->rule;
+        bool holds = (word->type == WORD_RULE && rule == word->rule) ||
+                     (word->type == WORD_AFTER && packet->time_ns >= word->time_ns) ||
+                     (word->type == WORD_BEFORE && packet->time_ns < word->time_ns);
         for (uint32_t k = 0; k < levels && !holds; k++)
             holds = word->type == WORD_FLOW        ? is_flow(word, packet->bytes, &level[k])
                     : word->type == WORD_COMMUNITY ? is_community(word, packet, &level[k])
-                    : word->type == WORD_INNER     ? is_inner(word, packet, &level[k])
-                                                   : false;
+                    : word->type == WORD_INNER ? level[k].inner && network_is(word, packet, &level[k])
+                    : word->type == WORD_OUTER ? k == 0 && network_is(word, packet, &level[k])
+                                               : false;
         truth |= (uint32_t)holds << i;
     }
     return truth;

@@ -4,10 +4,12 @@
  *     filter_words_open(text) -> { filter_words_text(truth) ... filter_words_judge(packet) ... } ->
  * filter_words_close()
  *
- *     flow A:P B:Q [tcp|udp]   one conversation, both directions; [2001:db8::1]:443. Also inside
- * tunnels community 1:...          its Community ID (version 1, seed 0) inner PRIMITIVE          an
- * IP header in a tunnel or behind MPLS labels, and what follows it, is a packet that matches rule N
- * what the rule with this number in the ring kept
+ *     flow A:P B:Q [tcp|udp]   one conversation, both directions; [2001:db8::1]:443. Also inside tunnels
+ *     community 1:...          its Community ID (version 1, seed 0)
+ *     inner PRIMITIVE          an IP header in a tunnel or behind MPLS labels, and what follows it, is a packet that matches
+ *     outer PRIMITIVE          the first IP header is, whatever tags and labels stand before it
+ *     rule N                   what the rule with this number in the ring kept
+ *     after T, before T        not earlier than T; earlier. RFC 3339, with a zone
  *
  * They are found where a primitive can begin. libpcap gets the rest of the text, with a primitive
  * in the place of each word of ours that is always true, or never: one program for each way in

@@ -41,7 +41,7 @@ static bool is_plain(const struct atom *atom, const struct flow_kind *kind)
 {
     const uint16_t wanted = FLOW_ETHERNET | FLOW_DIRECT;
     return (kind->marks & (wanted | UNSURE | FLOW_TRANSPORT_UNSURE)) == wanted &&
-           kind->tags == 0 && kind->labels == 0 && !atom->inner && atom->shape.tags == 0 &&
+           kind->tags == 0 && kind->labels == 0 && !atom->inner && !atom->outer && atom->shape.tags == 0 &&
            atom->shape.labels == 0 && atom->shape.pppoe == 0 && atom->shape.tunnels == 0;
 }
 
@@ -249,6 +249,10 @@ static bool is_shim(uint16_t ethertype)
 static enum narrowing_verdict judge_ethertype(const struct atom *atom, const struct flow_kind *kind)
 {
     const struct shape *shape = &atom->shape;
+    if (atom->outer) {
+        uint8_t version = atom->low == FLOW_ETHERTYPE_IP ? 4 : atom->low == FLOW_ETHERTYPE_IPV6 ? 6 : 0;
+        return version == 0 || (kind->marks & UNSURE) != 0 || kind->version == version ? NARROWING_MAYBE : NARROWING_NONE;
+    }
     if ((kind->marks & FLOW_LINK_UNSURE) != 0 || (kind->marks & FLOW_ETHERNET) == 0 ||
         atom->inner || is_shim(atom->low) || shape->labels > 0 || shape->pppoe > 0 ||
         shape->tunnels > 0)
@@ -849,7 +853,7 @@ static int find_atom(const struct lookup *lookup, const struct atom *atom, struc
         code = lookup->find(lookup->context, KEY_MAC, atom->mac, atom->mac, set);
         return code != 0 ? code : find_special(lookup, link, set);
     case ATOM_ETHERTYPE:
-        if (is_shim(atom->low) || atom->low == ETHERTYPE_PPPOE_SESSION)
+        if (atom->outer || is_shim(atom->low) || atom->low == ETHERTYPE_PPPOE_SESSION)
             break;
         put16(low, atom->low);
         code = lookup->find(lookup->context, KEY_ETHERTYPE, low, low, set);

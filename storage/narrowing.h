@@ -20,7 +20,9 @@
  *     flow A:P B:Q [tcp|udp]        one conversation, both directions; [2001:db8::1]:443
  *     community 1:...               its Community ID
  *     inner PRIMITIVE               host, net, port, portrange or a protocol inside a tunnel
+ *     outer PRIMITIVE               the same of the first IP header, behind any tags
  *     rule N                        what rule N kept
+ *     after TIME, before TIME       the catalog's and the packet's to judge, not the flow's
  *
  * The text is hostile. Threads: a tree is immutable once it is open.
  */

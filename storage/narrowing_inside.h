@@ -50,6 +50,7 @@ struct atom {
     enum atom_way way;
     struct shape shape;
     bool inner;     /* `inner`: of headers inside tunnels */
+    bool outer;     /* `outer`: of the first IP header, judged as if it were the packet's beginning */
     bool surely;    /* "every" is possible */
     bool any;       /* VLAN: any id; MAC_GROUP: any group, not broadcast alone */
     uint8_t family; /* HOST: 0, or the protocol that it was limited to */

@@ -34,7 +34,7 @@ struct parser {
     struct narrowing *tree;
     const char *at;
     struct shape shape;
-    bool inner;
+    bool inner, outer;
     bool failed;
     int code;
     unsigned depth;
@@ -61,6 +61,7 @@ static uint32_t atom_new(struct parser *parser, const struct atom *atom)
     *made = *atom;
     made->shape = parser->shape;
     made->inner = parser->inner;
+    made->outer = parser->outer;
     return number;
 }
 
@@ -799,6 +800,18 @@ static bool own_primitive(struct parser *parser, struct qualifiers *q, uint32_t 
         *node = term(parser, q, false);
         parser->inner = outside;
         return true;
+    } else if (take(parser, "outer")) {
+        struct shape shape = parser->shape;
+        bool outside = parser->outer;
+        parser->shape = (struct shape){0};
+        parser->outer = true;
+        *node = term(parser, q, false);
+        parser->shape = shape;
+        parser->outer = outside;
+        return true;
+    } else if (take(parser, "after") || take(parser, "before")) {
+        parser->failed |= !raw_word(parser, word, sizeof word);
+        *node = maybe(parser);
     } else {
         return false;
     }

@@ -67,7 +67,7 @@ _tapeloop() {
         options="--interface --backend --snapshot-length --buffer --no-promiscuous --outgoing --no-outgoing --for
             --detach --stop"
         ;;
-    extract) options="--from --to --write --format --follow --headers --packets-max --bytes-max --seconds-max" ;;
+    extract) options="--from --to --write --format --query --follow --headers --packets-max --bytes-max --seconds-max" ;;
     verify) options="--repair" ;;
     status) options="--watch" ;;
     history) options="--from --to --interface" ;;

@@ -123,6 +123,30 @@ class Find(unittest.TestCase):
                 empty += not ours
         self.assertLess(empty, len(FILTERS) // 3)
 
+    def test_queries_of_stenographer(self):
+        """What they mean, said in our own words; a tag hides nothing; times become the range."""
+        four = "not arp and (host 203.0.113.9 or (vlan and host 203.0.113.9))"
+        for query, filter_and_range in [
+                ("host 203.0.113.9", [four]),
+                ("host 203.0.113.9 and after 2023-11-14T22:14:00Z and before 2023-11-14T22:14:10Z",
+                 [four, "--from", "1700000040", "--to", "1700000050"]),
+                ("(net 203.0.113.0 mask 255.255.255.0 && tcp) and (before 2023-11-14T22:14:00Z or port 80)",
+                 ["tcp and net 203.0.113.0/24 or (vlan and tcp and net 203.0.113.0/24)"]),
+                ("icmp || ip proto 6 and after 2023-11-14T22:14:15Z",
+                 ["icmp or tcp or (vlan and tcp)", "--from", "1700000055"])]:
+            with self.subTest(query=query):
+                ours, done = self.extract("--query", "steno", query)
+                wanted, _ = self.extract(*filter_and_range[1:], filter_and_range[0])
+                self.assertGreater(len(ours), 0)
+                self.assertEqual(ours, wanted)
+        _, everything = self.extract()
+        _, done = self.extract("--query", "steno", "host 203.0.113.9 and port 4445")
+        self.assertLess(done["bytes_read"] * 3, everything["bytes_read"])
+        for query, says in [("not tcp", "column 1: expected host"), ("after 1h ago and before 2h ago", "no packet")]:
+            with self.assertRaises(subprocess.CalledProcessError) as refused:
+                self.extract("--query", "steno", query)
+            self.assertIn(says, refused.exception.stderr)
+
     def test_little_is_read_for_a_needle(self):
         _, everything = self.extract()
         ours, needle_done = self.extract("host 203.0.113.9 and port 4445")

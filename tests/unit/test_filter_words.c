@@ -168,7 +168,8 @@ static void test_the_index_never_denies(void **state)
         if (flow)
             snprintf(word, sizeof word, "flow %s %s", one, two);
         else
-            snprintf(word, sizeof word, "inner %s", inner[mixer_below(&mixer, COUNT(inner))]);
+            snprintf(word, sizeof word, "%s %s", i % 4 == 1 ? "inner" : "outer",
+                     inner[mixer_below(&mixer, COUNT(inner))]);
         spell(flow ? flow_form[i / 4 % 4] : inner_form[i / 3 % 4], word, 0, text);
         struct narrowing *tree;
         struct filter *filter;
@@ -324,6 +325,53 @@ static void test_flow_and_inner(void **state)
                 fail_msg("%s: %s", known[i].text, k == 0 ? "plain" : "tunnel");
 }
 
+static void test_outer_and_times(void **state)
+{
+    (void)state;
+    static const uint8_t a[4] = {10, 0, 0, 1}, b[4] = {10, 0, 0, 2}, c[4] = {192, 0, 2, 1},
+                         d[4] = {192, 0, 2, 2};
+    static const uint8_t tags[8] = {0x81, 0, 0, 5, 0x81, 0, 0, 6};
+    struct build tagged = {0}, arp = {0};
+    add_ethernet(&tagged);
+    tagged.count = 12;
+    add(&tagged, tags, sizeof tags);
+    add(&tagged, (const uint8_t[]){8, 0}, 2);
+    add_ip(&tagged, c, d, 4, 40);
+    add_ip(&tagged, a, b, 6, 20);
+    add_transport(&tagged, 1000, 80);
+    add_ethernet(&arp);
+    arp.bytes[13] = 6;
+    add(&arp, (const uint8_t[]){0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2}, 14);
+    add(&arp, c, 4);
+    add(&arp, (const uint8_t[6]){0}, 6);
+    add(&arp, d, 4);
+    static const struct {
+        const char *text;
+        bool tagged, arp;
+    } known[] = {
+        {"host 192.0.2.1", false, true},
+        {"outer host 192.0.2.1", true, false},
+        {"outer host 10.0.0.1", false, false},
+        {"outer (src host 192.0.2.1 and ip proto 4)", true, false},
+        {"outer tcp", false, false},
+        {"vlan and vlan and outer net 192.0.2.0/24", true, false},
+        {"not outer host 192.0.2.1", false, true},
+        {"after 2023-11-14T22:13:20.5Z", true, true},
+        {"after 2023-11-14T23:13:20.500000001+01:00", false, false},
+        {"before 2023-11-14T22:13:20.5Z", false, false},
+        {"not (before 2023-11-14T22:13:20.500000001Z)", false, false},
+        {"arp or after 2030-01-01T00:00:00Z", false, true},
+    };
+    struct packet packets[2] = {packet_of(&tagged), packet_of(&arp)};
+    for (size_t i = 0; i < COUNT(known); i++) {
+        for (unsigned k = 0; k < 2; k++) {
+            packets[k].time_ns = 1700000000500000000;
+            if (matches(known[i].text, &packets[k]) != (k == 0 ? known[i].tagged : known[i].arp))
+                fail_msg("%s: %s", known[i].text, k == 0 ? "tagged" : "ARP");
+        }
+    }
+}
+
 static void test_errors(void **state)
 {
     (void)state;
@@ -343,7 +391,13 @@ static void test_errors(void **state)
         {"inner not port 80", "column 7: expected host, net"},
         {"inner vlan 3", "column 7: expected host, net"},
         {"inner (tcp or port 80", "expected a closing parenthesis"},
-        {"tcp and inner port x y", "column 15, behind `inner`: the filter is not valid: unknown port"},
+        {"tcp and inner port x y", "column 15: the filter is not valid: unknown port"},
+        {"outer vlan 3", "column 7: expected host, net"},
+        {"outer after 2026-11-21T14:05:00Z", "column 7: expected host, net"},
+        {"after", "column 6: expected a time with its zone"},
+        {"tcp and after -5m", "column 15: expected a time with its zone"},
+        {"after 2026-11-21T14:05:00", "column 7: expected a time with its zone"},
+        {"before 2026-02-30T14:05:00Z", "column 8: expected a time with its zone"},
         {"app tls", "column 1: `app` cannot be asked for"},
         {"rule 1 or rule 2 or rule 3 or rule 4 or rule 5 or rule 6 or rule 7",
          "column 61: more than 6"},
@@ -370,6 +424,7 @@ int main(void)
         cmocka_unit_test(test_the_index_never_denies),
         cmocka_unit_test(test_community),
         cmocka_unit_test(test_flow_and_inner),
+        cmocka_unit_test(test_outer_and_times),
         cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
