@@ -29,21 +29,22 @@
 #define RADIX 256u
 #define STATE_SLOTS 4096u
 #define HUGE_PAGE_BYTES (2u << 20)
-#define NUMBER_BITS 20u
+#define NUMBER_BITS 18u
 #define NUMBER_MASK ((1u << NUMBER_BITS) - 1)
-#define GENERATIONS ((1u << (32 - NUMBER_BITS)) - 1)
+#define GATHER_AHEAD 12u /* flows */
 #define FRESH_MAX 32u /* flows whose ends are not looked up yet */
 
-struct slot {
-    uint32_t tag;    /* other bits of the hash than those that lead here */
-    uint32_t number; /* of a record, plus one; above it the generation: of an older one, it is free */
+/*
+ * Open addressing, at most two thirds full. A slot is the number of a record plus one, and above it
+ * a tag: other bits of the record's hash than those that lead here. 0: it is free. Small slots, for
+ * the caches.
+ */
+struct table {
+    uint32_t *slot;
+    uint32_t mask;
 };
 
-struct table { /* open addressing, at most two thirds full */
-    struct slot *slot;
-    uint32_t mask;
-    uint32_t generation;
-};
+_Static_assert(FLOW_INDEX_FLOWS_MAX + 2 * FRESH_MAX < NUMBER_MASK, "a record's number fits a slot");
 
 struct flow_record {
     struct flow_end end[2];
@@ -173,27 +174,55 @@ static void carve_table(struct carving *carving, struct table *table, uint32_t r
     table->slot = carve(carving, slots, sizeof *table->slot);
 }
 
-/* Empties a table by calling what is in it old; it is wiped only when the generations are used up. */
 static void table_clear(struct table *table)
 {
-    if (table->generation % GENERATIONS == 0) {
-        memset(table->slot, 0, (table->mask + 1ul) * sizeof *table->slot);
-        table->generation = 0;
-    }
-    table->generation++;
+    memset(table->slot, 0, (table->mask + 1ul) * sizeof *table->slot);
 }
 
-/* The number plus one at a place; 0: it is free. */
-static inline uint32_t table_at(const struct table *table, uint32_t at)
+/* Bits of a hash that its place in a table does not depend on. */
+static inline uint32_t tag_of(uint64_t hash)
 {
-    uint32_t number = table->slot[at].number;
-    return number >> NUMBER_BITS == table->generation ? number & NUMBER_MASK : 0;
+    return (uint32_t)(hash >> 32) & ~NUMBER_MASK;
+}
+
+static inline uint32_t place_of(const struct table *table, uint64_t hash)
+{
+    return (uint32_t)hash & table->mask;
+}
+
+/*
+ * Looks for a hash from *at on. Returns the number, plus one, of the next record that may have it,
+ * where *at is then; 0: there is none, and *at is free.
+ */
+static inline uint32_t table_next(const struct table *table, uint32_t tag, uint32_t *at)
+{
+    for (;; *at = (*at + 1) & table->mask) {
+        uint32_t slot = table->slot[*at];
+        if (slot == 0 || (slot & ~NUMBER_MASK) == tag)
+            return slot & NUMBER_MASK;
+    }
+}
+
+static inline uint32_t table_after(const struct table *table, uint32_t tag, uint32_t *at)
+{
+    *at = (*at + 1) & table->mask;
+    return table_next(table, tag, at);
 }
 
 static inline void table_put(struct table *table, uint32_t at, uint32_t tag, uint32_t number)
 {
-    table->slot[at] =
-        (struct slot){.tag = tag, .number = number | table->generation << NUMBER_BITS};
+    table->slot[at] = number | tag;
+}
+
+/* Before table_next(): the slot; and, when that is there, the number that it has, plus one, or 0. */
+static inline void table_prefetch(const struct table *table, uint64_t hash)
+{
+    __builtin_prefetch(&table->slot[place_of(table, hash)]);
+}
+
+static inline uint32_t table_glance(const struct table *table, uint64_t hash)
+{
+    return table->slot[place_of(table, hash)] & NUMBER_MASK;
 }
 
 static size_t carve_all(struct flow_index *index, uint8_t *memory)
@@ -296,12 +325,12 @@ uint64_t flow_index_hash(const struct flow_index *index, const struct flow_keys 
 
 void flow_index_prefetch(const struct flow_index *index, uint64_t hash)
 {
-    __builtin_prefetch(&index->flow_table.slot[(uint32_t)hash & index->flow_table.mask]);
+    table_prefetch(&index->flow_table, hash);
 }
 
 void flow_index_prefetch_flow(const struct flow_index *index, uint64_t hash)
 {
-    uint32_t number = table_at(&index->flow_table, (uint32_t)hash & index->flow_table.mask);
+    uint32_t number = table_glance(&index->flow_table, hash);
     if (number == 0)
         return;
     __builtin_prefetch(&index->record[number - 1]);
@@ -310,15 +339,15 @@ void flow_index_prefetch_flow(const struct flow_index *index, uint64_t hash)
 
 /* ---- what flows have in common ----------------------------------------------------------------- */
 
-static uint32_t mac_take(struct flow_index *index, uint64_t mac)
+static uint32_t mac_take(struct flow_index *index, uint64_t mac, uint64_t hash)
 {
     struct table *table = &index->mac_table;
-    uint32_t at = (uint32_t)fold(mac ^ index->seed[0], index->seed[1] | 1) & table->mask;
-    for (; table_at(table, at) != 0; at = (at + 1) & table->mask)
-        if (index->mac[table_at(table, at) - 1] == mac)
-            return table_at(table, at) - 1;
+    uint32_t at = place_of(table, hash), tag = tag_of(hash), number = table_next(table, tag, &at);
+    for (; number != 0; number = table_after(table, tag, &at))
+        if (index->mac[number - 1] == mac)
+            return number - 1;
     index->mac[index->macs] = mac;
-    table_put(table, at, 0, ++index->macs);
+    table_put(table, at, tag, ++index->macs);
     return index->macs - 1;
 }
 
@@ -340,20 +369,26 @@ static struct end_record end_of(const struct flow_end *end, uint32_t version)
     return record;
 }
 
-static uint32_t end_take(struct flow_index *index, const struct end_record *wanted, uint64_t hash)
+/* An end that is looked for: it, its hash and its MAC's. */
+struct end_search {
+    struct end_record end;
+    uint64_t hash, mac_hash;
+};
+
+static uint32_t end_take(struct flow_index *index, const struct end_search *search)
 {
+    const struct end_record *wanted = &search->end;
     struct table *table = &index->end_table;
-    uint32_t at = (uint32_t)hash & table->mask, tag = (uint32_t)(hash >> 32);
-    for (; table_at(table, at) != 0; at = (at + 1) & table->mask) {
-        if (table->slot[at].tag != tag)
-            continue;
-        const struct end_record *found = &index->end[table_at(table, at) - 1];
+    uint32_t at = place_of(table, search->hash), tag = tag_of(search->hash);
+    uint32_t number = table_next(table, tag, &at);
+    for (; number != 0; number = table_after(table, tag, &at)) {
+        const struct end_record *found = &index->end[number - 1];
         if (found->low == wanted->low && found->high == wanted->high &&
             found->mac == wanted->mac && found->version == wanted->version)
-            return table_at(table, at) - 1;
+            return number - 1;
     }
     index->end[index->ends] = *wanted;
-    index->end[index->ends].mac_number = mac_take(index, wanted->mac);
+    index->end[index->ends].mac_number = mac_take(index, wanted->mac, search->mac_hash);
     index->ends_of[wanted->version / 2 - (wanted->version != 0)]++;
     table_put(table, at, tag, ++index->ends);
     return index->ends - 1;
@@ -366,24 +401,26 @@ static uint32_t end_take(struct flow_index *index, const struct end_record *want
 static void ends_catch_up(struct flow_index *index)
 {
     const uint64_t *seed = index->seed;
-    struct end_record wanted[2 * FRESH_MAX];
-    uint64_t hash[2 * FRESH_MAX];
+    struct end_search search[2 * FRESH_MAX];
     uint32_t count = 2 * (index->flows - index->flows_ended);
     for (uint32_t i = 0; i < count; i++) {
         const struct flow_record *flow = &index->record[index->flows_ended + i / 2];
-        wanted[i] = end_of(&flow->end[i & 1], flow->kind.version);
-        hash[i] = fold(wanted[i].high ^ seed[0], wanted[i].low ^ seed[1]) ^
-                  fold(wanted[i].mac ^ seed[2], wanted[i].version ^ seed[3]);
-        __builtin_prefetch(&index->end_table.slot[(uint32_t)hash[i] & index->end_table.mask]);
+        struct end_record *end = &search[i].end;
+        *end = end_of(&flow->end[i & 1], flow->kind.version);
+        search[i].mac_hash = fold(end->mac ^ seed[4], seed[5] | 1);
+        search[i].hash = fold(end->high ^ seed[0], end->low ^ seed[1]) ^
+                         fold(end->mac ^ seed[2], end->version ^ seed[3]);
+        table_prefetch(&index->end_table, search[i].hash);
     }
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t number =
-            table_at(&index->end_table, (uint32_t)hash[i] & index->end_table.mask);
-        __builtin_prefetch(&index->end[number - (number > 0)]);
+        uint32_t number = table_glance(&index->end_table, search[i].hash);
+        if (number != 0)
+            __builtin_prefetch(&index->end[number - 1]);
+        else
+            table_prefetch(&index->mac_table, search[i].mac_hash);
     }
     for (uint32_t i = 0; i < count; i++)
-        index->state[index->flows_ended + i / 2].end[i & 1] =
-            end_take(index, &wanted[i], hash[i]);
+        index->state[index->flows_ended + i / 2].end[i & 1] = end_take(index, &search[i]);
     index->flows_ended = index->flows;
 }
 
@@ -392,14 +429,14 @@ static uint32_t kind_take(struct flow_index *index, const struct flow_kind *kind
 {
     struct table *table = &index->kind_table;
     uint64_t hash = fold(word_at(kind, 0) ^ index->seed[0], word_at(kind, 8) ^ index->seed[1]);
-    uint32_t at = (uint32_t)hash & table->mask;
-    for (; table_at(table, at) != 0; at = (at + 1) & table->mask)
-        if (memcmp(&index->kind[table_at(table, at) - 1], kind, sizeof *kind) == 0)
-            return table_at(table, at) - 1;
+    uint32_t at = place_of(table, hash), tag = tag_of(hash), number = table_next(table, tag, &at);
+    for (; number != 0; number = table_after(table, tag, &at))
+        if (memcmp(&index->kind[number - 1], kind, sizeof *kind) == 0)
+            return number - 1;
     if (index->kinds == FLOW_INDEX_KINDS_MAX)
         return UINT32_MAX;
     index->kind[index->kinds] = *kind;
-    table_put(table, at, 0, ++index->kinds);
+    table_put(table, at, tag, ++index->kinds);
     return index->kinds - 1;
 }
 
@@ -407,14 +444,15 @@ static uint32_t kind_take(struct flow_index *index, const struct flow_kind *kind
 static uint32_t inner_take(struct flow_index *index, const struct flow_inner *inner)
 {
     struct table *table = &index->inner_table;
-    uint32_t at = (uint32_t)hash_inner(index->seed, inner) & table->mask;
-    for (; table_at(table, at) != 0; at = (at + 1) & table->mask)
-        if (memcmp(&index->inner[table_at(table, at) - 1], inner, sizeof *inner) == 0)
-            return table_at(table, at);
+    uint64_t hash = hash_inner(index->seed, inner);
+    uint32_t at = place_of(table, hash), tag = tag_of(hash), number = table_next(table, tag, &at);
+    for (; number != 0; number = table_after(table, tag, &at))
+        if (memcmp(&index->inner[number - 1], inner, sizeof *inner) == 0)
+            return number;
     if (index->inners == index->inners_max)
         return UINT32_MAX;
     index->inner[index->inners] = *inner;
-    table_put(table, at, 0, ++index->inners);
+    table_put(table, at, tag, ++index->inners);
     return index->inners;
 }
 
@@ -491,11 +529,9 @@ static inline uint32_t flow_take(struct flow_index *index, const struct flow_key
                                  uint64_t hash)
 {
     const struct table *table = &index->flow_table;
-    uint32_t at = (uint32_t)hash & table->mask, tag = (uint32_t)(hash >> 32);
-    for (; table_at(table, at) != 0; at = (at + 1) & table->mask) {
-        if (table->slot[at].tag != tag)
-            continue;
-        uint32_t flow = table_at(table, at) - 1;
+    uint32_t at = place_of(table, hash), tag = tag_of(hash), number = table_next(table, tag, &at);
+    for (; number != 0; number = table_after(table, tag, &at)) {
+        uint32_t flow = number - 1;
         if (memcmp(&index->record[flow], keys, FLOW_KEY_BYTES) == 0 &&
             ((keys->kind.marks & FLOW_INNER) == 0 ||
              memcmp(&index->inner[index->state[flow].inner - 1], &keys->inner,
@@ -1005,6 +1041,9 @@ static void gather_flows(struct encoding *encoding, uint32_t *at)
     for (uint32_t i = encoding->first; i < index->flows; i++) {
         const struct flow_state *state = &index->state[i];
         const struct flow_record *flow = &index->record[i];
+        if (i + GATHER_AHEAD < index->flows) /* about where it will go */
+            __builtin_prefetch(
+                &index->brief[at[index->rank[index->state[i + GATHER_AHEAD].end[0]]]], 1);
         uint32_t place = at[index->rank[state->end[0]]]++;
         struct brief *brief = &index->brief[place];
         index->place[i] = place;
