@@ -20,11 +20,6 @@ import recorder_world
 from recorder_world import MIB, create_ring, extract, import_packets, numbered, read_pcap
 from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, jsonschema, tls
 
-RIGHTS = {"viewer": {"READ"}, "analyst": {"READ", "HEADERS", "PACKETS"}, "operator": {"READ", "HEADERS", "PACKETS", "CONTROL"},
-          "admin": {"READ", "HEADERS", "PACKETS", "CONTROL", "USERS"}}
-SCOPES = {"viewer": ["read"], "analyst": ["read", "packets"], "operator": ["read", "packets", "control"],
-          "admin": ["read", "packets", "control", "users"]}
-
 
 class Description(unittest.TestCase):
     """schema/openapi.yaml and the program say the same."""
@@ -95,7 +90,7 @@ class Description(unittest.TestCase):
 class Users(WebWorld):
     def test_the_first_password_is_good_for_setting_another_one_only(self):
         self.start()
-        web = self.web()
+        web = self.web(fresh=True)
         user = User(web)
         one_time = web.one_time_password()
         self.problem(user.log_in("admin", "wrong " + one_time), 401, "unauthorized")
@@ -133,31 +128,6 @@ class Users(WebWorld):
                                  stderr=subprocess.PIPE, check=False, text=True)
         self.assertEqual(refused.returncode, 1)
         self.assertIn("nobody", refused.stderr)
-
-    def test_every_route_with_every_role(self):
-        self.start()
-        web = self.web()
-        admin = self.admin(web)
-        values = {"ring": "none", "user": "nobody", "token": "999", "extraction": "999", "ticket": "0", "number": "1",
-                  "disk": "999"}
-        for role, scopes in SCOPES.items():
-            token = self.token(admin, *scopes)
-            for (method, path), operation in DOCUMENT.operations.items():
-                access = operation["x-access"]
-                if access == "PUBLIC":
-                    continue
-                path = re.sub(r"\{(\w+)\}", lambda found: values[found[1]], path)
-                body = {} if method in ("POST", "PATCH", "PUT") else None
-                answer = token.ask(method, path, body)
-                allowed = access == "NONE" or access in RIGHTS[role]
-                if path.endswith("/password"):
-                    self.assertEqual(answer.status, 403)  # not by token
-                elif allowed:
-                    self.assertNotIn(answer.status, (401, 403, 405, 500), (role, method, path, answer.body))
-                else:
-                    self.problem(answer, 403, "permission")
-                if role == "viewer":
-                    self.problem(User(web).ask(method, path, body), 401, "unauthorized")
 
     def test_roles_of_users_bound_them_and_their_tokens(self):
         self.start()
@@ -624,8 +594,11 @@ class Monitoring(WebWorld):
 class Audit(WebWorld):
     def test_who_did_what_is_written_down_and_cannot_be_changed(self):
         recorder = self.start()
-        web = self.web()
-        admin = self.admin(web)
+        web = self.web(fresh=True)
+        admin = User(web)
+        one_time = web.one_time_password()
+        self.assertEqual(admin.log_in("admin", one_time).status, 200)
+        self.assertEqual(admin.set_password(one_time, PASSWORD).status, 200)
         User(web).log_in("admin", "guess")
         create_ring(recorder, "r", self.path("disk"))
         import_packets(recorder, "r", numbered(10))

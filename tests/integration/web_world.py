@@ -1,9 +1,11 @@
 """What tests of tapeloop-web share: starting it, speaking HTTP to it, and holding every answer against schema/openapi.yaml."""
 
+import atexit
 import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -238,6 +240,45 @@ class User:
             body, rest = body + rest[:count], rest[count + 2:]
 
 
+class Prepared:
+    """A directory of tapeloop-web in which the admin has a password of his own and a session: made once for all tests of a file,
+    which begin with copies of it. Deriving a key from a password takes half a second of one processor, and is done by each
+    test that is about passwords."""
+
+    made = None
+
+    def __init__(self):
+        self.root = tempfile.mkdtemp(prefix="tapeloop-web-")
+        atexit.register(shutil.rmtree, self.root, ignore_errors=True)
+        os.chmod(self.root, 0o755)
+        web = Web(os.path.join(self.root, "state"))
+        user = User(web)
+        one_time = web.one_time_password()
+        assert user.log_in("admin", one_time).status == 200
+        assert user.set_password(one_time, PASSWORD).status == 200
+        self.cookie, self.csrf = user.cookie, user.csrf
+        assert web.stop() == 0, web.said()
+        web.log.close()
+        self.directory = web.directory
+
+    def copy(self, directory):
+        shutil.copytree(self.directory, directory)
+        for name in (".", *os.listdir(directory)):
+            owner = os.stat(os.path.join(self.directory, name))
+            os.chown(os.path.join(directory, name), owner.st_uid, owner.st_gid)
+
+    def user(self, web):
+        """The admin."""
+        user = User(web)
+        user.cookie, user.csrf = self.cookie, self.csrf
+        return user
+
+
+def prepared():
+    Prepared.made = Prepared.made or Prepared()
+    return Prepared.made
+
+
 class WebWorld(recorder_world.World):
     """Each test has its own recorder and its own tapeloop-web."""
 
@@ -257,18 +298,18 @@ class WebWorld(recorder_world.World):
             for word in ("ERROR: AddressSanitizer", "WARNING: ThreadSanitizer", "runtime error:"):
                 self.assertNotIn(word, outcome)
 
-    def web(self, *options, **more):
-        web = Web(self.path("state"), *options, **more)
+    def web(self, *options, fresh=False, **more):
+        """A tapeloop-web, on the directory of the one before; the first one's is a copy of what was prepared, or, `fresh`, empty."""
+        directory = self.path("state-web")
+        if not fresh and not os.path.exists(directory):
+            prepared().copy(directory)
+        web = Web(self.path("state"), *options, directory=directory, **more)
         self.webs.append(web)
         return web
 
     def admin(self, web):
-        """The admin of a web that has just been made, with a password of his own."""
-        user = User(web)
-        one_time = web.one_time_password()
-        self.assertEqual(user.log_in("admin", one_time).status, 200)
-        self.assertEqual(user.set_password(one_time, PASSWORD).status, 200)
-        return user
+        """The admin of a web that is not fresh."""
+        return prepared().user(web)
 
     def token(self, user, *scopes, **more):
         answer = user.ask("POST", "/api/v1/tokens", {"name": "test", "scopes": list(scopes), **more})

@@ -24,7 +24,7 @@ class Interface(WebWorld):
         screenshots = os.path.join(os.environ.get("TAPELOOP_TEST_BIN", self.directory), "..", "ui-screenshots")
         os.makedirs(screenshots, exist_ok=True)
         recorder = self.start()
-        web = self.web()
+        web = self.web(fresh=True)
         walk = subprocess.run(
             ["node", os.path.join(SOURCE, "tests", "ui", "walk.mjs"), f"https://127.0.0.1:{web.port}/", web.one_time_password(),
              self.path("disk"), screenshots], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
