@@ -8,11 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 
 #include "access.h"
 #include "control.h"
 #include "handlers.h"
 #include "web_server.h"
+
+#define BODY_MS 10000 /* from a body's first byte to its last */
 
 #define ACCESS_PUBLIC (-1)
 #define ACCESS_NONE RIGHT_NONE
@@ -34,6 +37,13 @@ static const struct route {
 };
 
 #define ROUTES (sizeof routes / sizeof routes[0])
+
+static int64_t monotonic_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
 
 void routes_print(void)
 {
@@ -116,6 +126,32 @@ static int refuse(struct exchange *exchange, const struct route *route)
     return 0;
 }
 
+/*
+ * What there is of a body, at most `size` bytes of it; less: the client has gone, or is too slow.
+ * `body` null: they are dropped. A byte at a time, for CivetWeb waits for all of a piece however
+ * slowly it comes, and a client that drips must not keep its thread for longer than one that says
+ * nothing.
+ */
+static size_t read_body(const struct exchange *exchange, uint8_t *body, size_t size)
+{
+    size_t got = 0;
+    uint8_t byte;
+    int64_t due_ms = monotonic_ms() + BODY_MS;
+    while (got < size && monotonic_ms() < due_ms &&
+           mg_read(exchange->connection, body ? body + got : &byte, 1) == 1)
+        got++;
+    return got;
+}
+
+/* A body that was refused unread is read all the same where it is small: who still sends when the
+ * connection is closed may never see why. */
+static void drain_body(const struct exchange *exchange)
+{
+    long long length = exchange->info->content_length;
+    if (length > 0 && length <= (long long)BODY_BYTES_MAX)
+        (void)read_body(exchange, NULL, (size_t)length);
+}
+
 /* 0 with exchange->body, or the status of the answer that refuses. No body is an empty object. */
 static int take_body(struct exchange *exchange)
 {
@@ -137,13 +173,7 @@ static int take_body(struct exchange *exchange)
         return answer_problem(exchange, 415, "type", "the body must be application/json", NULL);
     if ((size_t)length > sizeof bytes && !(body = malloc((size_t)length)))
         return answer_problem(exchange, 500, "no_memory", "out of memory", NULL);
-    size_t got = 0;
-    while (got < (size_t)length) {
-        int part = mg_read(exchange->connection, body + got, (size_t)length - got);
-        if (part <= 0)
-            break;
-        got += (size_t)part;
-    }
+    size_t got = read_body(exchange, body, (size_t)length);
     int code = got == (size_t)length ? control_parse(body, got, &exchange->body) : ERR_PROTOCOL;
     if (body != bytes)
         free(body);
@@ -181,8 +211,7 @@ int route_request(struct exchange *exchange)
 {
     const struct web_options *options = exchange->server->options;
     const char *path = exchange->info->local_uri;
-    mg_disable_connection_keep_alive(
-        exchange->connection); /* what a refused body still sends is not read */
+    mg_disable_connection_keep_alive(exchange->connection);
     if (exchange->entrance != ENTRANCE_LOCAL &&
         !access_host_is_ours(exchange_header(exchange, "Host"), options->host, options->hosts))
         return answer_problem(exchange, 421, "host",
@@ -191,6 +220,7 @@ int route_request(struct exchange *exchange)
     if (!path || path[0] != '/')
         return answer_problem(exchange, 400, "invalid", "that is no path", NULL);
     int status = route_path(exchange);
+    drain_body(exchange);
     json_decref(exchange->body);
     return status;
 }
