@@ -306,6 +306,13 @@ int answer_failure(struct exchange *exchange, const struct failure *failure)
                           status == 503 ? "Retry-After: 2\r\n" : NULL);
 }
 
+int64_t exchange_clock_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 void exchange_log(const struct exchange *exchange, const char *format, ...)
 {
     char text[512], clean[1024];

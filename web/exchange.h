@@ -121,6 +121,9 @@ int answer_failure(struct exchange *exchange, const struct failure *failure);
 /* The HTTP status for an error code. */
 int answer_status(int code);
 
+/* Milliseconds since some moment, of a clock that nobody sets. */
+int64_t exchange_clock_ms(void);
+
 /* One line about what somebody did, on standard error: for the journal. No foreign bytes get
  * through unprintable. */
 void exchange_log(const struct exchange *exchange, const char *format, ...)

@@ -7,9 +7,13 @@
  * follows the packets, as the trailer `Tapeloop-Complete`, for the first byte goes out long before
  * it is known.
  *
+ * One that follows goes on with what is recorded. Stopped through the list, it ends in good order:
+ * the recorder is asked to finish, and what it still has comes, and its result.
+ *
  * Failures: before the first byte they are answers of their own. After it, the connection is closed
- * without the last chunk, so that no client takes a part for the whole. A client that goes, or
- * takes nothing for half a minute, ends the extraction; so does the end of the web process, and the
+ * without the last chunk, so that no client takes a part for the whole. A client that goes (its
+ * socket says so, also while there is nothing to send), or takes nothing for half a minute, ends
+ * the extraction; so does the end of the web process, and the
  * recorder ends its work when the control connection closes.
  */
 #include <civetweb.h>
@@ -22,6 +26,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "civetweb_socket.h"
 #include "extraction_list.h"
 #include "handing_on.h"
 #include "handlers.h"
@@ -33,6 +38,7 @@
 #define CHUNK_BYTES (256u << 10)
 #define TURN_MS 250     /* how often it is looked whether somebody wants it to stop */
 #define ANSWER_MS 10000 /* from an answer's first byte to its last */
+#define FINISH_MS 30000 /* for one that follows, to end in good order */
 
 /* ---- asking for packets ---------------------------------------------------------------------- */
 
@@ -80,6 +86,17 @@ static int take_headers(const struct exchange *exchange, bool given, bool wanted
                : fail(failure, ERR_PERMISSION, "headers: this user or token may have no more");
 }
 
+/* What comes is for those who may have all of it: it takes a place among the downloads for as long
+ * as they like. */
+static int take_follow(const struct exchange *exchange, bool follow, struct extraction_wish *wish,
+                       struct failure *failure)
+{
+    wish->follow = follow;
+    return !follow || exchange->caller.rights & RIGHT_PACKETS
+               ? 0
+               : fail(failure, ERR_PERMISSION, "follow: this user or token may not do that");
+}
+
 /* Where a ticket is to be used: the same name that the client knows us by, and the other port. */
 static void download_url(const struct exchange *exchange, const char *ticket, char *url,
                          size_t size)
@@ -108,8 +125,8 @@ static int add_wish(struct exchange *exchange, struct extraction_wish *wish, int
         text_time(wish->from_ns, from);
     if (wish->to_ns != INT64_MAX)
         text_time(wish->to_ns, to);
-    exchange_log(exchange, "extracts from %s, %s to %s: %.200s", wish->ring, from, to,
-                 wish->filter);
+    exchange_log(exchange, "extracts from %s, %s to %s%s: %.200s", wish->ring, from, to,
+                 wish->follow ? ", as they come" : "", wish->filter);
     int code = extraction_list_add(exchange->server->extractions, wish, number, ticket, failure);
     if (code == 0)
         download_url(exchange, ticket, url, URL_SIZE);
@@ -133,7 +150,7 @@ int handle_extraction_create(struct exchange *exchange)
     const char *ring, *from = NULL, *to = NULL, *filter = "", *format = "pcapng";
     char url[URL_SIZE];
     int64_t number = 0;
-    int code = exchange_check_body(exchange, "ring from to filter format headers", &failure);
+    int code = exchange_check_body(exchange, "ring from to filter format headers follow", &failure);
     if (code == 0)
         code = exchange_body_string(exchange, "ring", true, &ring, &failure);
     if (code == 0)
@@ -147,6 +164,11 @@ int handle_extraction_create(struct exchange *exchange)
         code = fail(&failure, ERR_INVALID, "headers: expected true or false");
     if (code == 0)
         code = take_headers(exchange, headers != NULL, json_is_true(headers), &wish, &failure);
+    const json_t *follow = json_object_get(exchange->body, "follow");
+    if (code == 0 && follow && !json_is_boolean(follow))
+        code = fail(&failure, ERR_INVALID, "follow: expected true or false");
+    if (code == 0)
+        code = take_follow(exchange, json_is_true(follow), &wish, &failure);
     if (code == 0)
         code = add_wish(exchange, &wish, &number, url, &failure);
     extraction_wish_free(&wish);
@@ -167,7 +189,7 @@ int handle_packets(struct exchange *exchange)
     char from[64] = "", to[64] = "", format[16] = "pcapng", url[URL_SIZE], line[URL_SIZE + 16];
     char filter[FILTER_TEXT_MAX + 2] = "", headers[8] = "";
     int64_t number;
-    int code = exchange_check_query(exchange, "from to filter format headers", &failure);
+    int code = exchange_check_query(exchange, "from to filter format headers follow", &failure);
     if (code == 0)
         code = exchange_query(exchange, "from", from, sizeof from, &failure);
     if (code == 0)
@@ -176,7 +198,7 @@ int handle_packets(struct exchange *exchange)
         code = exchange_query(exchange, "format", format, sizeof format, &failure);
     if (code == 0) /* one that is too long must not become none */
         code = exchange_query(exchange, "filter", filter, sizeof filter, &failure);
-    bool headers_only = false;
+    bool headers_only = false, follow = false;
     if (code == 0)
         code = exchange_query(exchange, "headers", headers, sizeof headers, &failure);
     if (code == 0)
@@ -186,6 +208,10 @@ int handle_packets(struct exchange *exchange)
             make_wish(exchange, exchange->parameter[0], from, to, filter, format, &wish, &failure);
     if (code == 0)
         code = take_headers(exchange, headers[0] != '\0', headers_only, &wish, &failure);
+    if (code == 0)
+        code = exchange_query_switch(exchange, "follow", &follow, &failure);
+    if (code == 0)
+        code = take_follow(exchange, follow, &wish, &failure);
     if (code == 0)
         code = add_wish(exchange, &wish, &number, url, &failure);
     extraction_wish_free(&wish);
@@ -269,6 +295,7 @@ struct stream {
     bool chunked;
     bool begun;    /* the head has been sent */
     bool answered; /* the recorder's result is there */
+    int64_t finish_due_ms; /* of one that follows, once it is to end: by when. 0: not yet */
     struct extraction_progress progress;
     char *buffer;
 };
@@ -349,16 +376,30 @@ static int take_answer(struct stream *stream, struct failure *failure)
     return 0;
 }
 
+/* Somebody wants it to end. One that follows ends in good order, if its client takes the rest. */
+static int stop(struct stream *stream, struct failure *failure)
+{
+    if (!stream->wish->follow || (stream->finish_due_ms && exchange_clock_ms() > stream->finish_due_ms))
+        return fail(failure, ERR_INTERRUPTED, "stopped");
+    if (stream->finish_due_ms || stream->answered)
+        return 0;
+    stream->finish_due_ms = exchange_clock_ms() + FINISH_MS;
+    return recorder_send_more(&stream->recorder, stream->id, "extract.finish", failure);
+}
+
 static int hand_over(struct stream *stream, struct failure *failure)
 {
     struct extraction_list *list = stream->exchange->server->extractions;
-    int code = 0;
+    int code = 0, client = civetweb_socket(stream->exchange->connection);
     while (code == 0 && (stream->pipe >= 0 || !stream->answered)) {
-        struct pollfd watched[2] = {
+        struct pollfd watched[3] = {
             {.fd = stream->pipe, .events = POLLIN},
-            {.fd = stream->answered ? -1 : stream->recorder.fd, .events = POLLIN}};
-        if (poll(watched, 2, TURN_MS) < 0 && errno != EINTR)
+            {.fd = stream->answered ? -1 : stream->recorder.fd, .events = POLLIN},
+            {.fd = client, .events = POLLRDHUP}};
+        if (poll(watched, 3, TURN_MS) < 0 && errno != EINTR)
             return fail_errno(failure, errno, "waiting for packets");
+        if (watched[2].revents)
+            return fail(failure, ERR_CLOSED, "the client has gone");
         if (watched[0].revents)
             code = take_bytes(stream, failure);
         if (code == 0 && watched[1].revents)
@@ -366,7 +407,7 @@ static int hand_over(struct stream *stream, struct failure *failure)
         if (code == 0 && atomic_load(&stream->exchange->server->stopping))
             code = fail(failure, ERR_INTERRUPTED, "tapeloop-web is ending");
         if (code == 0 && !extraction_list_progress(list, stream->number, &stream->progress))
-            code = fail(failure, ERR_INTERRUPTED, "stopped");
+            code = stop(stream, failure);
     }
     return code;
 }
@@ -391,6 +432,8 @@ static int begin(struct stream *stream, struct failure *failure)
     json_object_set_new(params, "format", json_string(wish->format));
     if (wish->headers_only)
         json_object_set_new(params, "headers", json_true());
+    if (wish->follow)
+        json_object_set_new(params, "follow", json_true());
     code = recorder_send(&stream->recorder, "extract", params, actor_json(stream->exchange),
                          &ends[1], 1, &stream->id, failure);
     close(ends[1]);

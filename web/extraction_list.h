@@ -44,6 +44,7 @@ struct extraction_wish {
     char *filter;           /* the wish's; see extraction_wish_free() */
     char format[16];
     bool headers_only; /* packets are cut where their headers end */
+    bool follow;       /* it goes on with what is recorded, until to_ns or until it is stopped */
 };
 
 /* How far one is. */
@@ -71,7 +72,7 @@ int extraction_list_add(struct extraction_list *list, struct extraction_wish *wi
 int extraction_list_begin(struct extraction_list *list, const char *ticket, int64_t *number,
                           struct extraction_wish *wish, struct failure *failure);
 
-/* Says how far it is. False: somebody wants it to stop. */
+/* Says how far it is. False: somebody wants it to stop, from then on. */
 bool extraction_list_progress(struct extraction_list *list, int64_t number,
                               const struct extraction_progress *progress);
 void extraction_list_end(struct extraction_list *list, int64_t number, enum extraction_state state,

@@ -79,13 +79,11 @@ int recorder_connect(struct recorder_link *link, struct control_connection *conn
     return 0;
 }
 
-int recorder_send(struct control_connection *connection, const char *method, json_t *params,
-                  json_t *actor, const int *descriptors, uint32_t descriptor_count, json_int_t *id,
-                  struct failure *failure)
+static int send_request(struct control_connection *connection, json_int_t id, const char *method,
+                        json_t *params, json_t *actor, const int *descriptors,
+                        uint32_t descriptor_count, struct failure *failure)
 {
-    static _Atomic uint32_t last_id;
-    *id = (json_int_t)atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
-    json_t *request = json_pack("{s:i, s:I, s:s, s:o}", "version", CONTROL_VERSION, "id", *id,
+    json_t *request = json_pack("{s:i, s:I, s:s, s:o}", "version", CONTROL_VERSION, "id", id,
                                 "method", method, "params", params ? params : json_object());
     if (actor)
         json_object_set_new(request, "actor", actor);
@@ -96,6 +94,22 @@ int recorder_send(struct control_connection *connection, const char *method, jso
     return code == 0
                ? 0
                : fail(failure, ERR_CLOSED, "the recorder cannot be asked: %s", error_text(code));
+}
+
+int recorder_send(struct control_connection *connection, const char *method, json_t *params,
+                  json_t *actor, const int *descriptors, uint32_t descriptor_count, json_int_t *id,
+                  struct failure *failure)
+{
+    static _Atomic uint32_t last_id;
+    *id = (json_int_t)atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
+    return send_request(connection, *id, method, params, actor, descriptors, descriptor_count,
+                        failure);
+}
+
+int recorder_send_more(struct control_connection *connection, json_int_t id, const char *method,
+                       struct failure *failure)
+{
+    return send_request(connection, id, method, NULL, NULL, NULL, 0, failure);
 }
 
 static int remote_error(const json_t *error, struct failure *failure)

@@ -30,6 +30,10 @@ int recorder_send(struct control_connection *connection, const char *method, jso
                   json_t *actor, const int *descriptors, uint32_t descriptor_count, json_int_t *id,
                   struct failure *failure);
 
+/* A second message about the request `id`, which goes on. */
+int recorder_send_more(struct control_connection *connection, json_int_t id, const char *method,
+                       struct failure *failure);
+
 /*
  * Receives one answer to `id`. 1: progress, in *value; 0: the result, in *value; negative: the
  * recorder's error, or that no answer came in time. The caller owns *value.

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 
 #include "access.h"
 #include "control.h"
@@ -37,13 +36,6 @@ static const struct route {
 };
 
 #define ROUTES (sizeof routes / sizeof routes[0])
-
-static int64_t monotonic_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 void routes_print(void)
 {
@@ -136,8 +128,8 @@ static size_t read_body(const struct exchange *exchange, uint8_t *body, size_t s
 {
     size_t got = 0;
     uint8_t byte;
-    int64_t due_ms = monotonic_ms() + BODY_MS;
-    while (got < size && monotonic_ms() < due_ms &&
+    int64_t due_ms = exchange_clock_ms() + BODY_MS;
+    while (got < size && exchange_clock_ms() < due_ms &&
            mg_read(exchange->connection, body ? body + got : &byte, 1) == 1)
         got++;
     return got;

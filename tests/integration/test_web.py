@@ -756,6 +756,53 @@ class Packets(WebWorld):
         self.problem(admin.ask("GET", "/api/v1/rings", port=admin.web.port + 1), 404)
         self.problem(admin.ask("GET", "/api/v1/downloads/0"), 404)
 
+    def test_packets_as_they_come(self):
+        recorder = self.ring(100)
+        admin = self.admin(self.web())
+
+        def state(number):
+            return next(one for one in admin.ask("GET", "/api/v1/extractions").json["extractions"] if one["extraction"] == number)
+
+        wish = {"ring": "r", "format": "pcap", "follow": True}
+        answer = admin.ask("POST", "/api/v1/extractions", wish).json
+        self.assertTrue(answer["follow"])
+        stream = admin.stream(answer["url"])
+        data = b""
+        for count in (100, 250):
+            while data.count(bytes.fromhex("0200000000020200000000010800")) < count:
+                data += stream.recv(1 << 16)
+            if count == 100:
+                import_packets(recorder, "r", numbered(150, first=100))
+        self.assertEqual(state(answer["extraction"])["state"], "running")
+        # Who stops it has a whole file.
+        self.assertEqual(admin.ask("DELETE", f"/api/v1/extractions/{answer['extraction']}").status, 204)
+        status, body, trailer = admin.answer_of(stream, data)
+        self.assertEqual((status, trailer), (200, "Tapeloop-Complete: true"))
+        self.assertEqual(read_pcap(body), extract(recorder, "r")[0])
+        ended = state(answer["extraction"])
+        self.assertEqual((ended["state"], ended["packets"], ended["complete"]), ("done", 250, True))
+        # By one request as well; and where nothing comes, it ends when its client does.
+        answer = admin.ask("GET", "/api/v1/rings/r/packets?follow=true&from=now")
+        stream = admin.stream(answer.headers["Location"])
+        while state(2)["state"] != "running":
+            time.sleep(0.01)
+        time.sleep(0.5)
+        stream.close()
+        closed = time.monotonic()
+        while state(2)["state"] == "running":
+            time.sleep(0.01)
+        print(f"an extraction without packets has ended {(time.monotonic() - closed) * 1000:.0f} ms after its client")
+        self.assertEqual((state(2)["state"], state(2)["error"]), ("failed", "the client has gone"))
+        # It ends by itself where its range does.
+        to = time.time() + 1
+        answer = admin.ask("POST", "/api/v1/extractions", dict(wish, to=f"{to:.3f}")).json
+        self.assertEqual(read_pcap(admin.download(answer["url"])[1]), extract(recorder, "r")[0])
+        headers = self.token(admin, "headers")
+        self.problem(headers.ask("POST", "/api/v1/extractions", wish), 403, "permission")
+        self.problem(headers.ask("GET", "/api/v1/rings/r/packets?follow=true"), 403, "permission")
+        self.assertEqual(headers.ask("GET", "/api/v1/rings/r/packets?follow=false").status, 307)
+        self.problem(admin.ask("POST", "/api/v1/extractions", dict(wish, follow=1)), 400, "invalid")
+
     def test_stalled_downloads_are_bounded_and_can_be_stopped(self):
         self.ring(100000)
         web = self.web("--downloads", "2")
@@ -763,12 +810,7 @@ class Packets(WebWorld):
         stalled = []
         for _ in range(2):
             answer = admin.ask("POST", "/api/v1/extractions", {"ring": "r"}).json
-            port, path = re.fullmatch(r"https://127\.0\.0\.1:(\d+)(/.*)", answer["url"]).groups()
-            stream = socket.socket()
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            stream.connect(("127.0.0.1", int(port)))
-            stream = tls().wrap_socket(stream)
-            stream.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            stream = admin.stream(answer["url"], 4096)
             stream.recv(1)
             stalled.append((stream, answer["extraction"]))
         third = admin.ask("POST", "/api/v1/extractions", {"ring": "r"}).json

@@ -210,13 +210,25 @@ class User:
     def set_password(self, old, new):
         return self.ask("POST", "/api/v1/session/password", {"old_password": old, "password": new})
 
+    def stream(self, url, buffer_bytes=None):
+        """The connection on which the answer at an extraction's url comes."""
+        port, path = re.fullmatch(r"https://127\.0\.0\.1:(\d+)(/.*)", url).groups()
+        plain = socket.socket()
+        if buffer_bytes:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        plain.connect(("127.0.0.1", int(port)))
+        stream = tls().wrap_socket(plain)
+        stream.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        return stream
+
     def download(self, url):
         """The answer at an extraction's url, and the trailer of its chunks."""
-        port, path = re.fullmatch(r"https://127\.0\.0\.1:(\d+)(/.*)", url).groups()
-        context = tls()
-        with context.wrap_socket(socket.create_connection(("127.0.0.1", int(port)))) as stream:
-            stream.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-            data = b""
+        return self.answer_of(self.stream(url))
+
+    @staticmethod
+    def answer_of(stream, data=b""):
+        """What is left of an answer whose first bytes are there already."""
+        with stream:
             while True:
                 try:
                     part = stream.recv(1 << 16)

@@ -59,6 +59,11 @@ class Interface(WebWorld):
         self.assertGreater(len(downloaded), 100)
         self.assertEqual(downloaded, expected[:len(downloaded)])  # the newest came after the download
         self.assertTrue(seen["file"].startswith("demo_"), seen["file"])
+        with open(os.path.join(screenshots, "followed.pcapng"), "rb") as file:
+            followed = file.read()
+        self.assertEqual(followed[:4], b"\n\r\r\n")
+        self.assertGreater(len(followed), 1000)
+        self.assertNotIn("now", seen["until_now"])  # only what goes on may begin there
 
 
 if __name__ == "__main__":

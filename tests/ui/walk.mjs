@@ -134,8 +134,22 @@ await shot("extractions");
 await page.goBack();
 await button("LIVE").click();
 await button("Packets").click();
-await dialog().getByLabel("From how far back").waitFor();
+await dialog().getByLabel("From how far back").selectOption("now");
+await dialog().getByText("and to what comes").waitFor();
 await shot("packets-live");
+const [following] = await Promise.all([page.waitForEvent("download"), button("Download", dialog()).click()]);
+await banner("goes on until it is stopped");
+await row(/live all running live [1-9]/).waitFor(); // it is on this page as long as it runs, and grows
+await shot("following");
+await row(/running live/).getByRole("button", { name: /^Stop extraction/ }).click();
+await following.saveAs(join(directory, "followed.pcapng")); // which waits for its end
+await row(/running live/).waitFor({ state: "detached" });
+await open("Extractions");
+await row(/live all done/).waitFor();
+await open("Ring buffer");
+await button("Packets").click();
+await dialog().getByLabel("Go on live").uncheck();
+seen.until_now = await dialog().getByLabel("From how far back").locator("option").allTextContents();
 await button("Cancel", dialog()).click();
 await button("Extract packet ring buffer").click();
 await dialog().getByText("Everything that ring buffer").waitFor();

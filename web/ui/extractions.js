@@ -7,12 +7,12 @@ import { Dialog, Table } from "./parts.js";
 import { live_s, look, may, overview, rings, session, span, utc } from "./state.js";
 
 const STILL_MS = 400;
-const BACK_S = [60, 300, 900, 3600, 21600, 86400];
+const BACK_S = [0, 60, 300, 900, 3600, 21600, 86400];
 const STATES = { waiting: "waits for its download", running: "running", done: "done", failed: "failed", stopped: "stopped", expired: "was not fetched" };
 
 // What an extraction would hand out, asked for when the fields have been still for a moment: whether the filter is understood
 // as well.
-function Estimate({ ring, wish }) {
+function Estimate({ ring, wish, live }) {
   const [found, setFound] = useState(null);
   const key = JSON.stringify(wish);
   useEffect(() => {
@@ -29,33 +29,37 @@ function Estimate({ ring, wish }) {
   const { packets, bytes: size, missing } = found.answer;
   const status = rings.value.find((one) => one.ring.name === ring), oldest = status && seconds(status.ring.oldest_ns);
   const from = wish.from && !wish.from.startsWith("-") ? Number(wish.from) : null;
-  return html`<p class="estimate hint" role="status">${wish.filter ? "The filter is understood. It is applied to about" : "About"} ${count(packets)} packets, ${bytes(size)}.
+  return html`<p class="estimate hint" role="status">${wish.filter ? "The filter is understood. It is applied to about" : "About"} ${count(packets)} packets, ${bytes(size)}${live ? ", and to what comes" : ""}.
     ${missing > 0 ? html` <span class="bad">${count(missing)} packets are known to be gone.</span>` : ""}
     ${oldest !== null && from !== null && from < oldest ? html` <span class="warn">Nothing is held from before ${time(oldest, utc.value)}.</span>` : ""}</p>`;
 }
 
-// Live: from how far back until now. Back in time: exactly the span that is shown. Everything: that.
+// Live: from how far back, and on with what is recorded, unless that is not wanted. Back in time: exactly the span that is shown. Everything: that.
 export function Packets({ ring, everything }) {
   const [fixed] = useState(everything ? {} : span.value);
-  const [back, setBack] = useState(BACK_S.includes(live_s.value) ? live_s.value : BACK_S[0]);
+  const [back, setBack] = useState(BACK_S.includes(live_s.value) ? live_s.value : BACK_S[1]);
   const [filter, setFilter] = useState("");
+  const [on, setOn] = useState(true);
   const wish = { filter: filter.trim() };
-  if (!fixed) Object.assign(wish, { from: `-${back}s`, to: "now" });
+  if (!fixed) Object.assign(wish, { from: back ? `-${back}s` : "now", ...(on ? {} : { to: "now" }) });
   else if (!everything) Object.assign(wish, { from: String(fixed.from), to: String(fixed.to) });
+  const live = !fixed && on;
   const send = async (form) => {
-    const { url } = await ask("POST", "/extractions", { ...wish, ring, format: form.get("format") });
+    const { url } = await ask("POST", "/extractions", { ...wish, ring, format: form.get("format"), follow: live });
     const link = document.createElement("a");
     link.href = url;
     link.click();
-    return "The download has begun. It can be watched, and stopped, among the extractions.";
+    return live ? "The download has begun, and goes on until it is stopped among the extractions."
+      : "The download has begun. It can be watched, and stopped, among the extractions.";
   };
   return html`<${Dialog} title=${everything ? "Extract packet ring buffer" : "Packets"} button="Download" send=${send}>
     ${everything ? html`<p>Everything that ring buffer <b>${ring}</b> holds.</p>`
     : fixed ? html`<p>Exactly what is selected of ring buffer ${ring}:<br /><b>${time(fixed.from, utc.value)}</b> to <b>${time(fixed.to, utc.value)}</b> ${utc.value ? "UTC" : ""} (${duration(fixed.to - fixed.from)}).</p>`
     : html`<label>From how far back
-        <select name="back" onChange=${(event) => setBack(Number(event.target.value))}>${BACK_S.map((one) => html`<option value=${one} selected=${one === back}>${duration(one)}</option>`)}</select></label>`}
+        <select name="back" onChange=${(event) => setBack(Number(event.target.value))}>${BACK_S.filter((one) => one || on).map((one) => html`<option value=${one} selected=${one === back}>${one ? duration(one) : "now"}</option>`)}</select></label>
+      <label class="check"><input type="checkbox" checked=${on} onChange=${(event) => { setOn(event.target.checked); if (!back) setBack(BACK_S[1]); }} /> Go on live, until it is stopped</label>`}
     <label>Filter<input name="filter" value=${filter} onInput=${(event) => setFilter(event.target.value)} maxlength="4096" placeholder="all packets; or: host 192.0.2.7 and tcp port 443" spellcheck="false" autocomplete="off" /></label>
-    <${Estimate} ring=${ring} wish=${wish} />
+    <${Estimate} ring=${ring} wish=${wish} live=${live} />
     <label>Format<select name="format"><option>pcapng</option><option>pcap</option><option value="pcap-us">pcap, microseconds</option></select></label>
   <//>`;
 }
@@ -63,6 +67,7 @@ export function Packets({ ring, everything }) {
 const stop = (one) => ask("DELETE", `/extractions/${one.extraction}`).then(look, look);
 
 function State({ one }) {
+  if (one.state === "running" && one.follow) return html`running live`;
   if (one.state === "running" && one.segments_total > 0)
     return html`<progress max=${one.segments_total} value=${one.segments_done} aria-label="progress"></progress>`;
   return html`<span class=${one.state === "failed" ? "bad" : ""}>${STATES[one.state]}${one.error ? `: ${one.error}` : ""}${one.complete === false ? ", packets are missing" : ""}</span>`;
@@ -72,7 +77,7 @@ export function ExtractionTable({ list }) {
   return html`<${Table} label="extractions" heads=${["Ring buffer", "From", "To", "Filter", "State", { number: "Packets" }, { number: "Size" }, "User", "Asked for", ""]}>
     ${list.map((one) => html`<tr key=${one.extraction}>
       <td>${one.ring}</td><td>${one.from_ns ? time(seconds(one.from_ns), utc.value) : "oldest"}</td>
-      <td>${one.to_ns ? time(seconds(one.to_ns), utc.value) : "newest"}</td><td><code class="filter">${one.filter || "all"}</code></td>
+      <td>${one.to_ns ? time(seconds(one.to_ns), utc.value) : one.follow ? "live" : "newest"}</td><td><code class="filter">${one.filter || "all"}</code></td>
       <td class="text"><${State} one=${one} /></td>
       <td class="number">${count(one.packets)}</td><td class="number">${bytes(one.output_bytes)}</td><td>${one.user}</td><td>${time(one.created_s, utc.value)}</td>
       <td>${(one.state === "running" || one.state === "waiting") && (one.user === session.value.user || may("users"))
