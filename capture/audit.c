@@ -28,8 +28,9 @@ static const char *member(const json_t *object, const char *name)
 
 /* Whom the kernel names, and whom he says that he acts for: the web process has users of its own.
  */
-static void describe_actor(const struct request *request, char *text, size_t size)
+void audit_actor(const struct request *request, char text[AUDIT_ACTOR_SIZE])
 {
+    size_t size = AUDIT_ACTOR_SIZE;
     struct ucred peer = {.uid = (uid_t)-1};
     socklen_t length = sizeof peer;
     char user[72] = "", from[72] = "";
@@ -55,8 +56,8 @@ static void take_detail(const json_t *params, char *detail, size_t size)
     free(text);
 }
 
-static int put(struct request *request, const char *method, const json_t *params,
-               const char *outcome)
+static int put_row(const struct recorder *recorder, const char *actor, const char *method,
+                   const json_t *params, const char *outcome)
 {
     struct timespec now;
     struct audit_row *row = calloc(1, sizeof *row);
@@ -64,15 +65,42 @@ static int put(struct request *request, const char *method, const json_t *params
         return ERR_NO_MEMORY;
     clock_gettime(CLOCK_REALTIME, &now);
     row->time_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-    describe_actor(request, row->actor, sizeof row->actor);
+    snprintf(row->actor, sizeof row->actor, "%s", actor);
     snprintf(row->action, sizeof row->action, "%s", method);
     const char *ring = member(params, "ring");
     text_printable(ring[0] ? ring : member(params, "name"), row->ring, sizeof row->ring);
     take_detail(params, row->detail, sizeof row->detail);
     text_printable(outcome, row->outcome, sizeof row->outcome);
-    int code = state_put_audit(request->recorder->state, row);
+    int code = state_put_audit(recorder->state, row);
     free(row);
     return code;
+}
+
+static int put(struct request *request, const char *method, const json_t *params,
+               const char *outcome)
+{
+    char actor[AUDIT_ACTOR_SIZE];
+    audit_actor(request, actor);
+    return put_row(request->recorder, actor, method, params, outcome);
+}
+
+static void say_not_kept(const struct recorder *recorder, const char *method, const char *outcome,
+                         int code)
+{
+    event_log_say(recorder->events, "error", "audit-failed", "",
+                  "%s (%.100s) could not be written into the audit log: %s", method, outcome,
+                  error_text(code));
+}
+
+void audit_job_end(const struct recorder *recorder, const json_t *row, const char *outcome)
+{
+    static const char action[] = "job.end";
+    json_t *params = json_pack("{s:O, s:O, s:O}", "ring", json_object_get(row, "ring"), "job",
+                               json_object_get(row, "number"), "name", json_object_get(row, "name"));
+    int code = params ? put_row(recorder, member(row, "actor"), action, params, outcome) : ERR_NO_MEMORY;
+    json_decref(params);
+    if (code != 0)
+        say_not_kept(recorder, action, outcome, code);
 }
 
 int audit_begin(struct request *request, enum audit_kind kind, const char *method)
@@ -101,9 +129,7 @@ void audit_end(struct request *request, enum audit_kind kind, const char *method
         snprintf(outcome, sizeof outcome, "done");
     int kept = put(request, method, request->params, outcome);
     if (kept != 0)
-        event_log_say(request->recorder->events, "error", "audit-failed", "",
-                      "%s (%.100s) could not be written into the audit log: %s", method, outcome,
-                      error_text(kept));
+        say_not_kept(request->recorder, method, outcome, kept);
 }
 
 /* ---- audit.note ----------------------------------------------------------------------------- */

@@ -26,6 +26,13 @@ int audit_begin(struct request *request, enum audit_kind kind, const char *metho
 void audit_end(struct request *request, enum audit_kind kind, const char *method, int code,
                const json_t *result);
 
+/* Who asks, as the log has it: whom the kernel names, and for whom he says that he acts. */
+#define AUDIT_ACTOR_SIZE 192
+void audit_actor(const struct request *request, char text[AUDIT_ACTOR_SIZE]);
+
+/* The end of a job, for whoever started it (job_row.h): it comes when nobody asks. */
+void audit_job_end(const struct recorder *recorder, const json_t *row, const char *outcome);
+
 int method_audit_note(struct request *request, json_t **result);
 int method_audit_list(struct request *request, json_t **result);
 int method_audit_verify(struct request *request, json_t **result);

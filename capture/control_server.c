@@ -67,10 +67,10 @@ static uint64_t monotonic_ns(void)
  * -------------------------------------------------------------------------------- */
 
 static int send_answer(struct control_connection *connection, json_int_t id, const char *kind,
-                       json_t *value)
+                       json_t *value, int fd)
 {
     json_t *message = json_pack("{s:I, s:o}", "id", id, kind, value);
-    int result = message ? control_send(connection, message, NULL, 0) : ERR_NO_MEMORY;
+    int result = message ? control_send(connection, message, &fd, fd >= 0) : ERR_NO_MEMORY;
     json_decref(message);
     return result;
 }
@@ -94,7 +94,8 @@ static int send_error(struct control_connection *connection, json_int_t id, int 
 {
     return send_answer(connection, id, "error",
                        json_pack("{s:s, s:o}", "code", error_name(code), "message",
-                                 sentence(text[0] ? text : error_text(code))));
+                                 sentence(text[0] ? text : error_text(code))),
+                       -1);
 }
 
 /* What every request has. The method and the parameters are the message's. */
@@ -121,7 +122,8 @@ static int take_apart(const json_t *message, struct request *request, const char
 static bool answer(struct recorder *recorder, struct control_connection *connection,
                    const json_t *message)
 {
-    struct request request = {.recorder = recorder, .connection = connection};
+    struct request request = {
+        .recorder = recorder, .connection = connection, .answer_fd = -1, .cancel_fd = -1};
     const char *method;
     int code = take_apart(message, &request, &method);
     if (code != 0) {
@@ -134,7 +136,8 @@ static bool answer(struct recorder *recorder, struct control_connection *connect
     code = request.params ? method_run(&request, method, &result) : ERR_NO_MEMORY;
     int sent = ERR_CLOSED;
     if (!request.gone && code == 0) {
-        sent = send_answer(connection, request.id, "result", result ? result : json_object());
+        sent = send_answer(connection, request.id, "result", result ? result : json_object(),
+                           request.answer_fd);
         if (sent == ERR_TOO_LARGE)
             sent = send_error(connection, request.id, ERR_TOO_LARGE,
                               "the answer is too large for one message: ask for less");
@@ -143,6 +146,8 @@ static bool answer(struct recorder *recorder, struct control_connection *connect
         if (!request.gone)
             sent = send_error(connection, request.id, code, request.failure.text);
     }
+    if (request.answer_fd >= 0)
+        close(request.answer_fd);
     json_decref(none);
     return sent == 0;
 }

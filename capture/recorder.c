@@ -26,6 +26,7 @@
 #include "disk_care.h"
 #include "event_log.h"
 #include "history.h"
+#include "job_list.h"
 #include "recording.h"
 #include "ring_opening.h"
 #include "standing.h"
@@ -213,6 +214,8 @@ int recorder_open(const struct recorder_options *options, struct recorder **resu
     if (code == 0)
         code = disk_care_open(recorder, &recorder->disk_care, failure);
     if (code == 0)
+        code = job_list_open(recorder, &recorder->jobs, failure);
+    if (code == 0)
         code = control_server_open(recorder, &recorder->server, failure);
     if (code != 0) {
         recorder_stop(recorder);
@@ -258,6 +261,7 @@ void recorder_close(struct recorder **slot)
         (void)recordings_stop(recorder, NULL, &account, NULL);
     }
     control_server_close(&recorder->server);
+    job_list_close(&recorder->jobs);
     disk_care_close(&recorder->disk_care);
     history_close(&recorder->history);
     if (was_up)

@@ -30,6 +30,7 @@ struct control_server;
 struct disk_care;
 struct event_log;
 struct history;
+struct job_list;
 struct recording_list;
 struct standing_list;
 
@@ -58,6 +59,7 @@ struct recorder {
     struct ring_registry registry;
     struct recording_list *recordings;
     struct standing_list *standing;
+    struct job_list *jobs;
     struct history *history;
     struct disk_care *disk_care;
     struct control_server *server;

@@ -156,6 +156,12 @@ void request_progress(struct request *request, json_t *progress, bool now)
         return;
     }
     request->progress_ns = now_ns;
+    if (!request->connection) {
+        if (request->take_progress)
+            request->take_progress(progress, request->context);
+        json_decref(progress);
+        return;
+    }
     json_t *message = json_pack("{s:I, s:o}", "id", request->id, "progress", progress);
     if (!message || control_send(request->connection, message, NULL, 0) != 0)
         request->gone = true;
@@ -187,7 +193,8 @@ enum request_news request_watch(struct request *request, int other_fd, int timeo
 {
     struct pollfd watched[3] = {
         {.fd = request->recorder->stop_fd, .events = POLLIN},
-        {.fd = request->gone ? -1 : request->connection->fd, .events = POLLIN | POLLRDHUP},
+        {.fd = request->connection ? request->connection->fd : request->cancel_fd,
+         .events = POLLIN | POLLRDHUP},
         {.fd = other_fd, .events = POLLIN},
     };
     if (request->gone)
@@ -196,6 +203,10 @@ enum request_news request_watch(struct request *request, int other_fd, int timeo
         return REQUEST_QUIET;
     if (recorder_stopping(request->recorder))
         return REQUEST_STOPPING;
+    if (watched[1].revents != 0 && !request->connection) {
+        request->gone = true;
+        return REQUEST_GONE;
+    }
     if (watched[1].revents & POLLIN)
         return second_message(request, second_method);
     if (watched[1].revents != 0) {

@@ -20,13 +20,18 @@
 
 struct request {
     struct recorder *recorder;
-    struct control_connection *connection;
+    struct control_connection *connection; /* null: work without a client, see below */
     json_int_t id;
     const json_t *params;
     const json_t *actor; /* on whose behalf, as the client says; null: his own */
     struct failure failure; /* what a method leaves when it returns an error */
     bool gone;              /* the client closed, or broke the protocol: no answer is wanted */
     uint64_t progress_ns;   /* when the last progress was sent */
+    int answer_fd;          /* goes with the answer, and is closed then; -1: none */
+    /* Without a client: what ends the work when it can be read (-1: nothing), and who is told of progress. */
+    int cancel_fd;
+    void (*take_progress)(const json_t *progress, void *context);
+    void *context;
 };
 
 /* ---- parameters: 0, or ERR_INVALID with a sentence that names the parameter

@@ -16,6 +16,7 @@
 #include "catalog_care.h"
 #include "disk_rows.h"
 #include "event_log.h"
+#include "job_row.h"
 #include "mending.h"
 #include "methods.h"
 #include "new_disk.h"
@@ -669,7 +670,7 @@ static bool set_mender(struct request *request, const char *name, json_t *wanted
     mending_set(entry, settings);
     ring_registry_release(registry, &entry);
     json_object_foreach(wanted, key, value)
-        all = all && (strcmp(key, "copies") == 0 || mending_has_setting(key));
+        all = all && (strcmp(key, "copies") == 0 || mending_has_setting(key) || job_has_setting(key));
     return all;
 }
 

@@ -210,7 +210,7 @@ static struct attempt *attempt_of(struct standing_list *list, const struct ident
 static void revive_one(struct recorder *recorder, const struct ring_entry *entry,
                        const json_t *params)
 {
-    struct request request = {.recorder = recorder, .params = params};
+    struct request request = {.recorder = recorder, .params = params, .answer_fd = -1, .cancel_fd = -1};
     struct recording_options options = {0};
     struct recording *recording;
     uint64_t now_ns = monotonic_ns();

@@ -12,6 +12,17 @@ _tapeloop_rings() { # the names of the rings, if a recorder runs that can be ask
         sed -n '2,$s/ .*//p'
 }
 
+_tapeloop_jobs() { # their numbers, and the names of what is kept
+    local state=${TAPELOOP_STATE:-/var/lib/tapeloop} word before=
+    for word in "${COMP_WORDS[@]}"; do
+        [ "$before" = --state ] && state=$word
+        before=$word
+    done
+    [ -S "$state/control.sock" ] || return 0
+    tapeloop --state "$state" --quiet job list 2>/dev/null </dev/null |
+        sed -n '2,$s/^ *\([0-9]*\) *\([^ ]*\) .*/\1 \2/p'
+}
+
 _tapeloop_interfaces() {
     local path
     for path in /sys/class/net/*; do
@@ -22,7 +33,7 @@ _tapeloop_interfaces() {
 _tapeloop() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local global="--state --json --quiet --verbose --help --version"
-    local commands="ring disk rule run record import extract verify rebuild status history events audit flush
+    local commands="ring disk rule run record import extract keep job verify rebuild status history events audit flush
         interfaces shutdown version help"
     local command='' options='' word skip='' i operands=0
     COMPREPLY=()
@@ -36,7 +47,7 @@ _tapeloop() {
         fi
         case $word in
         --state | --disk | --copies | --segment-size | --name | --interface | -i | --backend | \
-            --snapshot-length | -s | --buffer | -B | --for | --from | --to | --write | -w | \
+            --snapshot-length | -s | --buffer | -B | --for | --from | --to | --write | -w | --expires | \
             --format | --packets-max | -c | --bytes-max | --seconds-max | --after | --limit | --head | --at | --revision | --rules | --listen | --port | --host | --web-state | \
             --certificate | --key | --web-namespace)
             skip=1
@@ -44,7 +55,7 @@ _tapeloop() {
         -*) ;;
         *)
             case $command in
-            '' | ring | disk | rule | audit) command="${command:+$command }$word" ;;
+            '' | ring | disk | rule | audit | job) command="${command:+$command }$word" ;;
             help) command="help" ;;
             *) operands=$((operands + 1)) ;;
             esac
@@ -68,6 +79,12 @@ _tapeloop() {
             --detach --stop"
         ;;
     extract) options="--from --to --write --format --query --follow --headers --packets-max --bytes-max --seconds-max" ;;
+    keep)
+        options="--from --to --format --query --headers --packets-max --bytes-max --seconds-max --name --expires
+            --detach"
+        ;;
+    'job start') options="--from --to --format --query --headers --packets-max --bytes-max --seconds-max --wait" ;;
+    'job get') options="--write" ;;
     verify) options="--repair" ;;
     status) options="--watch" ;;
     history) options="--from --to --interface" ;;
@@ -93,6 +110,7 @@ _tapeloop() {
     --copies) words="1 2 3 4" ;;
     --listen) words="127.0.0.1 0.0.0.0 ::" ;;
     --from | --to) words="now -15m -1h -1d" ;;
+    --expires) words="+1d +7d +30d" ;;
     --segment-size | --name | --snapshot-length | -s | --buffer | -B | --for | --packets-max | \
         -c | --bytes-max | --seconds-max | --after | --limit | --head | --at | --revision | --port | --host)
         return
@@ -104,6 +122,8 @@ _tapeloop() {
             case $command in
             '') words=$commands ;;
             audit) words="list verify" ;;
+            job) words="start list show get cancel delete" ;;
+            'job show' | 'job get' | 'job cancel' | 'job delete') [ "$operands" -eq 0 ] && words=$(_tapeloop_jobs) ;;
             ring) words="create list show set delete adopt" ;;
             disk) words="list add remove resume replace locate" ;;
             rule) words="list add set move delete replace test" ;;
@@ -152,7 +172,7 @@ _tapeloop() {
                     return
                 fi
                 ;;
-            'rule list' | 'rule add' | 'rule set' | 'rule delete' | 'ring show' | 'ring delete' | 'disk list' | record | extract | verify | rebuild | \
+            'rule list' | 'rule add' | 'rule set' | 'rule delete' | 'ring show' | 'ring delete' | 'disk list' | record | extract | keep | 'job start' | 'job list' | verify | rebuild | \
                 status | history | flush)
                 [ "$operands" -eq 0 ] && words=$(_tapeloop_rings)
                 ;;

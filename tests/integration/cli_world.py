@@ -203,7 +203,7 @@ class World(unittest.TestCase):
         done.out = done.stdout.decode("utf-8", "replace")
         done.err = done.stderr.decode("utf-8", "replace")
         self.assertNotIn("Sanitizer", done.err)
-        binary = "extract" in arguments
+        binary = "extract" in arguments or arguments[:2] == ("job", "get")
         self.assertNotIn("\x1b", done.err if binary else done.out + done.err)
         if status is not None:
             shown = "" if binary else done.out

@@ -167,6 +167,15 @@ class Client:
             else:
                 return message["result"]
 
+    def fetch(self, job):
+        """(the row of the job, a descriptor of its file, which is the caller's)"""
+        self.ask("job.fetch", job=str(job))
+        data, descriptors, _, _ = socket.recv_fds(self.socket, 4, 1)
+        message = json.loads(self.read(struct.unpack("<I", data + self.read(4 - len(data)))[0]))
+        if "error" in message:
+            raise RemoteError(message["error"])
+        return message["result"]["job"], descriptors[0]
+
     def call(self, method, descriptors=(), **params):
         self.ask(method, descriptors, **params)
         return self.answer()
@@ -184,11 +193,12 @@ class Client:
 class Recorder:
     """A tapeloopd on a state directory. Only ever killed by its own process number."""
 
-    def __init__(self, state, wait=True, prefix=()):
+    def __init__(self, state, wait=True, prefix=(), environment=None):
         self.state = state
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen([*prefix, RECORDER, "--state", state], stderr=self.log,
-                                        stdin=subprocess.DEVNULL)
+                                        stdin=subprocess.DEVNULL,
+                                        env={**os.environ, **(environment or {})})
         while wait:
             try:
                 self.client().close()
@@ -218,6 +228,18 @@ class Recorder:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait()
+
+
+def children(pid):
+    """The reading processes that run for a recorder."""
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                found += [int(child) for child in file.read().split()]
+        except OSError:
+            pass  # a thread that has just ended
+    return found
 
 
 def create_ring(recorder, name, path, size=64 * MIB, **more):

@@ -189,6 +189,45 @@ class Works(Recorder):
         self.refused("shutdown", status=1, says="no recorder")
         self.assertEqual(self.rings()[0]["state"], "idle")
 
+    def test_jobs_and_what_is_kept(self):
+        """In the recorder of one command, which waits for them, and in one that stays."""
+        self.create()
+        packets = self.packets(0, 500)
+        self.write("in.pcap", pcap(packets))
+        self.run_command("import", "dmz", self.path("in.pcap"), status=0)
+        self.refused("job", "start", "dmz", status=1, says="--wait")
+        kept = self.run_command("keep", "dmz", "--name", "incident-7", "--format", "pcap", "--expires", "+1d", "udp port 1003",
+                                "--json", status=0)
+        job = json.loads(kept.out)["job"]
+        self.assertEqual((job["name"], job["state"], job["packets"], job["complete"]), ("incident-7", "done", 50, True))
+        self.refused("keep", "dmz", "--name", "incident-7", status=1, says="incident-7")
+        self.refused("keep", "dmz", "--name", "../x", status=2, says="name")
+        self.refused("keep", "dmz", "--name", "x", "--expires", "-1d", status=2, says="over")
+        self.refused("keep", "dmz", status=2, says="--name")
+        self.refused("keep", "dmz", "--name", "y", "udpp", status=2, says="syntax error")
+        got = self.run_command("job", "get", "incident-7", "-w", self.path("got.pcap"), status=0)
+        self.assertEqual(got.stdout, b"")
+        wanted = [packet for packet in packets if packet[1][34:36] == struct.pack(">H", 1003)]
+        self.assertEqual(packets_of(self.read("got.pcap")), (wanted, True))
+        self.assertEqual(self.run_command("job", "get", "incident-7", status=0).stdout, self.read("got.pcap"))
+        self.refused("job", "get", "nothing", "-w", self.path("got.pcap"), status=1, says="no such job")
+        self.assertEqual(packets_of(self.read("got.pcap")), (wanted, True))  # an old file stays
+
+        self.daemon()
+        started = self.run_command("job", "start", "dmz", "-c", "7", "--format", "pcap", status=0).out
+        number = started.split()[1].rstrip(":,")
+        while "done" not in self.run_command("job", "show", number, status=0).out:
+            time.sleep(0.05)
+        self.assertIn("of packets", self.run_command("job", "show", number, status=0).out)
+        listed = self.run_command("job", "list", status=0).out.splitlines()
+        self.assertEqual([line.split()[:4] for line in listed[1:]],
+                         [["1", "incident-7", "dmz", "done"], [number, "-", "dmz", "done"]])
+        self.assertEqual(packets_of(self.run_command("job", "get", number, status=0).stdout), (packets[:7], True))
+        self.refused("job", "cancel", number, status=1, says="ended already")
+        for job in (number, "incident-7"):
+            self.run_command("job", "delete", job, status=0)
+        self.assertIn("no job", self.run_command("job", "list", status=0).err)
+
     def test_commands_at_once_share_a_recorder(self):
         self.create()
         self.run_command("import", "dmz", self.write("in.pcap", pcap(self.packets(0, 1000))), status=0)

@@ -40,7 +40,7 @@ def account(**packets):
 COMMANDS = ["ring create", "ring list", "ring show", "ring set", "ring delete", "ring adopt", "disk list", "disk add",
             "disk remove", "disk resume", "disk replace", "disk locate", "rule list", "rule add", "rule test",
             "rule set", "rule move", "rule delete", "rule replace", "run", "record",
-            "import", "extract", "verify", "rebuild", "status", "history", "events", "audit list", "audit verify", "flush", "interfaces",
+            "import", "extract", "keep", "job start", "job list", "job show", "job get", "job cancel", "job delete", "verify", "rebuild", "status", "history", "events", "audit list", "audit verify", "flush", "interfaces",
             "shutdown", "version", "help"]
 
 
@@ -139,7 +139,7 @@ class Words(World):
     def test_what_later_versions_will_have_is_refused_by_name(self):
         table = [
             (["analyze", "dmz"], "analyze"),
-            (["keep", "dmz"], "extract"), (["purge", "dmz"], "remove"),
+            (["purge", "dmz"], "remove"),
             (["ring", "create", "x", "--encrypt", "aes"], "encrypt"),
             (["ring", "create", "x", "--key-file", "k"], "encrypt"), (["extract", "dmz", "--explain"], "explain"),
             (["--server", "https://other", "status"], "ssh"),
@@ -153,7 +153,7 @@ class Words(World):
                 for word in words:
                     if word.startswith("--") and word != "--state":
                         self.assertNotIn(word, everything)
-        for name in ["analyze", "keep", "purge"]:
+        for name in ["analyze", "purge"]:
             self.assertNotIn(f"\n  {name} ", overview)
 
     def test_every_command_has_help(self):

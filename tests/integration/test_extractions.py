@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import recorder_world
-from recorder_world import (MIB, RECORDER, RemoteError, World, create_ring, import_packets, make_namespace,
+from recorder_world import (MIB, RECORDER, RemoteError, World, children, create_ring, import_packets, make_namespace,
                             extract, numbered, packet, pcap, read_pcapng, sanitized, thread, wait_for)
 
 ARGUMENTS = None
@@ -20,18 +20,6 @@ READINGS_MAX = 128  # capture/reading.h
 WORKER_MIB = 64     # MEMORY_MAX there: buffers of one extraction
 PACKETS = 100_000   # of 100 bytes: what a pipe takes is a hundredth of it
 BEFORE = str(1_750_000_000 * 10**9)  # the imported packets are older, what is recorded now is newer
-
-
-def children(pid):
-    """The reading processes that run for a recorder."""
-    found = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        try:
-            with open(f"/proc/{pid}/task/{task}/children") as file:
-                found += [int(child) for child in file.read().split()]
-        except OSError:
-            pass  # a thread that has just ended
-    return found
 
 
 def anonymous_bytes(pid):
