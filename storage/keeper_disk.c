@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "disk_life.h"
 #include "stream.h"
 
 #define SLOW_AFTER_NS 100000000ull
@@ -21,6 +22,24 @@
 #define SILENCE_STEP_NS 20000000ull
 #define LOST_AFTER_TIMES 10 /* suspect_after: for a request that others have overtaken all the time */
 #define DISK_ERRORS_MAX 4 /* failed writes or flushes in a row that make a disk failed */
+
+/* Whoever changes what the disk's state follows from says so here: a transition that disk_life.h does not allow is a bug, and so is a broken invariant. */
+static void life_changed(struct keeper_disk *disk)
+{
+    enum disk_state now = keeper_disk_condition(disk);
+    uint32_t requests = disk->current + disk->marked;
+    struct disk_facts facts = {
+        .state = now,
+        .open = disk->io || requests > 0,
+        .leaving = !disk->io && requests > 0,
+        .takes_segments = keeper_disk_usable(disk),
+        .is_read = disk->io,
+        .requests = requests,
+    };
+    assert(disk_life_is_allowed(disk->life, now));
+    assert(!disk_life_check(&facts));
+    disk->life = now;
+}
 
 /* ---- requests ----------------------------------------------------------------------------------- */
 
@@ -77,6 +96,7 @@ void keeper_answered(struct keeper *keeper, struct keeper_disk *disk, const stru
     if (disk->suspect && disk->io) {
         char text[400];
         disk->suspect = false;
+        life_changed(disk);
         snprintf(text, sizeof text, "disk %.255s answers again", disk->name);
         keeper_say(keeper, "info", "disk-back", text);
         keeper->prepare_again = true;
@@ -115,6 +135,7 @@ static void fail_disk(struct keeper *keeper, struct keeper_disk *disk)
 {
     char text[512];
     disk->failed = true;
+    life_changed(disk);
     bool left = any_left(keeper);
     snprintf(text, sizeof text, "disk %.255s has failed and is written no more%s", disk->name,
              left ? "" : "; no disk is left: nothing can be recorded");
@@ -224,6 +245,7 @@ static void probe_go_on(struct keeper *keeper, struct keeper_request *request)
         return;
     }
     disk->doubtful = false;
+    life_changed(disk);
     disk->errors_in_a_row = 0;
     snprintf(text, sizeof text, "disk %.255s has been read back and is used again", disk->name);
     keeper_say(keeper, "info", "disk-back", text);
@@ -308,6 +330,7 @@ static void watch_answers(struct keeper *keeper, struct keeper_disk *disk, uint6
         return;
     char text[400];
     disk->suspect = true;
+    life_changed(disk);
     snprintf(text, sizeof text, "disk %.255s has not answered for %.1f s: it is left out until it does", disk->name,
              (double)overdue / 1e9);
     keeper_say(keeper, "warning", "disk-suspect", text);
@@ -455,6 +478,7 @@ static void flush_failed(struct keeper *keeper, struct keeper_disk *disk)
     disk->write_errors++;
     probe_note(disk);
     disk->doubtful |= disk->io && !disk->failed; /* before anything looks for a disk */
+    life_changed(disk);
     disk->unflushed_head = disk->unflushed_tail = NULL;
     disk->unflushed_bytes = 0;
     while (request) {
@@ -609,6 +633,7 @@ int keeper_add_disk(struct keeper *keeper, struct disk *io, const struct identit
     disk->failed = disk->suspect = disk->doubtful = false;
     disk->errors_in_a_row = disk->flush_errors = 0;
     disk->joins++;
+    life_changed(disk);
     if (number)
         *number = disk->number;
     put_beliefs(disk, belief);
@@ -644,6 +669,7 @@ int keeper_leave_disk(struct keeper *keeper, uint32_t number, enum disk_state st
         return ERR_BUSY;
     disk->io = NULL;
     disk->away = state;
+    life_changed(disk);
     leave_behind(keeper, disk);
     /* What waits for a flush there waits in vain. Frames have been taken out of the list; the rest is told. */
     struct disk_request *request = disk->unflushed_head;

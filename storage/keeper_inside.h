@@ -36,6 +36,7 @@ struct keeper_disk {
     bool failed;
     bool suspect;       /* does not answer */
     bool doubtful;      /* an error at flush: nothing new goes there until it has been read back */
+    enum disk_state life; /* what all of these come to, as it was asserted last */
     uint32_t joins;     /* grows whenever it joins: whoever kept a slot's number over that has nothing */
     enum disk_state away; /* when io is null: as what it left */
     uint32_t errors_in_a_row;
