@@ -96,7 +96,7 @@ void disk_care_note(struct ring_entry *entry)
     for (uint32_t i = 0; i < rows.count; i++)
         if (find_member(entry->ring, &rows.row[i].disk, &number))
             disk_note_take(entry->recorder, &rows.row[i],
-                           le64_get(ring_superblock(entry->ring, number)->generation));
+                           ring_superblock_generation(entry->ring, number));
     free(rows.row);
 }
 
@@ -111,12 +111,12 @@ int disk_care_take_out(struct ring_entry *entry, const struct state_disk *row, e
                     "disk %u (%.200s) is the only one that ring %s has: add another one first, or "
                     "delete the ring",
                     row->number, row->path, entry->row.name);
-    uint64_t generation = le64_get(ring_superblock(entry->ring, number)->generation);
+    uint64_t generation = ring_superblock_generation(entry->ring, number);
     pthread_mutex_lock(&entry->leaving_lock);
     int result = ring_disk_leave(entry->ring, number, state, state == DISK_REMOVED ? LEAVE_MS : 0,
                                  failure);
     pthread_mutex_unlock(&entry->leaving_lock);
-    if (result == 0) {
+    if (result == 0 || result == ERR_TIMEOUT) {
         disk_note_take(entry->recorder, row, generation);
         disk_care_note(entry);
     }

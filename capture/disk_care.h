@@ -25,7 +25,7 @@ void disk_care_note(struct ring_entry *entry);
 
 /*
  * The ring lets go of a disk that it may or may not have. REMOVED: what is under way there ends first; MISSING: at once. ERR_BUSY:
- * it is the only one. The row is not written.
+ * it is the only one. ERR_TIMEOUT: it has left, but stays locked until it answers. The row is not written.
  */
 int disk_care_take_out(struct ring_entry *entry, const struct state_disk *row, enum disk_state state,
                        struct failure *failure);

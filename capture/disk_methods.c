@@ -1,7 +1,7 @@
 /*
  * disk_methods.c - disks of a ring while it records: added, removed, resumed, replaced, shown.
  *
- * A verb uses the ring as a job does, so that nobody deletes it meanwhile, and holds its members_lock. Rows of state.db
+ * A verb uses the ring as a job does, so that nobody deletes it meanwhile, and holds its members_lock while members change. Rows of state.db
  * are written before a disk joins (FRESH) and after (ACTIVE): after a crash between the two the disk is opened like any other, for
  * what makes it a member is its superblock.
  *
@@ -131,21 +131,14 @@ static void fill_row(struct verb *verb, uint8_t state)
     memcpy(verb->row.path, verb->new_disk.path, sizeof verb->row.path);
 }
 
-/* Under members_lock. What goes wrong is undone. */
-static int add_disk(struct verb *verb)
+/* Under members_lock: the disk is there, and becomes a member. */
+static int join_new(struct verb *verb)
 {
     struct new_disk *disk = &verb->new_disk;
     struct failure *failure = &verb->failure;
     struct ring *ring = verb->entry->ring;
     uint32_t number;
-    int result = refuse_own(verb);
-    if (result == 0)
-        result = new_disk_create(disk, verb->force, failure);
-    if (result != 0)
-        return result;
-    disk->written = true;
-    disk->disk_bytes = disk->disk->bytes;
-    result = ring_disk_format(ring, disk->disk, &disk->identity, failure);
+    int result = ring_disk_format(ring, &disk->disk, &disk->identity, failure);
     if (result == 0) {
         fill_row(verb, DISK_FRESH);
         result = disk_row_put(verb->recorder, &verb->row, failure);
@@ -155,23 +148,36 @@ static int add_disk(struct verb *verb)
         if (result != 0)
             (void)state_delete_disk(verb->recorder->state, &verb->row.disk);
     }
-    if (result != 0) {
-        new_disk_undo(disk);
+    if (result != 0)
         return result;
-    }
     verb->row.state = DISK_ACTIVE;
     result = disk_row_put(verb->recorder, &verb->row, failure);
     disk_care_note(verb->entry);
     return result;
 }
 
+/* Making a disk, and unmaking it when something goes wrong, can take long, or for ever where it hangs: that holds up nobody else. */
+static int add_disk(struct verb *verb)
+{
+    struct new_disk *disk = &verb->new_disk;
+    int result = refuse_own(verb);
+    if (result == 0)
+        result = new_disk_create(disk, verb->force, &verb->failure);
+    if (result != 0)
+        return result;
+    disk->written = true;
+    disk->disk_bytes = disk->disk->bytes;
+    pthread_mutex_lock(&verb->entry->members_lock);
+    result = join_new(verb);
+    pthread_mutex_unlock(&verb->entry->members_lock);
+    if (result != 0 && verb->row.state != DISK_ACTIVE)
+        new_disk_undo(disk);
+    return result;
+}
+
 static int add_work(void *context)
 {
-    struct verb *verb = context;
-    pthread_mutex_lock(&verb->entry->members_lock);
-    int result = add_disk(verb);
-    pthread_mutex_unlock(&verb->entry->members_lock);
-    return result;
+    return add_disk(context);
 }
 
 /* The entry is ours. */
@@ -300,10 +306,15 @@ static int remove_disk(struct verb *verb)
                     row->number, row->path);
     if (row->state != DISK_REMOVED) {
         result = disk_care_take_out(verb->entry, row, DISK_REMOVED, &verb->failure);
-        if (result != 0)
+        if (result != 0 && result != ERR_TIMEOUT)
             return result;
-        row->state = DISK_REMOVED;
-        result = disk_row_put(verb->recorder, row, &verb->failure);
+        row->state = DISK_REMOVED; /* also where it is closed later */
+        struct failure unwritten = {0};
+        int written = disk_row_put(verb->recorder, row, &unwritten);
+        if (result == 0 && written != 0) {
+            result = written;
+            verb->failure = unwritten;
+        }
     }
     if (result == 0 && verb->forget) {
         disk_note_forget(verb->recorder, row);
@@ -461,7 +472,6 @@ static int replace_work(void *context)
     struct verb old = {.recorder = verb->recorder,
                        .entry = verb->entry,
                        .word = verb->word};
-    pthread_mutex_lock(&verb->entry->members_lock);
     int result = find_row(&old);
     if (result == 0 && old.row.state == DISK_REMOVED)
         result = fail(&old.failure, ERR_EXISTS, "disk %u (%.200s) is removed already: add the new one",
@@ -473,12 +483,11 @@ static int replace_work(void *context)
     if (result == 0) {
         char id[IDENTITY_TEXT_SIZE]; /* whatever the new disk may be called */
         old.word = identity_text(&old.row.disk, id);
-        result = remove_disk(&old);
+        result = remove_work(&old);
         if (result != 0)
             fail(&verb->failure, result, "%.200s is added, but disk %u could not be removed: %.200s",
                  verb->row.path, old.row.number, old.failure.text);
     }
-    pthread_mutex_unlock(&verb->entry->members_lock);
     return result;
 }
 

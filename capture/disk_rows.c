@@ -223,12 +223,23 @@ int disk_row_put(struct recorder *recorder, const struct state_disk *row, struct
 
 /* ---- where it is -------------------------------------------------------------------------------- */
 
+/* superblock_read() of a disk that may hang: others wait meanwhile. ERR_TIMEOUT: it does not answer, and can only be closed. */
+static int read_patiently(struct disk **disk, struct superblock *superblock, struct failure *failure)
+{
+    int result = disk_patient_begin(disk, 0);
+    if (result != 0)
+        return fail(failure, result, "disk %s: %s", (*disk)->name, error_text(result));
+    result = superblock_read(*disk, superblock, NULL, failure);
+    return disk_patient_end(disk) ? result
+                                  : fail(failure, ERR_TIMEOUT, "disk %s does not answer", (*disk)->name);
+}
+
 int disk_peek(const char *path, struct superblock *superblock, struct failure *failure)
 {
     struct disk *disk;
     int result = disk_uring_open(path, DISK_OPEN_READ, &disk, failure);
     if (result == 0) {
-        result = superblock_read(disk, superblock, NULL, failure);
+        result = read_patiently(&disk, superblock, failure);
         disk_close(&disk);
     }
     return result;
@@ -262,7 +273,7 @@ static int open_here(struct state_disk *row, struct superblock *superblock, stru
                     superblock->ring_name);
     if (result != 0)
         return result;
-    result = superblock_read(*disk, superblock, NULL, failure);
+    result = read_patiently(disk, superblock, failure);
     if (result == 0 && !is_same(row, superblock))
         result = fail(failure, ERR_MISMATCH, "disk %s is another one now: of ring \"%s\"", row->path,
                       superblock->ring_name);

@@ -295,7 +295,7 @@ uint64_t ring_entry_generation(const struct ring_entry *entry, const struct iden
         struct identity identity;
         ring_disk(entry->ring, i, &identity);
         if (identity_equal(&identity, disk))
-            return le64_get(ring_superblock(entry->ring, i)->generation);
+            return ring_superblock_generation(entry->ring, i);
     }
     return 0;
 }

@@ -47,7 +47,7 @@ static int check_superblocks(struct ring *ring, uint32_t number, bool repair,
                                   json_pack("{s:o, s:s}", "disk", json_text(held->name), "place",
                                             superblock_place_text((enum superblock_place)place)));
     if (result == 0 && bad > 0 && bad < SUPERBLOCK_PLACES && repair &&
-        superblock_repair(held, superblock, failure) == 0)
+        ring_superblock_repair(ring, number, le64_get(superblock->generation), failure) == 0)
         superblocks->repaired += bad;
     free(superblock);
     return 0;

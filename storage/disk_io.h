@@ -3,7 +3,7 @@
  *
  * Bodies: disk_uring.c (files and block devices, O_DIRECT through io_uring, one thread a disk),
  * disk_simulated.c (memory, seeded and deterministic, with power cuts and faults), disk_faulty.c
- * (wraps another body). An object store may become one later, hence no paths and no descriptors here.
+ * and disk_patient.c (both wrap another body). An object store may become one later, hence no paths and no descriptors here.
  *
  * Life of a request: the caller fills it and submits it; from then on request and buffer belong to
  * the disk until `done` is called, exactly once, also for a request that failed. There is no cancel:
@@ -117,6 +117,24 @@ int disk_flush(struct disk *disk);
 
 /* Closes and nulls; a null *disk is allowed. */
 void disk_close(struct disk **disk);
+
+/* ---- patience: who takes a disk in holds locks that others need --------------------------------- */
+
+#define DISK_PATIENCE_MS 10000     /* for one answer of a disk that is taken in; one that sleeps has to spin up first */
+#define DISK_PATIENT_OWING_MAX 8u
+
+/*
+ * From now on, until disk_patient_end(), whoever waits for *disk waits for each answer patience_ms at most (0: DISK_PATIENCE_MS). A request that has not been
+ * answered by then ends with ERR_TIMEOUT, and so does, at once, all that is asked later: *disk is lost. It can only be closed then, which does not wait: a
+ * thread does, and the disk's lock is held until it has answered. *disk changes; its name, size and geometry are the same. For requests that are waited for (as
+ * disk_read() and the others do), by one thread; no buffers are registered. Done twice it is done once. ERR_NO_MEMORY; ERR_BUSY: so many disks
+ * have been lost in this process that owe an answer. *disk is as it was then.
+ */
+int disk_patient_begin(struct disk **disk, unsigned patience_ms);
+/* False for a disk that nobody is patient with. */
+bool disk_patient_lost(const struct disk *disk);
+/* *disk is what it was before disk_patient_begin(), with the geometry that it has now. False: it is lost, and stays what it is. */
+bool disk_patient_end(struct disk **disk);
 
 /* ---- opening: files and block devices ---------------------------------------------------------- */
 

@@ -321,6 +321,8 @@ static int read_every_slot(struct recovery *recovery, uint32_t disk, uint64_t do
         for (uint32_t i = 0; i < count; i++)
             number[i] = from + i;
         int result = look_at(recovery, disk, number, count, view);
+        if (result == 0 && disk_patient_lost(recovery->disk[disk].disk))
+            result = ERR_TIMEOUT;
         for (uint32_t i = 0; i < count && result == 0; i++) {
             recovery->disk[disk].belief[from + i] = belief_of(&view[i]);
             if (view[i].content == SLOT_UNREAD)
@@ -723,6 +725,8 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
             break;
         prefixes++;
         read_prefix(recovery, &view[prefixes - 1], buffer, &prefix[prefixes - 1]);
+        if (disk_patient_lost(recovery->disk[view[prefixes - 1].disk].disk))
+            result = ERR_TIMEOUT; /* what has not been read is not a hole */
         if (prefix[prefixes - 1].index.packets > prefix[best].index.packets)
             best = prefixes - 1;
     }
@@ -1076,6 +1080,8 @@ int recovery_join(const struct recovery_options *options, struct recovery_disk *
     for (uint32_t i = 0; i < recovery.found_count && result == 0; i++) {
         struct slot_view *view = &recovery.found[i];
         result = join_slot(&recovery, view, &list, is_one_of(filling, filling_count, &view->open.segment));
+        if (result == 0 && disk_patient_lost(disk->disk))
+            result = ERR_TIMEOUT;
         if (result == 0 && i % CHANGES_MAX == CHANGES_MAX - 1)
             result = catalog_barrier(options->catalog);
         if (result == 0 && given_up(&recovery))

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "disk_life.h"
 #include "superblock_writer.h"
 
 #define STREAMS_MAX 1024u
@@ -25,6 +26,7 @@ struct ring_member {
     _Atomic(struct disk *) shown;
     struct identity identity;
     struct superblock superblock;
+    _Atomic uint64_t generation; /* the superblock's, for whoever does not hold members_lock */
     struct superblock_writer *writer; /* null: no superblock is being written */
     bool leaving;      /* the keeper has left it, and it is still open */
     bool closing;      /* `closer` closes it, when it has answered; until then `writer` is the closer's */
@@ -152,6 +154,16 @@ static void say(const struct ring_options *options, const char *severity, const 
         options->event(options->context, severity, kind, text);
 }
 
+static int does_not_answer(const struct disk *disk, struct failure *failure)
+{
+    return fail(failure, ERR_TIMEOUT, "disk %s does not answer", disk->name);
+}
+
+static void show_generation(struct ring_member *member)
+{
+    atomic_store(&member->generation, le64_get(member->superblock.generation));
+}
+
 /* Reads and checks the superblock of member i, against the others' so far; mends it. */
 static int read_superblock(struct ring *ring, uint32_t i, struct failure *failure)
 {
@@ -169,10 +181,12 @@ static int read_superblock(struct ring *ring, uint32_t i, struct failure *failur
         return fail(failure, ERR_MISMATCH, "disk %s has slots of %llu bytes, the ring's have %llu", member->disk->name,
                     (unsigned long long)member->disk->geometry.slot_bytes, (unsigned long long)ring->slot_bytes);
     member->identity = member->superblock.disk;
+    show_generation(member);
     if (condition.repairs == 0)
         return 0;
     char text[512];
     result = superblock_repair(member->disk, &member->superblock, failure);
+    show_generation(member);
     snprintf(text, sizeof text, "disk %.255s: %u of its 4 superblocks were damaged or stale, and %s", member->disk->name,
              condition.repairs, result == 0 ? "have been written anew" : "could not be written anew");
     say(&ring->options, "warning", "superblock-repaired", text);
@@ -215,6 +229,20 @@ static void load_members(struct ring *ring)
     memcpy(ring->known, newest->member, ring->knowns * sizeof *ring->known);
 }
 
+/* The invariant of disk_life.h, for whoever has let a member in or out. */
+static void assert_life(struct ring *ring, const struct ring_member *member)
+{
+    bool leaving = member->leaving || member->closing;
+    struct disk_facts facts = {
+        .state = (enum disk_state)known_member(ring, &member->identity)->state,
+        .open = member->disk || member->closing,
+        .leaving = leaving,
+        .takes_segments = false, /* the keeper's to assert */
+        .is_read = !leaving && atomic_load(&member->shown),
+    };
+    assert(!disk_life_check(&facts));
+}
+
 /* Notes the state of a disk. False: the list is full, and nothing on it can be forgotten. */
 static bool note_member(struct ring *ring, const struct identity *identity, const struct disk *disk, enum disk_state state)
 {
@@ -230,6 +258,7 @@ static bool note_member(struct ring *ring, const struct identity *identity, cons
         member = &ring->known[at];
         *member = (struct superblock_member){.disk = *identity, .joined_ns = le64_of((uint64_t)wall_ns(NULL))};
     }
+    assert(disk_life_is_allowed((enum disk_state)member->state, state));
     member->state = (uint8_t)state;
     if (disk) {
         member->bytes = le64_of(disk->geometry.disk_bytes);
@@ -255,6 +284,15 @@ static void say_behind(struct ring *ring, const struct ring_member *member, cons
     say(&ring->options, "warning", "superblock-behind", text);
 }
 
+/* Waits until then for the writer that is there. False: the disk has not answered. *result, *failure: as superblock_write() left them. */
+static bool writer_result(struct ring_member *member, uint64_t until_ns, int *result, struct failure *failure)
+{
+    if (!superblock_writer_end(&member->writer, until_ns, &member->superblock, result, failure))
+        return false;
+    show_generation(member);
+    return true;
+}
+
 /* Whether no superblock is being written to the disk, after waiting for it until then. */
 static bool writer_ended(struct ring *ring, struct ring_member *member, uint64_t until_ns)
 {
@@ -262,7 +300,7 @@ static bool writer_ended(struct ring *ring, struct ring_member *member, uint64_t
     struct failure failure;
     if (!member->writer)
         return true;
-    if (!superblock_writer_end(&member->writer, until_ns, &member->superblock, &result, &failure))
+    if (!writer_result(member, until_ns, &result, &failure))
         return false;
     if (result != 0)
         say_behind(ring, member, failure.text);
@@ -548,9 +586,10 @@ void ring_close(struct ring **slot)
 
 /* ---- members come and go --------------------------------------------------------------------------- */
 
-int ring_disk_format(struct ring *ring, struct disk *disk, struct identity *identity, struct failure *failure)
+int ring_disk_format(struct ring *ring, struct disk **slot, struct identity *identity, struct failure *failure)
 {
     struct disk_geometry geometry;
+    struct disk *disk = *slot;
     struct superblock *superblock = malloc(sizeof *superblock);
     if (!superblock)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
@@ -578,8 +617,14 @@ int ring_disk_format(struct ring *ring, struct disk *disk, struct identity *iden
         superblock->members = le16_of((uint16_t)(ring->knowns + 1));
     }
     pthread_mutex_unlock(&ring->members_lock);
+    if (result == 0 && (result = disk_patient_begin(slot, ring->options.join_patience_ms)) != 0)
+        fail(failure, result, "disk %s: %s", disk->name, error_text(result));
     if (result == 0)
-        result = superblock_format(disk, superblock, failure);
+        result = superblock_format(*slot, superblock, failure);
+    if (!disk_patient_end(slot)) {
+        result = does_not_answer(*slot, failure);
+        disk_close(slot);
+    }
     *identity = superblock->disk;
     free(superblock);
     return result;
@@ -633,7 +678,15 @@ static void add_disk(struct keeper *keeper, void *context)
     join->result = keeper_add_disk(keeper, join->member->disk, &join->member->identity, join->belief, &join->number);
 }
 
-/* Reads the disk, and gives it to the keeper: it has the member's number, or gets it. */
+static void name_buffers(struct ring *ring, struct disk *disk)
+{
+    uint32_t count;
+    uint8_t *area = pool_area(ring->pool, &count);
+    if (disk->ops->register_buffers)
+        (void)disk->ops->register_buffers(disk, area, FRAME_BYTES_USUAL, count);
+}
+
+/* Reads the disk, and gives it to the keeper: it has the member's number, or gets it. Patience with the disk ends here. */
 static int take_in(struct ring *ring, struct ring_member *member, struct recovery_report *report, struct failure *failure)
 {
     struct in_work work = {0};
@@ -645,11 +698,15 @@ static int take_in(struct ring *ring, struct ring_member *member, struct recover
     int result = disk.belief && !work.no_memory ? 0 : fail(failure, ERR_NO_MEMORY, "out of memory");
     if (result == 0)
         result = recovery_join(&options, &disk, work.segment, work.count, &join.position, report, failure);
+    if (result == 0 && !disk_patient_end(&member->disk))
+        result = does_not_answer(member->disk, failure);
+    if (result == 0 && ring->registered)
+        name_buffers(ring, member->disk);
     if (result == 0)
         join.belief = disk.belief;
     keeper_call(ring->keeper, add_disk, &join);
     if (result == 0 && join.result != 0)
-        result = fail(failure, join.result, "disk %s: %s", disk.disk->name, error_text(join.result));
+        result = fail(failure, join.result, "disk %s: %s", member->disk->name, error_text(join.result));
     assert(result != 0 || &ring->member[join.number] == member);
     free(work.segment);
     free(disk.belief);
@@ -662,14 +719,6 @@ static struct ring_member *member_of(struct ring *ring, const struct identity *i
         if (identity_equal(&ring->member[i].identity, identity))
             return &ring->member[i];
     return NULL;
-}
-
-static void name_buffers(struct ring *ring, struct disk *disk)
-{
-    uint32_t count;
-    uint8_t *area = pool_area(ring->pool, &count);
-    if (disk->ops->register_buffers)
-        (void)disk->ops->register_buffers(disk, area, FRAME_BYTES_USUAL, count);
 }
 
 /* The superblock of the disk that joins is in the new member's place, which is not counted yet. */
@@ -694,8 +743,6 @@ static int join_member(struct ring *ring, struct ring_member *fresh, struct reco
     }
     const struct superblock_member *known = known_member(ring, &member->identity);
     enum disk_state was = known ? (enum disk_state)known->state : DISK_FRESH;
-    if (ring->registered)
-        name_buffers(ring, disk);
     /* Its own superblock first: what it cannot take it cannot be trusted with. The others' when it is in. */
     int result = note_member(ring, &member->identity, disk, DISK_ACTIVE)
                      ? 0
@@ -703,21 +750,24 @@ static int join_member(struct ring *ring, struct ring_member *fresh, struct reco
     if (result == 0) {
         list_members(ring, member);
         result = superblock_write(disk, &member->superblock, failure);
+        show_generation(member);
     }
     if (result == 0)
         result = take_in(ring, member, report, failure);
+    disk = member->disk; /* not the one that we were patient with */
     if (result != 0) {
         if (known_member(ring, &member->identity))
             (void)note_member(ring, &member->identity, NULL, was == DISK_FRESH ? DISK_REMOVED : was);
-        fresh->disk = disk; /* the caller closes it */
         if (before)
             before->disk = NULL;
+        fresh->disk = disk; /* the caller closes it */
         return result;
     }
     *number = (uint32_t)(member - ring->member);
     atomic_store(&member->shown, disk);
     if (!before)
         ring->members++;
+    assert_life(ring, member);
     update_members(ring);
     catalog_put_disk(ring->options.catalog, &ring->options.ring, &member->identity, disk->name, disk->bytes,
                      disk->geometry.slot_count, DISK_ACTIVE);
@@ -736,11 +786,17 @@ int ring_disk_join(struct ring *ring, struct disk **disk, struct recovery_report
                     RING_DISKS_MAX);
     }
     struct ring_member *fresh = &ring->member[ring->members];
+    int result = disk_patient_begin(disk, ring->options.join_patience_ms);
+    if (result != 0)
+        fail(failure, result, "disk %s: %s", (*disk)->name, error_text(result));
     *fresh = (struct ring_member){.disk = *disk};
     *disk = NULL;
-    int result = read_superblock(ring, ring->members, failure);
+    if (result == 0)
+        result = read_superblock(ring, ring->members, failure);
     if (result == 0)
         result = join_member(ring, fresh, report, number, failure);
+    if (result != 0 && disk_patient_lost(fresh->disk))
+        result = does_not_answer(fresh->disk, failure); /* whatever came of that */
     if (result != 0)
         disk_close(&fresh->disk);
     pthread_mutex_unlock(&ring->members_lock);
@@ -828,11 +884,40 @@ int ring_disk_leave(struct ring *ring, uint32_t number, enum disk_state state, i
             leave.quiet = writer_ended(ring, member, monotonic_ns(NULL) + SUPERBLOCK_WAIT_NS);
         }
         if (!leave.quiet)
-            result = fail(failure, ERR_TIMEOUT, "disk %s has left ring %s, but has not answered everything yet",
+            result = fail(failure, ERR_TIMEOUT, "disk %s has left ring %s, but stays locked until it has answered everything",
                           member->disk->name, ring->options.name);
     }
-    if (result == 0)
-        close_member(ring, member, leave.quiet);
+    close_member(ring, member, leave.quiet);
+    assert_life(ring, member);
+    pthread_mutex_unlock(&ring->members_lock);
+    return result;
+}
+
+/* One generation more, by way of the writer: whatever else is being written there comes first. */
+static int write_generation(struct ring *ring, struct ring_member *member, uint64_t generation, struct failure *failure)
+{
+    uint64_t until_ns = monotonic_ns(NULL) + SUPERBLOCK_WAIT_NS;
+    int result = 0;
+    if (writer_ended(ring, member, until_ns)) {
+        list_members(ring, member);
+        if (le64_get(member->superblock.generation) < generation)
+            member->superblock.generation = le64_of(generation);
+        if (superblock_writer_begin(&member->writer, member->disk, &member->superblock) != 0)
+            return fail(failure, ERR_NO_MEMORY, "disk %s: no memory, or no thread", member->disk->name);
+        if (writer_result(member, until_ns, &result, failure))
+            return result;
+    }
+    return does_not_answer(member->disk, failure);
+}
+
+int ring_superblock_repair(struct ring *ring, uint32_t number, uint64_t generation, struct failure *failure)
+{
+    pthread_mutex_lock(&ring->members_lock);
+    int result = 0;
+    if (number >= ring->members || !ring->member[number].disk || ring->member[number].leaving)
+        result = fail(failure, ERR_NOT_FOUND, "ring %s has no disk %u", ring->options.name, number);
+    for (int pair = 0; pair < 2 && result == 0; pair++)
+        result = write_generation(ring, &ring->member[number], generation, failure);
     pthread_mutex_unlock(&ring->members_lock);
     return result;
 }
@@ -1317,6 +1402,11 @@ struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity)
 int ring_pressure_fd(const struct ring *ring)
 {
     return ring->gauge.fd;
+}
+
+uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i)
+{
+    return atomic_load(&ring->member[i].generation);
 }
 
 const struct superblock *ring_superblock(const struct ring *ring, uint32_t i)

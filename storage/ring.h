@@ -28,6 +28,7 @@ struct ring_options {
     uint8_t copies;
     uint64_t buffer_bytes;     /* of packets on their way; the bound of data in flight */
     uint64_t flush_window_ns;  /* 50 ms to 10 s */
+    unsigned join_patience_ms; /* for each answer of a disk that is formatted or taken in; 0: DISK_PATIENCE_MS */
     struct mender_options mender;
     flow_keys_of *keys_of;     /* what segments are indexed by; null: they get no key index */
     struct catalog *catalog;   /* stays the caller's */
@@ -59,15 +60,16 @@ int ring_open(const struct ring_options *options, struct disk **disk, uint32_t d
 
 /*
  * Formats an open disk (disk_uring_create) as a further member of the ring, with the ring's slot size. Nothing of the ring changes yet.
- * The disk stays the caller's. ERR_TOO_SMALL, ERR_TOO_LARGE (128 members), ERR_IO.
+ * The disk stays the caller's. ERR_TOO_SMALL, ERR_TOO_LARGE (128 members), ERR_IO. ERR_TIMEOUT: it does not answer; *disk is null, and closed when
+ * it does.
  */
-int ring_disk_format(struct ring *ring, struct disk *disk, struct identity *identity, struct failure *failure);
+int ring_disk_format(struct ring *ring, struct disk **disk, struct identity *identity, struct failure *failure);
 
 /*
  * Takes an open, locked disk that is formatted for this ring (fresh, or a member before) into the running ring: checks its superblock,
  * brings what lies on it together with what the catalog knows (recovery_join), updates the members in all superblocks, gives it to
  * the keeper. Recording goes on meanwhile. *disk is the ring's, also on failure. ERR_MISMATCH: another ring, other slots; ERR_EXISTS: it is a member
- * already; ERR_IO.
+ * already; ERR_IO. ERR_TIMEOUT: it does not answer; others, who wait for its turn to change the ring, wait no longer than that.
  */
 int ring_disk_join(struct ring *ring, struct disk **disk, struct recovery_report *report, uint32_t *number,
                    struct failure *failure);
@@ -76,8 +78,8 @@ int ring_disk_join(struct ring *ring, struct disk **disk, struct recovery_report
  * The member gets nothing new, what is being filled there goes on elsewhere, and it is closed and unlocked: with state DISK_REMOVED when nothing is
  * under way there, and its copies leave the catalog; with DISK_MISSING or DISK_FAILED at once, the closing happens when it answers, and
  * the catalog keeps its places, which count for nothing until it is back. The other members' superblocks say `state`, after DISK_REMOVED its own,
- * too. Its data stays on it. ERR_TIMEOUT after timeout_ms: it has left, but is not closed; call again. ERR_BUSY: it is the last that works
- * and a stream is open. ERR_NOT_FOUND.
+ * too. Its data stays on it. ERR_TIMEOUT after timeout_ms: it has left, as with 0, but is closed and unlocked later, when it answers. ERR_BUSY: it is the last that
+ * works and a stream is open. ERR_NOT_FOUND.
  */
 int ring_disk_leave(struct ring *ring, uint32_t number, enum disk_state state, int timeout_ms, struct failure *failure);
 
@@ -150,7 +152,16 @@ struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity)
 
 /* The pressure gauge (pressure.h) for a reading process; disks are numbered as ring_disk() does. Stays the ring's. */
 int ring_pressure_fd(const struct ring *ring);
+/* The generation of the i-th disk's superblock, as it was read or written last. Any thread. */
+uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i);
+/* All of it; nobody changes the ring meanwhile. */
 const struct superblock *ring_superblock(const struct ring *ring, uint32_t i);
+
+/*
+ * Writes the superblock of a member anew to its four places, in generations above `generation`, the one that was found there; not beside one that the
+ * ring is writing itself, but after it. ERR_NOT_FOUND: it has left; ERR_TIMEOUT: it does not answer; ERR_IO.
+ */
+int ring_superblock_repair(struct ring *ring, uint32_t number, uint64_t generation, struct failure *failure);
 const struct ring_options *ring_options(const struct ring *ring);
 
 struct ring_state {

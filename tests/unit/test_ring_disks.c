@@ -4,6 +4,7 @@
  */
 #include "unit_test.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #define DISKS 4
 #define DISK_BYTES (44u << 20)
 #define PACKET_BYTES 6000u
+#define PATIENCE_MS 2000u /* with a disk that joins */
 #define STREAMS 2u
 #define STREAM_PACKETS 10000u
 
@@ -87,6 +89,7 @@ static void ring_up(struct world *world, struct disk **disk, uint32_t disks, uin
         .copies = copies,
         .buffer_bytes = RING_BUFFER_BYTES_MIN,
         .flush_window_ns = RING_FLUSH_WINDOW_NS_MIN,
+        .join_patience_ms = PATIENCE_MS,
         .catalog = world->catalog,
         .event = note_event,
         .context = world,
@@ -260,7 +263,7 @@ static void test_add_while_recording(void **state)
     assert_int_equal(ring_set_copies(world.ring, 2, &failure), ERR_INVALID);
     assert_non_null(strstr(failure.text, "2 copies need 2 disks"));
     struct disk *disk = disk_new(&world, 1);
-    assert_int_equal(ring_disk_format(world.ring, disk, &world.disk_identity[1], &failure), 0);
+    assert_int_equal(ring_disk_format(world.ring, &disk, &world.disk_identity[1], &failure), 0);
     join(&world, disk);
     assert_int_equal(ring_set_copies(world.ring, 2, &failure), 0);
     record(&world, 2000);
@@ -393,7 +396,9 @@ struct hanging {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool hangs;
-    bool held; /* somebody waits */
+    uint32_t passes; /* so many answers it still gives then */
+    bool held; /* somebody waits, or did */
+    uint32_t waiters;
 };
 
 static void hanging_submit(struct disk *disk, struct disk_request *request)
@@ -405,23 +410,47 @@ static void hanging_submit(struct disk *disk, struct disk_request *request)
     pthread_mutex_unlock(&hanging->lock);
 }
 
-static void hanging_wait(struct disk *disk, struct disk_request *request)
+/* As long as it hangs, and limit_ms is not over. */
+static bool hanging_wait_for(struct disk *disk, struct disk_request *request, unsigned limit_ms)
 {
     struct hanging *hanging = (struct hanging *)disk;
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += limit_ms / 1000;
+    until.tv_nsec += (long)(limit_ms % 1000) * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&hanging->lock);
-    while (hanging->hangs && request->slot == DISK_SLOT_META) {
+    bool hangs = hanging->hangs && request->slot == DISK_SLOT_META && hanging->passes == 0;
+    if (hanging->hangs && request->slot == DISK_SLOT_META && !hangs)
+        hanging->passes--;
+    hanging->waiters++;
+    for (int waited = 0; hangs && hanging->hangs && waited == 0;) {
         hanging->held = true;
-        pthread_cond_broadcast(&hanging->changed);
-        pthread_cond_wait(&hanging->changed, &hanging->lock);
+        waited = limit_ms == UINT_MAX ? pthread_cond_wait(&hanging->changed, &hanging->lock)
+                                      : pthread_cond_timedwait(&hanging->changed, &hanging->lock, &until);
     }
+    hangs = hangs && hanging->hangs;
+    hanging->waiters--;
     pthread_mutex_unlock(&hanging->lock);
-    disk_wait(hanging->inner, request);
+    if (!hangs)
+        disk_wait(hanging->inner, request);
+    return !hangs;
+}
+
+static void hanging_wait(struct disk *disk, struct disk_request *request)
+{
+    (void)hanging_wait_for(disk, request, UINT_MAX);
 }
 
 static void hanging_close(struct disk *disk)
 {
     struct hanging *hanging = (struct hanging *)disk;
-    assert_false(hanging->hangs); /* closed under whoever waits for it */
+    pthread_mutex_lock(&hanging->lock);
+    assert_int_equal(hanging->waiters, 0); /* closed under whoever waits for it */
+    while (hanging->hangs)
+        pthread_cond_wait(&hanging->changed, &hanging->lock);
+    pthread_mutex_unlock(&hanging->lock);
     disk_close(&hanging->inner);
     pthread_mutex_destroy(&hanging->lock);
     pthread_cond_destroy(&hanging->changed);
@@ -429,7 +458,7 @@ static void hanging_close(struct disk *disk)
 }
 
 static const struct disk_ops hanging_ops = {
-    .name = "hanging", .submit = hanging_submit, .wait = hanging_wait, .close = hanging_close};
+    .name = "hanging", .submit = hanging_submit, .wait = hanging_wait, .wait_for = hanging_wait_for, .close = hanging_close};
 
 static struct disk *hanging_wrap(struct disk *inner)
 {
@@ -443,13 +472,20 @@ static struct disk *hanging_wrap(struct disk *inner)
     return &hanging->head;
 }
 
-static void set_hangs(struct disk *disk, bool hangs)
+/* The first `passes` answers come all the same. */
+static void set_hangs_after(struct disk *disk, bool hangs, uint32_t passes)
 {
     struct hanging *hanging = (struct hanging *)disk;
     pthread_mutex_lock(&hanging->lock);
     hanging->hangs = hangs;
+    hanging->passes = passes;
     pthread_cond_broadcast(&hanging->changed);
     pthread_mutex_unlock(&hanging->lock);
+}
+
+static void set_hangs(struct disk *disk, bool hangs)
+{
+    set_hangs_after(disk, hangs, 0);
 }
 
 static bool is_held(struct disk *disk)
@@ -502,6 +538,134 @@ static void test_leave_while_another_hangs(void **state)
     join(&world, disk_when_free(&world, 0));
     stream_stop(&world);
     assert_int_equal(sums_of(&world).packets, world.packets);
+    world_close(&world);
+}
+
+/*
+ * A disk that hangs while it is taken in, wherever that is: it is given up after a while, with a sentence, and the ring is what it was. It once held up for ever
+ * whoever wanted to change the ring. When it has answered, it is unlocked and can come again.
+ */
+static void test_join_of_a_disk_that_hangs(void **state)
+{
+    (void)state;
+    /* At its first superblock; at the first write; at the third, the last two having been flushes; among its slots. */
+    static const uint32_t passes[] = {0, 4, 7, 60};
+    struct world world;
+    world_open(&world, 3, 2);
+    stream_begin(&world);
+    record(&world, 1500);
+    leave(&world, 0, DISK_REMOVED);
+    struct sums without = sums_of(&world);
+    for (uint32_t i = 0; i < COUNT(passes); i++) {
+        struct failure failure = {0};
+        struct recovery_report report;
+        uint32_t number;
+        struct disk *disk = hanging_wrap(disk_when_free(&world, 0)), *hanging = disk;
+        set_hangs_after(hanging, true, passes[i]);
+        assert_int_equal(ring_disk_join(world.ring, &disk, &report, &number, &failure), ERR_TIMEOUT);
+        assert_null(disk);
+        assert_non_null(strstr(failure.text, "does not answer"));
+        assert_null(ring_disk(world.ring, number_of(&world, 0), NULL));
+        assert_int_equal(member_in(ring_superblock(world.ring, 1), &world.disk_identity[0])->state, DISK_REMOVED);
+        assert_int_equal(disk_uring_open(disk_path(&world, 0), DISK_OPEN_EXCLUSIVE, &disk, &failure), ERR_BUSY);
+        assert_int_equal(ring_set_copies(world.ring, 2, &failure), 0);
+        record(&world, 100);
+        assert_int_equal(sums_of(&world).places[0], 0);
+        set_hangs(hanging, false);
+    }
+    assert_true(sums_of(&world).packets >= without.packets);
+    join(&world, disk_when_free(&world, 0));
+    assert_true(sums_of(&world).places[0] > 0);
+    record(&world, 100);
+    stream_stop(&world);
+    assert_int_equal(sums_of(&world).packets, world.packets);
+
+    /* The same for one that is to be formatted. */
+    struct failure failure = {0};
+    struct disk *disk = hanging_wrap(disk_new(&world, 3)), *hanging = disk;
+    set_hangs(hanging, true);
+    assert_int_equal(ring_disk_format(world.ring, &disk, &world.disk_identity[3], &failure), ERR_TIMEOUT);
+    assert_null(disk);
+    set_hangs(hanging, false);
+    disk = disk_when_free(&world, 3);
+    assert_int_equal(ring_disk_format(world.ring, &disk, &world.disk_identity[3], &failure), 0);
+    join(&world, disk);
+    world_close(&world);
+}
+
+/* Removed while it hangs: it has left, is said to be locked still, and can be had again when it has answered. It could not once, as long as the ring was up. */
+static void test_removed_while_it_hangs(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    struct disk *disk[2];
+    world_open(&world, 2, 1);
+    ring_close(&world.ring);
+    disk[0] = disk_again(&world, 0);
+    struct disk *hanging = disk[1] = hanging_wrap(disk_again(&world, 1));
+    ring_up(&world, disk, 2, 1);
+    stream_begin(&world);
+    record(&world, 200);
+    set_hangs(hanging, true);
+    assert_int_equal(ring_set_copies(world.ring, 1, &failure), 0); /* of which it is told */
+    assert_int_equal(ring_disk_leave(world.ring, number_of(&world, 1), DISK_REMOVED, 500, &failure), ERR_TIMEOUT);
+    assert_non_null(strstr(failure.text, "stays locked"));
+    assert_null(ring_disk(world.ring, number_of(&world, 1), NULL));
+    assert_int_equal(ring_disk_leave(world.ring, number_of(&world, 1), DISK_REMOVED, 500, &failure), ERR_NOT_FOUND);
+    record(&world, 200);
+    set_hangs(hanging, false);
+    join(&world, disk_when_free(&world, 1));
+    record(&world, 200);
+    stream_stop(&world);
+    assert_int_equal(sums_of(&world).packets, world.packets);
+    world_close(&world);
+}
+
+static struct superblock_condition condition_of(const struct world *world, uint32_t i)
+{
+    static struct superblock superblock;
+    struct superblock_condition condition;
+    struct failure failure = {0};
+    struct disk *disk = NULL;
+    assert_int_equal(disk_uring_open(disk_path(world, i), DISK_OPEN_READ, &disk, &failure), 0);
+    assert_int_equal(superblock_read(disk, &superblock, &condition, &failure), 0);
+    disk_close(&disk);
+    return condition;
+}
+
+/* A repair of the superblock comes after what the ring itself is writing there, not beside it, as it once did: two generations would have mixed. */
+static void test_superblock_repaired_while_one_is_written(void **state)
+{
+    (void)state;
+    static const uint8_t zeros[SUPERBLOCK_BYTES];
+    struct world world;
+    struct failure failure = {0};
+    struct disk *disk[2];
+    world_open(&world, 2, 1);
+    ring_close(&world.ring);
+    disk[0] = disk_again(&world, 0);
+    struct disk *hanging = disk[1] = hanging_wrap(disk_again(&world, 1));
+    ring_up(&world, disk, 2, 1);
+    FILE *file = fopen(disk_path(&world, 1), "r+");
+    assert_non_null(file);
+    assert_int_equal(fwrite(zeros, sizeof zeros, 1, file), 1);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(condition_of(&world, 1).repairs, 1);
+    set_hangs(hanging, true);
+    assert_int_equal(ring_set_copies(world.ring, 2, &failure), 0); /* a superblock is on its way now, and for some time */
+    assert_non_null(strstr(world.events, "superblock-behind"));
+    assert_int_equal(ring_superblock_repair(world.ring, 1, 0, &failure), ERR_TIMEOUT);
+    set_hangs(hanging, false);
+    uint64_t above = ring_superblock_generation(world.ring, 1) + 100; /* as if somebody else had written there */
+    assert_int_equal(ring_superblock_repair(world.ring, 1, above, &failure), 0);
+    assert_int_equal(ring_superblock_generation(world.ring, 1), above + 2);
+    struct superblock_condition condition = condition_of(&world, 1);
+    assert_int_equal(condition.repairs, 0);
+    for (int place = 0; place < SUPERBLOCK_PLACES; place++)
+        assert_true(condition.generation[place] > above);
+    assert_int_equal(ring_superblock(world.ring, 1)->copies, 2);
+    assert_int_equal(ring_superblock_repair(world.ring, 2, 0, &failure), ERR_NOT_FOUND);
     world_close(&world);
 }
 
@@ -586,6 +750,9 @@ int main(void)
         cmocka_unit_test(test_missing_at_a_start),
         cmocka_unit_test(test_missing_and_back),
         cmocka_unit_test(test_leave_while_another_hangs),
+        cmocka_unit_test(test_join_of_a_disk_that_hangs),
+        cmocka_unit_test(test_removed_while_it_hangs),
+        cmocka_unit_test(test_superblock_repaired_while_one_is_written),
         cmocka_unit_test(test_unseen_before_it_is_in),
         cmocka_unit_test(test_refused),
     };
