@@ -804,6 +804,9 @@ json_t *reading_result_json(const struct reading_result *result)
         json_gaps(result), "gaps_total", (json_int_t)done->gaps, "times_moved",
         (json_int_t)done->times_moved, "flushed", (int)!result->not_flushed, "complete",
         (int)(done->gaps == 0 && !result->not_flushed));
+    json_object_set_new(object, "segments_excluded", json_integer((json_int_t)done->segments_excluded));
+    json_object_set_new(object, "blocks_wanted", json_integer((json_int_t)done->blocks_wanted));
+    json_object_set_new(object, "blocks_read", json_integer((json_int_t)done->blocks_read));
     bool limited = done->limit > WORKER_LIMIT_NONE && done->limit <= WORKER_LIMIT_SECONDS;
     json_object_set_new(object, "limit", limited ? json_string(limits[done->limit]) : json_null());
     return object;

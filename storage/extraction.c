@@ -408,6 +408,7 @@ static int hand_out(struct extraction *extraction)
             cut_to_headers(extraction, &packet);
         if (!filter_match(extraction->exit[packet.interface].program, packet.packet, packet.rule))
             continue;
+        reader_matched(extraction->reader);
         result = write_packet(extraction, &packet);
         if (result)
             return result;
@@ -708,6 +709,9 @@ static void send_done(struct extraction *extraction, int result)
         done.frames_checked = counters.frames_checked;
         done.frames_bad = counters.frames_bad;
         done.segments_narrowed = counters.segments_narrowed;
+        done.segments_excluded = counters.segments_excluded;
+        done.blocks_wanted = counters.blocks_wanted;
+        done.blocks_read = counters.blocks_read;
         done.indexes_bad = counters.indexes_bad;
     } else {
         done.frames_checked = extraction->verify.frames_checked;

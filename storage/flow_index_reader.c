@@ -662,10 +662,12 @@ static int candidates_by_end(struct flow_reader *reader, const struct narrowing 
     return 0;
 }
 
-static int judge_flows(struct flow_reader *reader, const struct narrowing *tree, uint8_t *wanted)
+/* *sure: all packets of all flows that are wanted match. */
+static int judge_flows(struct flow_reader *reader, const struct narrowing *tree, uint8_t *wanted, bool *sure)
 {
     bool any = true;
     memset(wanted, 1, reader->flows);
+    *sure = true;
     if (!tree)
         return 0;
     int code = narrowing_has_ends(tree) ? candidates_by_end(reader, tree, wanted, &any) : 0;
@@ -677,7 +679,9 @@ static int judge_flows(struct flow_reader *reader, const struct narrowing *tree,
         if (!wanted[i])
             continue;
         flow_get(reader, i, &keys, &seen);
-        wanted[i] = narrowing_judge(tree, &keys, &seen) != NARROWING_NONE;
+        enum narrowing_verdict verdict = narrowing_judge(tree, &keys, &seen);
+        wanted[i] = verdict != NARROWING_NONE;
+        *sure &= verdict != NARROWING_MAYBE;
     }
     return code;
 }
@@ -694,8 +698,8 @@ static int select_flow(struct flow_reader *reader, struct bit_reader *bits, bool
         block += bits_get_rice(bits, k, reader->blocks);
         if (block >= reader->blocks || bits->failed)
             return ERR_CORRUPT;
-        if (wanted)
-            selection->block[block / 64] |= UINT64_C(1) << block % 64;
+        if (wanted && selection->block[block] < UINT16_MAX)
+            selection->block[block]++;
     }
     if (wanted) {
         selection->flows++;
@@ -750,8 +754,8 @@ static int select_blocks(struct flow_reader *reader, const uint8_t *wanted,
         code = ERR_CORRUPT;
     for (uint32_t chunk = 0; code == 0 && chunk < chunks; chunk++)
         code = select_chunk(reader, wanted, chunk, selection);
-    for (uint32_t i = 0; code == 0 && i < (reader->blocks + 63) / 64; i++)
-        selection->selected += (uint32_t)__builtin_popcountll(selection->block[i]);
+    for (uint32_t i = 0; code == 0 && i < reader->blocks; i++)
+        selection->selected += selection->block[i] > 0;
     return code;
 }
 
@@ -772,9 +776,9 @@ int flow_reader_select(struct flow_reader *reader, const struct narrowing *tree,
                        struct flow_selection *selection)
 {
     *selection = (struct flow_selection){.blocks = reader->blocks};
-    selection->block = calloc(reader->blocks / 64 + 1ul, sizeof *selection->block);
+    selection->block = calloc(reader->blocks + 1ul, sizeof *selection->block);
     uint8_t *wanted = malloc(reader->flows + 1ul);
-    int code = selection->block && wanted ? judge_flows(reader, tree, wanted) : ERR_NO_MEMORY;
+    int code = selection->block && wanted ? judge_flows(reader, tree, wanted, &selection->sure) : ERR_NO_MEMORY;
     if (code == 0)
         code = select_blocks(reader, wanted, selection);
     if (code == 0 && sizes)

@@ -44,10 +44,11 @@ int flow_reader_block(struct flow_reader *reader, uint32_t block, uint32_t *offs
                       uint32_t *packets);
 
 struct flow_selection {
-    uint64_t *block; /* a bit for each of the indexed blocks: whether it has to be read */
+    uint16_t *block; /* of each of the indexed blocks: how many packets of those flows begin in it; 0: it need not be read */
     uint32_t blocks;
     uint32_t selected; /* blocks */
     uint32_t flows;
+    bool sure; /* every packet of those flows matches */
     uint64_t packets; /* of those flows */
     uint64_t bytes;   /* of those, with their record headers; right within 7 % for each flow. 0
                          where they were not asked for */
@@ -62,7 +63,7 @@ void flow_selection_clear(struct flow_selection *selection);
 
 static inline bool flow_selection_has(const struct flow_selection *selection, uint32_t block)
 {
-    return block >= selection->blocks || (selection->block[block / 64] >> block % 64 & 1) != 0;
+    return block >= selection->blocks || selection->block[block] > 0;
 }
 
 /* Calls `each` for every flow; a value other than 0 ends the walk and is returned. keys->from,

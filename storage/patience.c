@@ -21,7 +21,7 @@ void patience_read_free(struct patience_read **slot)
     struct patience_read *read = *slot;
     if (!read)
         return;
-    assert(!read->asked);
+    assert(read->asked == 0);
     free(read->memory);
     free(read);
     *slot = NULL;
@@ -35,10 +35,12 @@ static void answered(struct disk_request *request)
 void patience_ask(struct patience_read *read, struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer,
                   uint32_t bytes)
 {
-    assert(!read->asked);
+    assert(read->asked < PATIENCE_STRETCHES_MAX && read->answered == 0 && (read->asked == 0 || read->disk == disk));
+    struct disk_request *request = &read->request[read->asked];
+    read->bytes = read->asked == 0 ? bytes : read->bytes + bytes;
     read->disk = disk;
-    read->asked = true;
-    read->request = (struct disk_request){
+    read->asked++;
+    *request = (struct disk_request){
         .op = DISK_READ,
         .slot = slot,
         .offset = offset,
@@ -48,16 +50,27 @@ void patience_ask(struct patience_read *read, struct disk *disk, uint32_t slot, 
         .done = answered,
         .owner = read,
     };
-    disk_submit(disk, &read->request);
+    disk_submit(disk, request);
+}
+
+/* Whether all stretches have been answered, after at most so long for each. */
+static bool all_answered(struct patience_read *read, unsigned limit_ms)
+{
+    while (read->answered < read->asked && disk_wait_for(read->disk, &read->request[read->answered], limit_ms))
+        read->answered++;
+    return read->answered == read->asked;
 }
 
 int patience_end(struct patience *patience, struct patience_read **slot, bool others)
 {
     struct patience_read *read = *slot;
     unsigned limit_ms = patience_lost(patience, read->disk) ? 0 : others ? PATIENCE_MS : PATIENCE_ALONE_MS;
-    if (disk_wait_for(read->disk, &read->request, limit_ms)) {
-        read->asked = false;
-        return read->request.result;
+    if (all_answered(read, limit_ms)) {
+        int result = 0;
+        for (uint32_t i = 0; i < read->asked && !result; i++)
+            result = read->request[i].result;
+        read->asked = read->answered = 0;
+        return result;
     }
     read->next = patience->lost;
     patience->lost = read;
@@ -71,7 +84,7 @@ static void forget(struct patience *patience, struct patience_read **link)
 {
     struct patience_read *read = *link;
     *link = read->next;
-    read->asked = false;
+    read->asked = read->answered = 0;
     patience->lost_reads--;
     patience_read_free(&read);
 }
@@ -80,7 +93,7 @@ bool patience_lost(struct patience *patience, const struct disk *disk)
 {
     bool lost = false;
     for (struct patience_read **link = &patience->lost; *link;)
-        if (disk_wait_for((*link)->disk, &(*link)->request, 0)) {
+        if (all_answered(*link, 0)) {
             forget(patience, link);
         } else {
             lost |= (*link)->disk == disk;
@@ -92,7 +105,8 @@ bool patience_lost(struct patience *patience, const struct disk *disk)
 void patience_close(struct patience *patience)
 {
     while (patience->lost) {
-        disk_wait(patience->lost->disk, &patience->lost->request);
+        while (patience->lost->answered < patience->lost->asked)
+            disk_wait(patience->lost->disk, &patience->lost->request[patience->lost->answered++]);
         forget(patience, &patience->lost);
     }
 }

@@ -1,7 +1,7 @@
 /*
  * patience.h - reads from disks that may never answer, for whoever can do without one.
  *
- *     patience_read_new -> { patience_ask -> patience_end } ... -> patience_read_free
+ *     patience_read_new -> { patience_ask ... -> patience_end } ... -> patience_read_free
  *
  * There is no cancel: what has not been answered in time is the disk's until it is, request and memory. patience_end() takes such a read
  * away from its owner, and until it has been answered its disk counts as lost: whoever asks patience_lost() first asks it for nothing more.
@@ -20,11 +20,15 @@
 #define PATIENCE_MS 5000
 #define PATIENCE_ALONE_MS 60000
 
+#define PATIENCE_STRETCHES_MAX 48u /* of one read */
+
 struct patience_read {
-    struct disk_request request; /* result and bytes, when it has ended */
+    struct disk_request request[PATIENCE_STRETCHES_MAX];
     struct disk *disk;
-    uint8_t *memory; /* page-aligned, the read's */
-    bool asked;      /* and not ended */
+    uint8_t *memory;   /* page-aligned, the read's */
+    uint32_t asked;    /* stretches, of a read that has not ended */
+    uint32_t answered; /* of those */
+    uint64_t bytes;    /* that were asked for */
     struct patience_read *next;
 };
 
@@ -39,13 +43,13 @@ struct patience_read *patience_read_new(size_t bytes);
 /* It has ended, or was never asked. */
 void patience_read_free(struct patience_read **read);
 
-/* Reads into `buffer`, which lies in the read's memory. */
+/* Reads into `buffer`, which lies in the read's memory. Further stretches of the same disk may be asked for before the end, PATIENCE_STRETCHES_MAX in all. */
 void patience_ask(struct patience_read *read, struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer,
                   uint32_t bytes);
 
 /*
- * Waits for the answer, as long as the disk has not been lost by another read; `others`: somebody else can be asked. The disk's result. ERR_TIMEOUT:
- * there was none, and *read is null.
+ * Waits for all answers, as long as the disk has not been lost by another read; `others`: somebody else can be asked. 0, or the disk's result where it
+ * could not read one of the stretches. ERR_TIMEOUT: there was no answer, and *read is null.
  */
 int patience_end(struct patience *patience, struct patience_read **read, bool others);
 

@@ -24,6 +24,7 @@
 
 #define STASH_BYTES_MIN (4u * 1024)
 #define NOT_IN_HEAP UINT32_MAX
+#define AS_WHOLE 2 /* of a step that does not leave this file */
 
 struct reader_stream {
     struct identity run;
@@ -46,6 +47,7 @@ struct reader_stream {
     bool walking;    /* the cursor is in a frame */
     bool damaged;    /* of which only a part is good */
     bool rest;       /* of which the stash holds only a part */
+    bool parts;      /* of which only stretches are there: all that can match */
     bool numbered;   /* next_packet is set */
     bool timed;      /* last_ns is set */
     bool has_before; /* `before` is the account before the range */
@@ -57,6 +59,8 @@ struct reader_stream {
     struct frame_packet head;
     struct frame_cursor cursor;
     struct frame_info info; /* of the cursor's frame */
+    struct segment_stretch *stretch; /* parts: the cursor's, the segment reader's */
+    uint32_t stretches;              /* from that one on */
     uint8_t *stash;
     uint32_t stash_room;
 
@@ -479,6 +483,23 @@ static int fill_stash(struct reader *reader, struct reader_stream *stream)
     return 0;
 }
 
+/* Sets the cursor on those records of the first stretch that were not yet seen. What lies between two stretches cannot match. */
+static void enter_stretch(struct reader_stream *stream)
+{
+    const struct segment_stretch *stretch = stream->stretch;
+    uint64_t first = stream->info.first_packet + stretch->before;
+    uint32_t body_end = stream->info.header_bytes + stream->info.body_bytes;
+    if (stream->next_packet < first)
+        stream->next_packet = first;
+    stream->cursor.at = stretch->at;
+    stream->cursor.end = stretch->end < body_end ? stretch->end : body_end;
+    stream->cursor.left = stretch->packets;
+    struct frame_packet packet;
+    for (uint64_t seen = stream->next_packet - first; seen > 0; seen--)
+        if (frame_cursor_next(&stream->cursor, &packet) <= 0)
+            break; /* all were seen, or the last one is cut off: the walk that follows comes to the same end */
+}
+
 /* Sets the cursor behind the packets of a frame that were seen before. 1; 0: there is nothing new
  * in it. */
 static int enter_frame(struct reader *reader, struct reader_stream *stream,
@@ -492,13 +513,25 @@ static int enter_frame(struct reader *reader, struct reader_stream *stream,
         note_account(stream, info);
     if (seen == info->packets)
         return 0;
+    if (frame->parts && frame->stretches == 0) {
+        skip_packets(reader, stream, info->first_packet, info->packets, info->head_ns, info->last_ns);
+        return 0;
+    }
     int result = map_interfaces(reader, stream, frame);
     if (result)
         return result;
     stream->info = *info;
     stream->damaged = frame->good_end < info->frame_bytes;
     stream->rest = false;
+    stream->parts = frame->parts;
     frame_cursor_start(&stream->cursor, frame->bytes, info);
+    if (frame->parts) {
+        stream->stretch = frame->stretch;
+        stream->stretches = frame->stretches;
+        enter_stretch(stream);
+        stream->walking = true;
+        return 1;
+    }
     if (stream->cursor.end > frame->good_end)
         stream->cursor.end = frame->good_end;
     struct frame_packet packet;
@@ -576,13 +609,40 @@ static int tell_records(struct reader *reader, struct reader_stream *stream)
     return judgement < 0 ? judgement : 0;
 }
 
+/* The next record of the stretches. 1; 0: there are no more that can match; AS_WHOLE: the frame is to be read whole; or a negative code. */
+static int next_in_stretches(struct reader *reader, struct reader_stream *stream)
+{
+    for (;;) {
+        struct segment_stretch *stretch = stream->stretch;
+        int result = stretch->wanted > 0 ? frame_cursor_next(&stream->cursor, &stream->head) : 0;
+        if (result > 0)
+            return result;
+        if (result < 0 && stream->cursor.end < stream->info.header_bytes + stream->info.body_bytes) {
+            result = segment_reader_extend(&stream->now, stretch);
+            if (result <= 0)
+                return result < 0 ? result : AS_WHOLE;
+            uint32_t body_end = stream->info.header_bytes + stream->info.body_bytes;
+            stream->cursor.end = stretch->end < body_end ? stretch->end : body_end;
+            continue;
+        }
+        if (result < 0)
+            return ERR_CORRUPT;
+        if (--stream->stretches == 0)
+            break;
+        stream->stretch++;
+        enter_stretch(stream);
+    }
+    skip_packets(reader, stream, stream->info.first_packet, stream->info.packets, stream->info.head_ns, stream->info.last_ns);
+    return 0;
+}
+
 /* Makes the stream's next packet in the range its head. 1; 0: there is nothing more for now. */
 static int step_stream(struct reader *reader, struct reader_stream *stream)
 {
     for (;;) {
         while (stream->walking) {
-            int result = frame_cursor_next(&stream->cursor, &stream->head);
-            if (result > 0) {
+            int result = stream->parts ? next_in_stretches(reader, stream) : frame_cursor_next(&stream->cursor, &stream->head);
+            if (result > 0 && result != AS_WHOLE) {
                 int64_t time_ns = stream->head.packet.time_ns;
                 stream->next_packet++;
                 stream->last_ns = time_ns;
@@ -596,6 +656,10 @@ static int step_stream(struct reader *reader, struct reader_stream *stream)
                 return 1;
             }
             stream->walking = false;
+            if (result == AS_WHOLE)
+                continue;
+            if (result < 0 && result != ERR_CORRUPT)
+                return result;
             if (result < 0) {
                 stream->pending = WORKER_GAP_DAMAGED;
                 result = stream->damaged ? 0 : tell_records(reader, stream);
@@ -921,6 +985,13 @@ int reader_next(struct reader *reader, struct reader_packet *out)
     return 0;
 }
 
+void reader_matched(struct reader *reader)
+{
+    struct reader_stream *stream = reader->last;
+    if (stream && stream->walking && stream->parts && stream->stretch->wanted > 0)
+        stream->stretch->wanted--;
+}
+
 /* ---- the end -----------------------------------------------------------------------------------
  */
 
@@ -1012,6 +1083,9 @@ void reader_counters(const struct reader *reader, struct reader_counters *counte
         .frames_checked = reader->shared.frames_checked,
         .frames_bad = reader->shared.frames_bad,
         .segments_narrowed = reader->shared.segments_narrowed,
+        .segments_excluded = reader->shared.segments_excluded,
+        .blocks_wanted = reader->shared.blocks_wanted,
+        .blocks_read = reader->shared.blocks_read,
         .indexes_bad = reader->shared.indexes_bad,
     };
 }

@@ -74,6 +74,12 @@ struct reader_packet {
 int reader_next(struct reader *reader, struct reader_packet *out);
 
 /*
+ * The packet that reader_next() handed out last has passed the filter of options.narrowing. Who says so spares reading: where all is found that the
+ * key index knows of, the end of a packet that is cut off by what was read is not fetched. Who does not say it loses nothing else.
+ */
+void reader_matched(struct reader *reader);
+
+/*
  * Whether a stream waits, in a follow job, for the end of a segment of which the next one is known
  * already; and to wait no longer, up to the next time that reader_next() returns 0: what has not
  * come is lost.
@@ -108,6 +114,9 @@ struct reader_counters {
     uint64_t frames_checked;
     uint64_t frames_bad;
     uint64_t segments_narrowed; /* by their key indexes */
+    uint64_t segments_excluded; /* of those: nothing in them can match */
+    uint64_t blocks_wanted; /* of 16 KiB, in segments with a key index: those that may hold a match */
+    uint64_t blocks_read;   /* of data frames */
     uint64_t indexes_bad;       /* key indexes that could not be used */
 };
 

@@ -29,6 +29,9 @@ enum {
 
 struct piece {
     struct patience_read *read; /* of PIECE_ROOM_BYTES, then PIECE_BYTES; null: its disk hangs, and keeps it */
+    uint32_t frames; /* 0: a piece of the slot; else blocks of so many frames, each in FRAME_BYTES_USUAL of the memory, in the order of entries */
+    uint32_t entry[PIECE_FRAMES];
+    uint32_t header_bytes; /* that were read of each */
     struct piece *next;
     uint8_t *data;   /* first valid byte */
     uint32_t offset; /* in the slot, of `data` */
@@ -77,7 +80,7 @@ static void piece_wait(struct segment_readers *shared, struct piece *piece)
     piece->result = patience_end(&shared->patience, &piece->read, piece->others);
     piece->waited = true;
     if (piece->result == 0)
-        shared->bytes_read += piece->read->request.bytes;
+        shared->bytes_read += piece->read->bytes;
 }
 
 static void piece_give(struct segment_readers *shared, struct piece *piece)
@@ -117,6 +120,7 @@ int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
     shared->pieces = 0;
     shared->pieces_max = most < 1 ? 1 : most > 4096 ? 4096 : (uint32_t)most;
     shared->bytes_read = shared->frames_checked = shared->frames_bad = 0;
+    shared->header_bytes = PAGE_BYTES;
     shared->scratch = page_memory(FRAME_BYTES_USUAL);
     return shared->scratch ? 0 : ERR_NO_MEMORY;
 }
@@ -312,10 +316,15 @@ static bool in_range(const struct segment_readers *shared, int64_t first_ns, int
     return last_ns >= shared->from_ns && (first_ns < shared->to_ns || shared->to_ns == INT64_MAX);
 }
 
+static enum segment_want want(const struct segment_reader *reader, uint32_t entry)
+{
+    return reader->want ? (enum segment_want)reader->want[entry] : WANT_WHOLE;
+}
+
 static bool entry_wanted(const struct segment_reader *reader, uint32_t i)
 {
     const struct index_frame_entry *entry = &reader->entry[i];
-    return le32_get(entry->packets) > 0 && !(reader->excluded && reader->excluded[i]) &&
+    return le32_get(entry->packets) > 0 && want(reader, i) != WANT_NOTHING &&
            in_range(reader->shared, (int64_t)le64_get(entry->first_ns),
                     (int64_t)le64_get(entry->last_ns));
 }
@@ -494,41 +503,73 @@ void segment_reader_update(struct segment_reader *reader, const struct worker_se
         reader->place = 0;
 }
 
-static bool selection_has_any(const struct flow_selection *selection, uint32_t block, uint32_t count)
+static void forget_selection(struct segment_reader *reader)
 {
-    for (uint32_t i = 0; i < count; i++)
-        if (flow_selection_has(selection, block + i))
-            return true;
-    return false;
+    free(reader->want);
+    free(reader->want_block);
+    free(reader->block);
+    reader->want = NULL;
+    reader->want_block = NULL;
+    reader->block = NULL;
 }
 
 /* Blocks are numbered over the frames in their order, each frame beginning with a new one. A packet is in the block that its
- * record begins in, so a frame without such a block has nothing to offer. */
-static int exclude_frames(struct segment_reader *reader, const struct flow_selection *selection)
+ * record begins in, so a frame without such a block has nothing to offer. Takes over the table of blocks. */
+static int choose_frames(struct segment_reader *reader, const struct flow_selection *selection,
+                         const struct segment_block *table)
 {
-    uint8_t *excluded = calloc(reader->entries + 1ul, 1);
-    if (!excluded)
-        return ERR_NO_MEMORY;
     uint32_t block = 0, first = reader->entries, last = reader->entries;
+    bool any = false;
     for (uint32_t i = 0; i < reader->entries; i++) {
-        uint32_t count = (le32_get(reader->entry[i].frame_bytes) + BLOCK_BYTES - 1) / BLOCK_BYTES;
-        excluded[i] = !selection_has_any(selection, block, count);
+        uint32_t frame_bytes = le32_get(reader->entry[i].frame_bytes), count = (frame_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
+        uint64_t packets = le32_get(reader->entry[i].packets), listed = 0, wanted = 0;
+        bool indexed = block + count <= selection->blocks;
+        for (uint32_t j = block; j < block + count && indexed; j++) {
+            listed += table[j].packets;
+            wanted += table[j].wanted > 0;
+        }
+        if (wanted > 0 && listed != packets)
+            return ERR_CORRUPT;
+        reader->want_block[i] = block;
+        reader->want[i] = !indexed || (wanted > 0 && frame_bytes > FRAME_BYTES_USUAL) ? WANT_WHOLE
+                          : wanted > 0                                                ? WANT_BLOCKS
+                                                                                      : WANT_NOTHING;
         block += count;
-        if (!entry_wanted(reader, i))
+        reader->shared->blocks_wanted += indexed ? wanted : count;
+        any |= !indexed || wanted > 0;
+        if (packets == 0 || !in_range(reader->shared, (int64_t)le64_get(reader->entry[i].first_ns), (int64_t)le64_get(reader->entry[i].last_ns)))
             continue;
         first = first == reader->entries ? i : first;
         last = i;
     }
-    if (selection->blocks > block) { /* it is about other frames */
-        free(excluded);
+    if (selection->blocks > block) /* it is about other frames */
         return ERR_CORRUPT;
-    }
-    if (reader->keep_first)
-        excluded[first] = 0;
-    if (reader->keep_last)
-        excluded[last] = 0;
-    reader->excluded = excluded;
+    uint32_t keep[2] = {reader->keep_first ? first : reader->entries, reader->keep_last ? last : reader->entries};
+    for (uint32_t i = 0; i < 2; i++)
+        if (keep[i] < reader->entries && reader->want[keep[i]] == WANT_NOTHING)
+            reader->want[keep[i]] = le32_get(reader->entry[keep[i]].frame_bytes) > FRAME_BYTES_USUAL ? WANT_WHOLE : WANT_BLOCKS;
+    reader->shared->segments_excluded += !any;
     return 0;
+}
+
+/* Takes over what the key index says of each block. 0, ERR_CORRUPT, ERR_NO_MEMORY or of its source: nothing is wanted less than before. */
+static int take_selection(struct segment_reader *reader, struct flow_reader *index, const struct flow_selection *selection)
+{
+    int result = 0;
+    if (selection->selected > 0)
+        result = segment_blocks_load(index, selection, &reader->block);
+    else if (!(reader->block = calloc(selection->blocks + 1ul, sizeof *reader->block)))
+        result = ERR_NO_MEMORY;
+    reader->want = malloc(reader->entries + 1ul);
+    reader->want_block = calloc(reader->entries + 1ul, sizeof *reader->want_block);
+    if (!result && (!reader->want || !reader->want_block))
+        result = ERR_NO_MEMORY;
+    reader->sure = selection->sure;
+    if (!result)
+        result = choose_frames(reader, selection, reader->block);
+    if (result)
+        forget_selection(reader);
+    return result;
 }
 
 /* Asks the key index at one place. 1: it has answered; 0: there is none; ERR_CORRUPT, ERR_IO: not of this place. */
@@ -544,7 +585,7 @@ static int narrow_by(struct segment_reader *reader, uint32_t place)
     if (!result)
         result = flow_reader_select(index, reader->shared->narrowing, false, &selection);
     if (!result)
-        result = exclude_frames(reader, &selection);
+        result = take_selection(reader, index, &selection);
     flow_selection_clear(&selection);
     flow_reader_close(&index);
     segment_flows_close(&flows);
@@ -593,7 +634,7 @@ static int decide(struct segment_reader *reader)
         if (result < 0)
             return result;
     }
-    if (whole && !reader->excluded)
+    if (whole && !reader->want)
         return 0;
     reader->pruned = true;
     reader->at = reader->submitted = entry_offset(reader, 0);
@@ -628,10 +669,59 @@ static bool next_stretch(struct segment_reader *reader, uint32_t *from, uint32_t
     if (entry_offset(reader, i) > *from)
         *from = entry_offset(reader, i);
     *to = entry_end(reader, i);
-    while (*to - *from < PIECE_BYTES && i + 1 < reader->entries &&
-           entry_offset(reader, i + 1) == *to && entry_wanted(reader, i + 1))
+    while (*to - *from < PIECE_BYTES && i + 1 < reader->entries && want(reader, i) == WANT_WHOLE &&
+           entry_offset(reader, i + 1) == *to && entry_wanted(reader, i + 1) && want(reader, i + 1) == WANT_WHOLE)
         *to = entry_end(reader, ++i);
     return true;
+}
+
+/* The blocks of a frame that are wanted, and its place in the table. */
+static struct segment_frame_blocks frame_blocks(const struct segment_reader *reader, uint32_t entry)
+{
+    return (struct segment_frame_blocks){.block = reader->block + reader->want_block[entry],
+                                         .frame_bytes = le32_get(reader->entry[entry].frame_bytes)};
+}
+
+static uint8_t *piece_frame(const struct piece *piece, uint32_t i)
+{
+    return piece->read->memory + (size_t)i * FRAME_BYTES_USUAL;
+}
+
+static void ask_stretch(const struct segment_reader *reader, struct piece *piece, uint32_t frame, uint32_t from, uint32_t to)
+{
+    const struct worker_segment *segment = reader->segment;
+    uint32_t offset = entry_offset(reader, piece->entry[frame]);
+    patience_ask(piece->read, reader->shared->disk[segment->place[piece->place].disk], segment->place[piece->place].slot,
+                 offset + from, piece_frame(piece, frame) + from, to - from);
+}
+
+/* Asks for header and blocks of the wanted frames from submit_entry on, as many as have room in the piece and are read by blocks. */
+static void ask_blocks(struct segment_reader *reader, struct piece *piece)
+{
+    struct segment_stretch stretch[STRETCHES_MAX];
+    uint32_t i = reader->submit_entry;
+    piece->offset = entry_offset(reader, i);
+    piece->header_bytes = reader->shared->header_bytes;
+    for (; i < reader->entries && piece->frames < PIECE_FRAMES; i++) {
+        if (!entry_wanted(reader, i))
+            continue;
+        if (want(reader, i) != WANT_BLOCKS)
+            break;
+        struct segment_frame_blocks blocks = frame_blocks(reader, i);
+        uint32_t count = segment_blocks_stretches(&blocks, reader->sure, stretch), frame = piece->frames++;
+        uint32_t header_bytes = piece->header_bytes < blocks.frame_bytes ? piece->header_bytes : blocks.frame_bytes;
+        piece->entry[frame] = i;
+        if (count == 0 || stretch[0].block * BLOCK_BYTES > header_bytes)
+            ask_stretch(reader, piece, frame, 0, header_bytes);
+        for (uint32_t j = 0; j < count; j++) {
+            bool headed = j == 0 && stretch[j].block * BLOCK_BYTES <= header_bytes;
+            uint32_t from = headed ? 0 : stretch[j].block * BLOCK_BYTES;
+            ask_stretch(reader, piece, frame, from, stretch[j].end > header_bytes || !headed ? stretch[j].end : header_bytes);
+            reader->shared->blocks_read += (stretch[j].end + BLOCK_BYTES - 1) / BLOCK_BYTES - stretch[j].block;
+        }
+        reader->submitted = entry_end(reader, i);
+    }
+    piece->bytes = reader->submitted - piece->offset;
 }
 
 /* Submits one piece. False: nothing to read, nothing to read it into, or recording needs the disk
@@ -670,6 +760,11 @@ static bool submit_piece(struct segment_reader *reader)
         reader->head = piece;
     reader->tail = piece;
     reader->pieces++;
+    piece->frames = 0;
+    if (reader->pruned && want(reader, reader->submit_entry) == WANT_BLOCKS) {
+        ask_blocks(reader, piece);
+        return true;
+    }
     reader->submitted = from + bytes;
     patience_ask(piece->read, shared->disk[disk], segment->place[reader->place].slot, from, piece->data, bytes);
     return true;
@@ -704,7 +799,7 @@ static bool join_pieces(struct segment_reader *reader, uint32_t need)
     if (!first->next)
         submit_piece(reader);
     struct piece *second = first->next;
-    if (!second || second->offset != first->offset + first->bytes || left > PIECE_ROOM_BYTES ||
+    if (!second || second->frames > 0 || second->offset != first->offset + first->bytes || left > PIECE_ROOM_BYTES ||
         need - left > second->bytes)
         return false;
     piece_wait(reader->shared, second);
@@ -745,6 +840,7 @@ static int check_frame(struct segment_reader *reader, struct segment_frame *fram
     if (may_skip(reader, &frame->info))
         return SEGMENT_STEP_SKIPPED;
     reader->shared->frames_checked++;
+    reader->shared->blocks_read += frame_block_count(&frame->info);
     if (frame_check(frame->bytes, &frame->info) == 0)
         return SEGMENT_STEP_FRAME;
     *reason = WORKER_BAD_CHECKSUM;
@@ -794,13 +890,100 @@ static int look_alone(struct segment_reader *reader, struct segment_frame *frame
     return result ? STEP_TROUBLE : SEGMENT_STEP_FRAME;
 }
 
+/* A frame of which only blocks were read does not fit together, whoever's fault that is: it is read whole, and judged then. */
+static void want_whole(struct segment_reader *reader)
+{
+    drop_pieces(reader);
+    reader->want[reader->entry_next] = WANT_WHOLE;
+    reader->submitted = reader->at;
+    reader->submit_entry = reader->entry_next;
+}
+
+/* Where the blocks of the frame at `at` lie; null: not in the first piece. */
+static uint8_t *read_blocks(const struct segment_reader *reader)
+{
+    const struct piece *piece = reader->head;
+    for (uint32_t i = 0; piece && i < piece->frames; i++)
+        if (piece->entry[i] == reader->entry_next)
+            return piece_frame(piece, i);
+    return NULL;
+}
+
+/* Checks header and stretches of a frame read by blocks. */
+static bool blocks_pass(struct segment_reader *reader, const uint8_t *bytes, struct segment_frame *frame)
+{
+    struct segment_frame_blocks blocks = frame_blocks(reader, reader->entry_next);
+    frame->stretches = segment_blocks_stretches(&blocks, reader->sure, reader->stretch);
+    uint32_t header_bytes = reader->head->header_bytes < blocks.frame_bytes ? reader->head->header_bytes : blocks.frame_bytes;
+    int parsed = frame_parse(bytes, header_bytes, &frame->info);
+    if (parsed == ERR_AGAIN && frame->info.header_bytes <= FRAME_BYTES_USUAL / 4) /* the next ones will not be too short */
+        reader->shared->header_bytes = (uint32_t)round_up(frame->info.header_bytes, PAGE_BYTES);
+    if (parsed || check_header(reader, &frame->info) || frame->info.frame_bytes != blocks.frame_bytes)
+        return false;
+    for (uint32_t i = 0; i < frame->stretches; i++) {
+        const struct segment_stretch *stretch = &reader->stretch[i];
+        uint32_t count = (stretch->end + BLOCK_BYTES - 1) / BLOCK_BYTES - stretch->block;
+        if (frame_check_blocks(bytes, &frame->info, stretch->block, count) ||
+            !segment_stretch_fits(&blocks, stretch, bytes, &frame->info))
+            return false;
+    }
+    return true;
+}
+
+static int look_at_blocks(struct segment_reader *reader, struct segment_frame *frame)
+{
+    piece_wait(reader->shared, reader->head);
+    const uint8_t *bytes = reader->head->result ? NULL : read_blocks(reader);
+    if (!bytes || !blocks_pass(reader, bytes, frame)) {
+        want_whole(reader);
+        return STEP_RETRY;
+    }
+    reader->shared->frames_checked++;
+    reader->looked_place = reader->head->place;
+    reader->length = frame->good_end = frame->info.frame_bytes;
+    reader->next_number = frame->info.number + 1;
+    reader->next_exact = true;
+    frame->bytes = bytes;
+    frame->parts = true;
+    frame->stretch = reader->stretch;
+    return SEGMENT_STEP_FRAME;
+}
+
+int segment_reader_extend(struct segment_reader *reader, struct segment_stretch *stretch)
+{
+    struct segment_frame_blocks blocks = frame_blocks(reader, reader->entry_next);
+    uint8_t *bytes = read_blocks(reader);
+    struct frame_info info;
+    if (!bytes || frame_parse(bytes, reader->head->header_bytes, &info)) {
+        want_whole(reader);
+        return 0;
+    }
+    uint32_t from = stretch->end;
+    uint32_t end = (uint32_t)round_up(segment_stretch_records_end(&blocks, stretch, info.header_bytes + info.body_bytes), BLOCK_BYTES);
+    end = end < blocks.frame_bytes ? end : blocks.frame_bytes;
+    if (end <= from || segment_read_place(reader->shared, reader->segment, reader->looked_place, reader->at + from, bytes + from, end - from) ||
+        frame_check_blocks(bytes, &info, from / BLOCK_BYTES, (end - from + BLOCK_BYTES - 1) / BLOCK_BYTES)) {
+        want_whole(reader);
+        return 0;
+    }
+    reader->shared->blocks_read += (end - from + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    stretch->end = end;
+    if (segment_stretch_fits(&blocks, stretch, bytes, &info))
+        return 1;
+    want_whole(reader);
+    return 0;
+}
+
 static int look(struct segment_reader *reader, struct segment_frame *frame, int *reason)
 {
     struct piece *piece = reader->head;
     frame->bytes = NULL;
-    frame->borrowed = false;
+    frame->borrowed = frame->parts = false;
+    frame->stretches = 0;
     if (!piece)
         return look_alone(reader, frame, reason);
+    if (piece->frames > 0)
+        return look_at_blocks(reader, frame);
     reader->looked_place = piece->place;
     piece_wait(reader->shared, piece);
     if (piece->result) {
@@ -1024,7 +1207,7 @@ static int try_places(struct segment_reader *reader, int reason, struct segment_
             reader->held = copy;
             reader->place = place;
             frame->bytes = copy;
-            frame->borrowed = false;
+            frame->borrowed = frame->parts = false;
             frame->good_end = reader->length = frame->info.frame_bytes;
             reader->next_number = frame->info.number + 1;
             reader->next_exact = true;
@@ -1185,8 +1368,7 @@ void segment_reader_close(struct segment_reader *reader)
     drop_pieces(reader);
     free(reader->held);
     free(reader->entry);
-    free(reader->excluded);
-    reader->excluded = NULL;
+    forget_selection(reader);
     reader->held = NULL;
     reader->entry = NULL;
     reader->entries = 0;

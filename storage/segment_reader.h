@@ -15,6 +15,10 @@
  * put together (copies are the same bytes). What then still lacks its header is passed over: with
  * the index, or page by page up to the next frame that proves itself.
  *
+ * Where the key index says which blocks of a frame may hold a match, nothing but the frame's header and those blocks is read, each to where it
+ * lies in a whole frame, several frames to a piece; neighbouring blocks in one go. Where a record crosses into a block that was not wanted, that one
+ * is fetched when it turns out to be needed. What does not fit together here is not judged: the whole frame is read instead, and that one is.
+ *
  * Closing waits for what is under way: a buffer is the disk's until then.
  *
  * Memory: pieces come from a pool that the readers of all streams share. Where it has none left,
@@ -39,12 +43,14 @@
 #include "frame.h"
 #include "narrowing.h"
 #include "patience.h"
+#include "segment_blocks.h"
 #include "worker.h"
 
 #define PIECE_BYTES (1024u * 1024)
 #define PIECE_ROOM_BYTES \
     FRAME_BYTES_USUAL       /* in front of each piece, for the beginning of its first frame */
 #define PIECES_AHEAD_MAX 8u /* of one stream */
+#define PIECE_FRAMES ((PIECE_ROOM_BYTES + PIECE_BYTES) / FRAME_BYTES_USUAL) /* of which blocks are read into one piece */
 
 struct piece;
 
@@ -69,12 +75,17 @@ struct segment_readers {
     struct piece *free_piece;
     uint32_t pieces;
     uint32_t pieces_max;
+    uint32_t header_bytes; /* to be read of a frame that is read by blocks: as long as headers have been so far */
     uint8_t *scratch; /* FRAME_BYTES_USUAL */
     uint64_t bytes_read;
     uint64_t frames_checked;
     uint64_t frames_bad;
     uint64_t segments_narrowed; /* by their key indexes */
+    uint64_t segments_excluded; /* of those: nothing in them can match */
     uint64_t indexes_bad;       /* key indexes of no use: their segments are read as if there were none */
+    uint64_t index_bytes;       /* of bytes_read: INDEX and FLOWS frames */
+    uint64_t blocks_wanted;     /* that may hold a match, by the key indexes */
+    uint64_t blocks_read;       /* of data frames, each header and what it covers of the first block not counted where nothing else of it was read */
 };
 
 /* The fields above the blank line are set. memory_max: for pieces, bytes; at least one is allowed.
@@ -87,6 +98,12 @@ enum index_state {
     INDEX_UNREAD = 0,
     INDEX_GOOD,
     INDEX_BAD, /* no good copy, or there is none */
+};
+
+enum segment_want {
+    WANT_WHOLE = 0,
+    WANT_BLOCKS, /* header, and the blocks that the key index selects, which may be none */
+    WANT_NOTHING,
 };
 
 struct segment_reader {
@@ -116,7 +133,11 @@ struct segment_reader {
 
     bool decided;
     bool pruned; /* only frames are read that the index puts into the range, and the key index does not exclude */
-    uint8_t *excluded; /* a byte for each entry: nothing in it can match; null: not known */
+    uint8_t *want; /* an enum segment_want for each entry; null: all are wanted whole */
+    uint32_t *want_block;        /* the block, of those below, that each entry begins with */
+    struct segment_block *block; /* of the segment, as far as frames are read by blocks */
+    bool sure;                   /* every packet that may match does */
+    struct segment_stretch stretch[STRETCHES_MAX]; /* of the step */
     enum index_state index_state;
     uint32_t entry_next; /* pruned: the entry of the frame at `at` */
     uint32_t entries;
@@ -140,6 +161,9 @@ struct segment_frame {
     bool borrowed;
     uint32_t good_end; /* bytes of the frame that have passed; less than frame_bytes: the rest is
                           damaged */
+    bool parts;             /* of `bytes`, header and these stretches are there, nothing else: nothing else can match */
+    struct segment_stretch *stretch; /* until segment_reader_advance() */
+    uint32_t stretches;
 };
 
 /* Reads nothing yet. `place`: the one to begin with; only_place -1 or the only one to read. */
@@ -163,6 +187,12 @@ bool segment_reader_all_ahead(const struct segment_reader *reader);
 int segment_reader_next(struct segment_reader *reader, uint32_t pieces,
                         struct segment_frame *frame);
 void segment_reader_advance(struct segment_reader *reader);
+
+/*
+ * The last record of this stretch of the step goes on behind stretch->end, which moves on. 1; 0: that does not fit together, and
+ * without segment_reader_advance() the same step comes again, now as a whole frame; or a negative code.
+ */
+int segment_reader_extend(struct segment_reader *reader, struct segment_stretch *stretch);
 
 /* Pruned: the account in the header of the frame before the one at `at`. ERR_NOT_FOUND,
  * ERR_CORRUPT: it is not to be had. */

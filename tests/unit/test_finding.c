@@ -1,0 +1,376 @@
+/*
+ * test_finding.c - what a filter finds through the key index is what it finds without: on packets of all kinds, long ones and short ones, by
+ * libpcap's own judgement, with every kind of damage; and little is read for it.
+ *
+ *     test_finding [--damages N] [--seed S]
+ */
+#include "unit_test.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "catalog.h"
+#include "filter.h"
+#include "level_list.h"
+#include "narrowing.h"
+#include "packet_keys.h"
+#include "packet_mixer.h"
+#include "reader.h"
+#include "segment_fixture.h"
+
+#define SEGMENTS 3u
+#define PACKETS_MAX 20000u
+#define LONG_BYTES 70000u
+#define RARE 40u /* of so many packets one is to or from the rare host, where there is one */
+
+static unsigned long damages = 300, seed = 1;
+
+struct kept {
+    uint8_t *bytes;
+    uint32_t count;
+    int64_t time_ns;
+    bool found;
+};
+
+struct world {
+    struct fixture fixture;
+    struct fixture_segment segment[SEGMENTS];
+    uint32_t copies;
+    struct kept kept[PACKETS_MAX];
+    uint32_t packets;
+    struct disk *disk;
+    struct reader *reader;
+    uint32_t gaps, bads;
+    struct reader_counters counters;
+};
+
+static int judge(void *context, const struct worker_bad *bad)
+{
+    struct world *world = context;
+    (void)bad;
+    world->bads++;
+    return WORKER_DAMAGED;
+}
+
+static void note_gap(void *context, const struct worker_gap *gap)
+{
+    struct world *world = context;
+    (void)gap;
+    world->gaps++;
+}
+
+/* Mostly a packet as the mixer makes them; some with much behind them, so that records cross from block to block, and some longer than a block. */
+static uint32_t make_packet(struct mixer *mixer, uint8_t *bytes)
+{
+    uint32_t count = mixer_packet(mixer, bytes), kind = mixer_below(mixer, 200);
+    uint32_t more = kind == 0 ? mixer_below(mixer, LONG_BYTES - MIXED_BYTES_MAX) : kind < 80 ? mixer_below(mixer, 1400) : 0;
+    for (uint32_t i = 0; i < more; i++)
+        bytes[count + i] = (uint8_t)(i * 7 + count);
+    return count + more;
+}
+
+static void rare_packet(struct mixer *mixer, uint8_t *bytes)
+{
+    static const uint8_t head[] = {2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 46, 0, 1, 0, 0, 64, 17, 0, 0, 203, 0, 113, 9, 10, 0, 0, 1};
+    memset(bytes, 0, 60);
+    memcpy(bytes, head, sizeof head);
+    bytes[34] = 4;
+    bytes[35] = (uint8_t)mixer_below(mixer, 256);
+    bytes[37] = 53;
+    bytes[39] = 26;
+}
+
+static void open_world(struct world *world, struct mixer *mixer, uint32_t copies, bool indexed)
+{
+    static uint8_t bytes[LONG_BYTES + MIXED_BYTES_MAX];
+    memset(world, 0, sizeof *world);
+    world->copies = copies;
+    fixture_open(&world->fixture, SEGMENTS * copies, 1u << 20);
+    for (uint32_t i = 0; i < SEGMENTS; i++) {
+        uint32_t slots[] = {i * copies, i * copies + 1};
+        struct fixture_segment *segment = &world->segment[i];
+        fixture_begin(segment, &world->fixture, slots, copies, 1, 0, 1 + i, world->packets, 0);
+        if (indexed)
+            fixture_index(segment, packet_keys_of);
+        int interface = fixture_interface_usual(segment);
+        while (world->packets < PACKETS_MAX) {
+            struct kept *kept = &world->kept[world->packets];
+            uint32_t count = 60;
+            if (mixer_below(mixer, RARE) == 0)
+                rare_packet(mixer, bytes);
+            else
+                count = make_packet(mixer, bytes);
+            int64_t time_ns = 1000 * (int64_t)world->packets + mixer_below(mixer, 3000);
+            if (!fixture_packet_bytes(segment, interface, DIRECTION_IN, time_ns, bytes, count, count))
+                break;
+            *kept = (struct kept){.bytes = malloc(count + 1), .count = count, .time_ns = time_ns};
+            assert_non_null(kept->bytes);
+            memcpy(kept->bytes, bytes, count);
+            world->packets++;
+        }
+        fixture_seal(segment);
+    }
+}
+
+static void close_world(struct world *world)
+{
+    for (uint32_t i = 0; i < SEGMENTS; i++)
+        fixture_end(&world->segment[i]);
+    for (uint32_t i = 0; i < world->packets; i++)
+        free(world->kept[i].bytes);
+    fixture_close(&world->fixture);
+}
+
+struct question {
+    const char *text;
+    int64_t from_ns, to_ns;
+    bool narrows;
+    bool told; /* the reader is told of matches */
+    uint64_t memory_max;
+};
+
+/*
+ * Marks what is found. Every packet handed out is one of those that are in the range, and in order, or this fails. False: the filter is not
+ * one that libpcap can compile.
+ */
+static bool ask(struct world *world, const struct question *question)
+{
+    struct filter *filter;
+    struct narrowing *tree;
+    struct failure failure = {0};
+    struct reader_packet packet;
+    int result;
+    if (filter_open(question->text, packet_levels, &filter, &failure) != 0)
+        return false;
+    const struct filter_program *program = filter_for(filter, LINK_ETHERNET);
+    assert_non_null(program);
+    assert_int_equal(narrowing_open(question->text, &tree), 0);
+    world->disk = fixture_disk(&world->fixture);
+    world->gaps = world->bads = 0;
+    const struct reader_options options = {
+        .disk = &world->disk,
+        .disks = 1,
+        .ring = world->fixture.ring,
+        .from_ns = question->from_ns,
+        .to_ns = question->to_ns,
+        .memory_max = question->memory_max,
+        .narrowing = question->narrows && narrowing_parsed(tree) ? tree : NULL,
+        .judge = judge,
+        .gap = note_gap,
+        .context = world,
+    };
+    assert_int_equal(reader_open(&options, &world->reader), 0);
+    for (uint32_t i = 0; i < SEGMENTS; i++)
+        assert_int_equal(reader_add(world->reader, &world->segment[i].about, 1), 0);
+    for (uint32_t i = 0; i < world->packets; i++)
+        world->kept[i].found = false;
+    uint32_t next = 0;
+    while ((result = reader_next(world->reader, &packet)) == 1) {
+        while (next < world->packets && (world->kept[next].time_ns != packet.packet->time_ns ||
+                                         world->kept[next].count != packet.packet->captured_bytes ||
+                                         memcmp(world->kept[next].bytes, packet.packet->bytes, world->kept[next].count) != 0))
+            next++;
+        assert_true(next < world->packets); /* never a wrong packet, nor one out of its order */
+        assert_true(packet.packet->time_ns >= question->from_ns && packet.packet->time_ns < question->to_ns);
+        if (filter_match(program, packet.packet, packet.rule)) {
+            world->kept[next].found = true;
+            if (question->told)
+                reader_matched(world->reader);
+        }
+        next++;
+    }
+    assert_int_equal(result, 0);
+    reader_finish(world->reader, true);
+    reader_counters(world->reader, &world->counters);
+    reader_close(&world->reader);
+    disk_close(&world->disk);
+    filter_close(&filter);
+    narrowing_close(&tree);
+    return true;
+}
+
+/* How many of the packets that match were not found. */
+static uint32_t missed(const struct world *world, const struct question *question)
+{
+    struct filter *filter;
+    struct failure failure = {0};
+    uint32_t count = 0;
+    assert_int_equal(filter_open(question->text, packet_levels, &filter, &failure), 0);
+    const struct filter_program *program = filter_for(filter, LINK_ETHERNET);
+    for (uint32_t i = 0; i < world->packets; i++) {
+        const struct kept *kept = &world->kept[i];
+        const struct packet packet = {.bytes = kept->bytes, .captured_bytes = kept->count, .original_bytes = kept->count, .time_ns = kept->time_ns};
+        bool in_range = kept->time_ns >= question->from_ns && kept->time_ns < question->to_ns;
+        count += in_range && !kept->found && filter_match(program, &packet, 0);
+    }
+    filter_close(&filter);
+    return count;
+}
+
+static struct question random_question(struct mixer *mixer, const struct world *world, char text[600])
+{
+    static const char *const rare[] = {"host 203.0.113.9", "src host 203.0.113.9 and port 1030", "host 203.0.113.9 and less 61", "portrange 1030-1040",
+                                       "not host 203.0.113.9 and udp port 53", "flow 203.0.113.9:1030 10.0.0.1:53 udp", "host 192.0.2.222"};
+    do /* behind `geneve`, libpcap's programs read memory that they have not written: the same packet matches now and then */
+        mixer_filter(mixer, text);
+    while (strstr(text, "geneve"));
+    if (mixer_below(mixer, 3) == 0)
+        snprintf(text, 600, "%s", rare[mixer_below(mixer, COUNT(rare))]);
+    struct question question = {.text = text, .from_ns = INT64_MIN, .to_ns = INT64_MAX, .narrows = true, .told = mixer_below(mixer, 4) > 0};
+    if (mixer_below(mixer, 3) == 0) {
+        question.from_ns = 1000 * (int64_t)mixer_below(mixer, world->packets);
+        question.to_ns = question.from_ns + 1000 * (int64_t)mixer_below(mixer, world->packets);
+    }
+    question.memory_max = mixer_below(mixer, 8) == 0 ? 1u << 20 : 16u << 20;
+    return question;
+}
+
+static void answers_are_whole(void **state)
+{
+    (void)state;
+    struct mixer mixer = {.state = seed};
+    static struct world world;
+    char text[600];
+    uint64_t wanted = 0, read = 0, asked = 0;
+    for (uint32_t copies = 1; copies <= 2; copies++) {
+        open_world(&world, &mixer, copies, true);
+        for (uint32_t i = 0; i < 300; i++) {
+            struct question question = random_question(&mixer, &world, text);
+            if (!ask(&world, &question))
+                continue;
+            if (missed(&world, &question) > 0)
+                fail_msg("%u packets of %s are missing (seed %lu, question %u)", missed(&world, &question), text, seed, i);
+            assert_int_equal(world.gaps, 0);
+            assert_int_equal(world.bads, 0);
+            assert_int_equal(world.counters.indexes_bad, 0);
+            wanted += world.counters.blocks_wanted;
+            read += world.counters.blocks_read;
+            asked++;
+        }
+        close_world(&world);
+    }
+    print_message("%lu questions: %lu blocks may hold a match, %lu were read\n", (unsigned long)asked, (unsigned long)wanted, (unsigned long)read);
+    assert_true(asked > 200);
+}
+
+/* One host in some blocks: those are read, and hardly more. */
+static void little_is_read(void **state)
+{
+    (void)state;
+    struct mixer mixer = {.state = seed};
+    static struct world world;
+    open_world(&world, &mixer, 1, false);
+    close_world(&world);
+    open_world(&world, &mixer, 1, true);
+    struct question question = {
+        .text = "src host 203.0.113.9 and udp src port 1030", .from_ns = INT64_MIN, .to_ns = INT64_MAX, .narrows = true, .told = true, .memory_max = 16u << 20};
+    assert_true(ask(&world, &question));
+    assert_int_equal(missed(&world, &question), 0);
+    print_message("%lu blocks may hold a match, %lu were read, %lu bytes in all\n", (unsigned long)world.counters.blocks_wanted,
+                  (unsigned long)world.counters.blocks_read, (unsigned long)world.counters.bytes_read);
+    assert_true(world.counters.blocks_wanted > 0);
+    assert_true(2 * world.counters.blocks_read <= 3 * world.counters.blocks_wanted);
+    close_world(&world);
+}
+
+/* Changes bytes of the image in [from, to) of a slot, in one of several ways. */
+static void damage(struct world *world, struct mixer *mixer, uint32_t slot, uint32_t from, uint32_t to)
+{
+    uint32_t at = from + mixer_below(mixer, to - from), way = mixer_below(mixer, 5), length = 1 + mixer_below(mixer, 600);
+    if (mixer_below(mixer, 3) == 0) /* heads are what is looked at first */
+        at = from + mixer_below(mixer, (to - from) / PAGE_BYTES) * PAGE_BYTES + mixer_below(mixer, 500);
+    length = length < to - at ? length : to - at;
+    uint8_t *bytes = fixture_slot(&world->fixture, slot, at);
+    switch (way) {
+    case 0:
+        *bytes ^= (uint8_t)(1u << mixer_below(mixer, 8));
+        break;
+    case 1:
+        memset(bytes, 0, length);
+        break;
+    case 2:
+        for (uint32_t i = 0; i < length; i++)
+            bytes[i] = (uint8_t)mixer_random(mixer);
+        break;
+    case 3: { /* a page of somewhere else */
+        uint32_t other = mixer_below(mixer, (uint32_t)(world->fixture.slot_bytes / PAGE_BYTES));
+        memcpy(fixture_slot(&world->fixture, slot, at / PAGE_BYTES * PAGE_BYTES),
+               fixture_slot(&world->fixture, mixer_below(mixer, world->fixture.slots), (uint64_t)other * PAGE_BYTES), PAGE_BYTES);
+        break;
+    }
+    default:
+        memset(bytes, 0xff, length);
+        break;
+    }
+}
+
+/* Index damaged: the answer is what it was. Anything damaged: what is missing is told, and nothing wrong comes out. */
+static void damaged(bool index_only)
+{
+    struct mixer mixer = {.state = seed + index_only};
+    static struct world world;
+    char text[600];
+    uint64_t bad = 0, lacking = 0, asked = 0;
+    for (unsigned long i = 0, each = 100; i < damages; i += each) {
+        open_world(&world, &mixer, 1 + mixer_below(&mixer, 2), true);
+        uint8_t *whole = malloc(world.fixture.bytes);
+        assert_non_null(whole);
+        memcpy(whole, world.fixture.image, world.fixture.bytes);
+        for (unsigned long j = 0; j < each && i + j < damages; j++) {
+            for (uint32_t n = 1 + mixer_below(&mixer, 4); n > 0; n--) {
+                uint32_t slot = mixer_below(&mixer, world.fixture.slots);
+                const struct worker_segment *about = &world.segment[slot / world.copies].about;
+                damage(&world, &mixer, slot, index_only ? about->index_offset : 0, about->index_offset + about->index_bytes);
+            }
+            struct question question = random_question(&mixer, &world, text);
+            if (ask(&world, &question)) {
+                uint32_t lack = missed(&world, &question);
+                if (lack > 0 && (index_only || world.gaps == 0))
+                    fail_msg("%u packets of %s are missing, %u gaps told (seed %lu, damage %lu)", lack, text, world.gaps, seed, i + j);
+                if (index_only)
+                    assert_int_equal(world.gaps, 0);
+                bad += world.counters.indexes_bad;
+                lacking += lack > 0;
+                asked++;
+            }
+            memcpy(world.fixture.image, whole, world.fixture.bytes);
+        }
+        free(whole);
+        close_world(&world);
+    }
+    print_message("%lu questions, %lu key indexes of no use, %lu answers with a gap that is told\n", (unsigned long)asked, (unsigned long)bad,
+                  (unsigned long)lacking);
+    assert_true(damages < 300 || bad > 0);
+}
+
+static void a_damaged_index_costs_no_packet(void **state)
+{
+    (void)state;
+    damaged(true);
+}
+
+static void what_damage_takes_is_told(void **state)
+{
+    (void)state;
+    damaged(false);
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--damages") == 0)
+            damages = strtoul(argv[i + 1], NULL, 10);
+        else if (strcmp(argv[i], "--seed") == 0)
+            seed = strtoul(argv[i + 1], NULL, 10);
+    }
+    print_message("seed %lu\n", seed);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answers_are_whole),
+        cmocka_unit_test(little_is_read),
+        cmocka_unit_test(a_damaged_index_costs_no_packet),
+        cmocka_unit_test(what_damage_takes_is_told),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
