@@ -20,10 +20,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "civetweb_socket.h"
@@ -36,7 +39,10 @@
 
 #define PIPE_BYTES (1 << 20)
 #define CHUNK_BYTES (256u << 10)
+#define CHUNK_HEAD_BYTES 10u /* in front of a chunk: its size in digits, and a line's end */
+#define CHUNK_TAIL_BYTES 2u  /* behind it */
 #define TURN_MS 250     /* how often it is looked whether somebody wants it to stop */
+#define CORK_MS 2   /* so long what is left waits for more */
 #define ANSWER_MS 10000 /* from an answer's first byte to its last */
 #define FINISH_MS 30000 /* for one that follows, to end in good order */
 
@@ -294,6 +300,7 @@ struct stream {
     int pipe; /* the end that is read; -1: it has ended */
     bool chunked;
     bool begun;    /* the head has been sent */
+    bool corked;   /* see cork() */
     bool answered; /* the recorder's result is there */
     int64_t finish_due_ms; /* of one that follows, once it is to end: by when. 0: not yet */
     struct extraction_progress progress;
@@ -335,31 +342,52 @@ static void send_head(struct stream *stream)
     stream->begun = true;
 }
 
-static bool send_bytes(struct stream *stream, const char *bytes, size_t count)
+/* What is around the bytes is overwritten. */
+static bool send_bytes(struct stream *stream, char *bytes, size_t count)
 {
     struct mg_connection *connection = stream->exchange->connection;
     if (!stream->begun)
         send_head(stream);
     if (count == 0)
         return true;
-    if (stream->chunked)
-        return mg_send_chunk(connection, bytes, (unsigned)count) > 0;
-    return mg_write(connection, bytes, count) == (int)count;
+    if (!stream->chunked)
+        return mg_write(connection, bytes, count) == (int)count;
+    /* In one piece, with the room around the bytes: see CHUNK_HEAD_BYTES. */
+    char digits[CHUNK_HEAD_BYTES + 1];
+    int length = snprintf(digits, sizeof digits, "%zx\r\n", count);
+    char *piece = bytes - length;
+    memcpy(piece, digits, (size_t)length);
+    memcpy(bytes + count, "\r\n", CHUNK_TAIL_BYTES);
+    count += (size_t)length + CHUNK_TAIL_BYTES;
+    return mg_write(connection, piece, count) == (int)count;
+}
+
+/* While there is more to send, the kernel is to send full segments only: TLS hands over 16 KiB at a
+ * time, and each of them on its own costs half as much again. */
+static void cork(struct stream *stream, bool more)
+{
+    int on = more;
+    if (stream->corked != more) /* a Unix socket has nothing of the kind */
+        (void)setsockopt(civetweb_socket(stream->exchange->connection), IPPROTO_TCP, TCP_CORK, &on,
+                         sizeof on);
+    stream->corked = more;
 }
 
 /* Packets that have come. ERR_CLOSED: the client does not take them. */
 static int take_bytes(struct stream *stream, struct failure *failure)
 {
-    ssize_t got = read(stream->pipe, stream->buffer, CHUNK_BYTES);
+    char *bytes = stream->buffer + CHUNK_HEAD_BYTES;
+    ssize_t got = read(stream->pipe, bytes, CHUNK_BYTES);
     if (got < 0)
         return errno == EAGAIN || errno == EINTR ? 0
                                                  : fail_errno(failure, errno, "reading packets");
+    cork(stream, got > 0);
     if (got == 0) {
         close(stream->pipe);
         stream->pipe = -1;
         return 0;
     }
-    return send_bytes(stream, stream->buffer, (size_t)got)
+    return send_bytes(stream, bytes, (size_t)got)
                ? 0
                : fail(failure, ERR_CLOSED, "the client has gone");
 }
@@ -396,8 +424,11 @@ static int hand_over(struct stream *stream, struct failure *failure)
             {.fd = stream->pipe, .events = POLLIN},
             {.fd = stream->answered ? -1 : stream->recorder.fd, .events = POLLIN},
             {.fd = client, .events = POLLRDHUP}};
-        if (poll(watched, 3, TURN_MS) < 0 && errno != EINTR)
+        int ready = poll(watched, 3, stream->corked ? CORK_MS : TURN_MS);
+        if (ready < 0 && errno != EINTR)
             return fail_errno(failure, errno, "waiting for packets");
+        if (ready == 0)
+            cork(stream, false);
         if (watched[2].revents)
             return fail(failure, ERR_CLOSED, "the client has gone");
         if (watched[0].revents)
@@ -420,7 +451,7 @@ static int begin(struct stream *stream, struct failure *failure)
     int code = recorder_connect(stream->exchange->server->recorder, &stream->recorder, failure);
     if (code != 0)
         return code;
-    stream->buffer = malloc(CHUNK_BYTES);
+    stream->buffer = malloc(CHUNK_HEAD_BYTES + CHUNK_BYTES + CHUNK_TAIL_BYTES);
     if (!stream->buffer)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
     if (pipe2(ends, O_CLOEXEC) != 0)
