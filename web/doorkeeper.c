@@ -67,7 +67,7 @@ static bool begin_worker(struct doorkeeper *keeper)
     if (pid == 0) {
         close(ends[0]);
         close(keeper->signal_fd);
-        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             _exit(0);
         exit(keeper->worker(ends[1], keeper->context));

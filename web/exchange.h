@@ -49,6 +49,7 @@ struct exchange {
     enum entrance entrance;
     struct caller caller;
     char parameter[PARAMETERS_MAX][PARAMETER_SIZE]; /* the path's parts in braces, in order */
+    bool body_read;                                 /* as much of it as has come in time */
     json_t *body;                                   /* of a request that has one; the exchange's */
 };
 

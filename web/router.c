@@ -140,7 +140,7 @@ static size_t read_body(const struct exchange *exchange, uint8_t *body, size_t s
 static void drain_body(const struct exchange *exchange)
 {
     long long length = exchange->info->content_length;
-    if (length > 0 && length <= (long long)BODY_BYTES_MAX)
+    if (!exchange->body_read && length > 0 && length <= (long long)BODY_BYTES_MAX)
         (void)read_body(exchange, NULL, (size_t)length);
 }
 
@@ -165,6 +165,7 @@ static int take_body(struct exchange *exchange)
         return answer_problem(exchange, 415, "type", "the body must be application/json", NULL);
     if ((size_t)length > sizeof bytes && !(body = malloc((size_t)length)))
         return answer_problem(exchange, 500, "no_memory", "out of memory", NULL);
+    exchange->body_read = true;
     size_t got = read_body(exchange, body, (size_t)length);
     int code = got == (size_t)length ? control_parse(body, got, &exchange->body) : ERR_PROTOCOL;
     if (body != bytes)

@@ -69,7 +69,7 @@ static int become(const struct web_identity *identity, struct failure *failure)
                            setresuid(identity->user, identity->user, identity->user) != 0))
         return fail_errno(failure, errno, "the web process cannot give up being root");
     /* Forgotten with the change of user. */
-    if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || prctl(PR_SET_DUMPABLE, LEAKS_LOOKED_FOR) != 0)
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || prctl(PR_SET_DUMPABLE, LEAKS_LOOKED_FOR) != 0)
         return fail_errno(failure, errno, "the web process cannot be tied to its parent");
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); /* old kernels have none to clear */
     capng_clear(CAPNG_SELECT_CAPS);

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""tapeloop-web: who gets in, what the API answers, what packets come out, and what hostile clients can do."""
+"""tapeloop-web: who gets in, what the API answers, and what packets come out; who may do what: test_web_roles.py, and what hostile clients can do:
+test_web_hostile.py."""
 
 import gzip
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -18,7 +18,7 @@ import unittest
 
 import recorder_world
 from recorder_world import MIB, create_ring, extract, import_packets, numbered, read_pcap
-from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, jsonschema, tls
+from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, ended, jsonschema, tls
 
 
 class Description(unittest.TestCase):
@@ -849,8 +849,7 @@ class Process(WebWorld):
         worker = web.worker()
         web.process.kill()
         web.process.wait()
-        while os.path.exists(f"/proc/{worker}"):
-            time.sleep(0.02)
+        recorder_world.wait_for(lambda: ended(worker))
 
     def test_the_web_process_has_no_power(self):
         if os.geteuid() != 0:
@@ -878,98 +877,6 @@ class Process(WebWorld):
                              stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, check=False, text=True)
         self.assertEqual(run.returncode, 1)
         self.assertIn(str(taken.port), run.stderr)
-
-
-class Hostile(WebWorld):
-    def raw(self, web, data):
-        """What comes back for bytes sent as they are."""
-        with socket.create_connection(("127.0.0.1", web.port)) as plain, tls().wrap_socket(plain) as stream:
-            answer = b""
-            try:
-                for at in range(0, len(data), 1 << 14):
-                    stream.sendall(data[at:at + (1 << 14)])
-                while part := stream.recv(1 << 16):
-                    answer += part
-            except OSError:
-                pass
-            return answer
-
-    def test_bytes_that_are_no_request(self):
-        self.start()
-        web = self.web()
-        admin = self.admin(web)
-        worker = web.worker()
-        host = b"Host: localhost\r\n"
-        post = b"POST /api/v1/session HTTP/1.1\r\n" + host
-        for data in (b"\0" * 100 + b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
-                     b"GET /" + b"a" * MIB + b" HTTP/1.1\r\n" + host + b"\r\n",
-                     b"GET /api/v1/rings/" + b"a" * 8000 + b" HTTP/1.1\r\n" + host + b"\r\n",
-                     b"GET / HTTP/1.1\r\n" + host + b"X: " + b"b" * MIB + b"\r\n\r\n",
-                     b"GET / HTTP/1.1\r\n" + host + b"X: y\r\n" * 5000 + b"\r\n",
-                     b"GET /../../../etc/passwd HTTP/1.1\r\n" + host + b"\r\n",
-                     b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\n" + host + b"\r\n",
-                     b"GET /%00 HTTP/1.1\r\n" + host + b"\r\n",
-                     b"GET http://evil/ HTTP/1.1\r\n" + host + b"\r\n",
-                     b"OPTIONS * HTTP/1.1\r\n" + host + b"\r\n", b"TRACE / HTTP/1.1\r\n" + host + b"\r\n",
-                     b"PROPFIND / HTTP/1.1\r\n" + host + b"\r\n", b"PUT /x HTTP/1.1\r\n" + host + b"Content-Length: 1\r\n\r\nx",
-                     post + b"Content-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n{}",
-                     post + b"Content-Type: application/json\r\nContent-Length: -1\r\n\r\n{}",
-                     post + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n{}",
-                     post + b"Content-Type: application/json\r\n\r\n",
-                     post + b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5\r\n\r\n--x--"):
-            answer = self.raw(web, data)
-            if answer:
-                self.assertRegex(answer[:14], rb"^HTTP/1.1 [45]\d\d", data[:60])
-            self.assertNotIn(b"root:", answer)
-        for body in ("[" * 30000 + "]" * 30000, '{"user":' * 5000 + "1" + "}" * 5000, "{", "null", '"x"', "{}x",
-                     '{"user": 1, "password": {}}', '{"user": "a", "user": "b"}', '{"user": "\\ud800"}', b"\xff{}"):
-            self.problem(User(web).ask("POST", "/api/v1/session", body), 400)
-        answer = self.raw(web, post + b"Content-Type: application/json\r\nContent-Length: 70000\r\n\r\n")
-        self.assertRegex(answer, rb"^HTTP/1.1 413 ")
-        self.problem(User(web, token="tl_" + "0" * 5000).ask("GET", "/api/v1/rings"), 401)
-        self.problem(User(web).ask("GET", "/api/v1/rings", headers={"Cookie": "__Host-tapeloop=" + "a" * 4000}), 401)
-        self.problem(User(web).ask("DELETE", "/api/v1/overview"), 405)
-        self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
-        self.assertEqual(web.worker(), worker, web.said())
-
-    def test_random_requests(self):
-        """What a client makes up out of pieces that mean something. The seed is printed; TAPELOOP_SEED replays it."""
-        seed = int(os.environ.get("TAPELOOP_SEED", random.randrange(1 << 32)))
-        print(f"seed {seed}")
-        chance = random.Random(seed)
-        self.start()
-        web = self.web()
-        admin = self.admin(web)
-        worker = web.worker()
-        pieces = [b"/api/v1/", b"rings", b"/", b"r", b"%2f", b"..", b"?", b"&", b"from=", b"-5m", b"step=0", b"packets", b"history",
-                  b"extractions", b"9999999999999999999", b"%", b"%00", b"{ring}", b"\xff", b"downloads/", b"A" * 300, b"users/", b"#"]
-        methods = [b"GET", b"POST", b"PATCH", b"DELETE", b"HEAD", b"PUT", b"get", b"\0", b"OPTIONS"]
-        bodies = [b"", b"{}", b'{"ring": "r"}', b'{"name": "r", "disks": [{}]}', b'{"settings": {"a": 1}}', b"[]", b"{" * 40,
-                  b'{"user": null, "role": [], "password": {}}', b'{"scopes": ["read"], "name": "", "days": -1}']
-        for _ in range(int(os.environ.get("TAPELOOP_REQUESTS", "150"))):
-            path = b"/api/v1/" + b"".join(chance.choices(pieces, k=chance.randrange(1, 7)))
-            body = chance.choice(bodies)
-            head = [chance.choice(methods) + b" " + path + b" HTTP/1.1", b"Host: localhost", b"Cookie: " + admin.cookie.encode(),
-                    b"X-CSRF-Token: " + admin.csrf.encode(), b"Content-Type: application/json",
-                    b"Content-Length: %d" % (len(body) + chance.choice((0, 0, 0, 0, -1)))]
-            if chance.random() < 0.2:
-                head[chance.randrange(len(head))] = chance.choice(pieces) * chance.randrange(1, 20)
-            answer = self.raw(web, b"\r\n".join(head) + b"\r\n\r\n" + body)
-            self.assertNotRegex(answer[:14], rb"^HTTP/1.1 500", (head, body))
-        self.assertEqual(web.worker(), worker, web.said())
-        self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
-
-    def test_clients_that_say_nothing_keep_nobody_out(self):
-        self.start()
-        web = self.web()
-        admin = self.admin(web)
-        idle = [socket.create_connection(("127.0.0.1", web.port)) for _ in range(200)]
-        idle[0].sendall(b"\x16\x03\x01")  # a handshake that does not go on
-        broken = socket.create_connection(("127.0.0.1", web.port))
-        broken.sendall(b"GET / HTTP/1.1\r\n\r\n")  # no TLS
-        self.assertEqual(admin.ask("GET", "/api/v1/overview").status, 200)
-        for stream in idle + [broken]:
-            stream.close()
 
 
 if __name__ == "__main__":

@@ -108,6 +108,15 @@ def free_ports():
                 continue
 
 
+def ended(process):
+    """Whether there is no process of that number any more, or what is left of it waits to be counted by its parent."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
 def tls(**more):
     context = ssl.create_default_context()
     context.check_hostname = False
