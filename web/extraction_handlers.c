@@ -31,6 +31,7 @@
 
 #include "civetweb_socket.h"
 #include "extraction_list.h"
+#include "extraction_wish.h"
 #include "handing_on.h"
 #include "handlers.h"
 #include "recorder_link.h"
@@ -103,10 +104,10 @@ static int take_follow(const struct exchange *exchange, bool follow, struct extr
                : fail(failure, ERR_PERMISSION, "follow: this user or token may not do that");
 }
 
-/* Where a ticket is to be used: the same name that the client knows us by, and the other port. */
-static void download_url(const struct exchange *exchange, const char *ticket, char *url,
-                         size_t size)
+void extraction_download_url(const struct exchange *exchange, const char *ticket,
+                             char url[DOWNLOAD_URL_SIZE])
 {
+    size_t size = DOWNLOAD_URL_SIZE;
     const char *host = exchange_header(exchange, "Host");
     size_t length = host ? strlen(host) : 0;
     if (exchange->entrance == ENTRANCE_LOCAL || length == 0) {
@@ -120,10 +121,8 @@ static void download_url(const struct exchange *exchange, const char *ticket, ch
              host, exchange->server->options->download_port, ticket);
 }
 
-#define URL_SIZE 512
-
 static int add_wish(struct exchange *exchange, struct extraction_wish *wish, int64_t *number,
-                    char url[URL_SIZE], struct failure *failure)
+                    char url[DOWNLOAD_URL_SIZE], struct failure *failure)
 {
     char ticket[SECRET_TEXT_SIZE];
     char from[TEXT_TIME_SIZE] = "the beginning", to[TEXT_TIME_SIZE] = "the end";
@@ -135,36 +134,36 @@ static int add_wish(struct exchange *exchange, struct extraction_wish *wish, int
                  wish->follow ? ", as they come" : "", wish->filter);
     int code = extraction_list_add(exchange->server->extractions, wish, number, ticket, failure);
     if (code == 0)
-        download_url(exchange, ticket, url, URL_SIZE);
+        extraction_download_url(exchange, ticket, url);
     return code;
 }
 
-/* Range and filter of a body; what it does not name stays as it is. */
-static int body_range(struct exchange *exchange, const char **from, const char **to,
-                      const char **filter, struct failure *failure)
+int extraction_wish_of_body(struct exchange *exchange, const char *ring, const char *format,
+                            struct extraction_wish *wish, struct failure *failure)
 {
-    int code = exchange_body_string(exchange, "from", false, from, failure);
+    const char *from = NULL, *to = NULL, *filter = "";
+    int code = exchange_body_string(exchange, "from", false, &from, failure);
     if (code == 0)
-        code = exchange_body_string(exchange, "to", false, to, failure);
-    return code == 0 ? exchange_body_string(exchange, "filter", false, filter, failure) : code;
+        code = exchange_body_string(exchange, "to", false, &to, failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "filter", false, &filter, failure);
+    return code == 0 ? make_wish(exchange, ring, from, to, filter, format, wish, failure) : code;
 }
 
 int handle_extraction_create(struct exchange *exchange)
 {
     struct failure failure = {0};
     struct extraction_wish wish = {0};
-    const char *ring, *from = NULL, *to = NULL, *filter = "", *format = "pcapng";
-    char url[URL_SIZE];
+    const char *ring, *format = "pcapng";
+    char url[DOWNLOAD_URL_SIZE];
     int64_t number = 0;
     int code = exchange_check_body(exchange, "ring from to filter format headers follow", &failure);
     if (code == 0)
         code = exchange_body_string(exchange, "ring", true, &ring, &failure);
     if (code == 0)
-        code = body_range(exchange, &from, &to, &filter, &failure);
-    if (code == 0)
         code = exchange_body_string(exchange, "format", false, &format, &failure);
     if (code == 0)
-        code = make_wish(exchange, ring, from, to, filter, format, &wish, &failure);
+        code = extraction_wish_of_body(exchange, ring, format, &wish, &failure);
     const json_t *headers = json_object_get(exchange->body, "headers");
     if (code == 0 && headers && !json_is_boolean(headers))
         code = fail(&failure, ERR_INVALID, "headers: expected true or false");
@@ -192,7 +191,7 @@ int handle_packets(struct exchange *exchange)
 {
     struct failure failure = {0};
     struct extraction_wish wish = {0};
-    char from[64] = "", to[64] = "", format[16] = "pcapng", url[URL_SIZE], line[URL_SIZE + 16];
+    char from[64] = "", to[64] = "", format[16] = "pcapng", url[DOWNLOAD_URL_SIZE], line[DOWNLOAD_URL_SIZE + 16];
     char filter[FILTER_TEXT_MAX + 2] = "", headers[8] = "";
     int64_t number;
     int code = exchange_check_query(exchange, "from to filter format headers follow", &failure);
@@ -228,8 +227,7 @@ int handle_packets(struct exchange *exchange)
     return 307;
 }
 
-/* Ring, range and filter of a wish, as the recorder's methods take them. */
-static json_t *range_params(const struct extraction_wish *wish)
+json_t *extraction_wish_params(const struct extraction_wish *wish)
 {
     char digits[24];
     json_t *params = json_pack("{s:s, s:s}", "ring", wish->ring, "filter", wish->filter);
@@ -246,14 +244,11 @@ int handle_estimate(struct exchange *exchange)
 {
     struct failure failure = {0};
     struct extraction_wish wish = {0};
-    const char *from = NULL, *to = NULL, *filter = "";
     int code = exchange_check_body(exchange, "from to filter", &failure);
     if (code == 0)
-        code = body_range(exchange, &from, &to, &filter, &failure);
-    if (code == 0)
-        code = make_wish(exchange, exchange->parameter[0], from, to, filter, "pcapng", &wish,
-                         &failure);
-    json_t *params = code == 0 ? range_params(&wish) : NULL;
+        code =
+            extraction_wish_of_body(exchange, exchange->parameter[0], "pcapng", &wish, &failure);
+    json_t *params = code == 0 ? extraction_wish_params(&wish) : NULL;
     extraction_wish_free(&wish);
     return code == 0 ? hand_on(exchange, 200, "estimate", params)
                      : answer_failure(exchange, &failure);
@@ -459,7 +454,7 @@ static int begin(struct stream *stream, struct failure *failure)
     (void)fcntl(ends[0], F_SETPIPE_SZ, PIPE_BYTES); /* a smaller one will do */
     stream->pipe = ends[0];
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    json_t *params = range_params(wish);
+    json_t *params = extraction_wish_params(wish);
     json_object_set_new(params, "format", json_string(wish->format));
     if (wish->headers_only)
         json_object_set_new(params, "headers", json_true());
@@ -494,6 +489,9 @@ int handle_download(struct exchange *exchange)
     struct stream stream = {
         .exchange = exchange, .wish = &wish, .pipe = -1, .recorder = {.fd = -1}};
     struct extraction_list *list = exchange->server->extractions;
+    struct job_ticket ticket;
+    if (job_tickets_use(exchange->server->job_tickets, exchange->parameter[0], &ticket))
+        return download_job(exchange, &ticket);
     int code = extraction_list_begin(list, exchange->parameter[0], &stream.number, &wish, &failure);
     if (code == ERR_AGAIN)
         return answer_problem(exchange, 503, "again", failure.text, "Retry-After: 5\r\n");

@@ -189,6 +189,22 @@ void extraction_list_end(struct extraction_list *list, int64_t number, enum extr
     pthread_mutex_unlock(&list->lock);
 }
 
+bool extraction_list_enter(struct extraction_list *list)
+{
+    pthread_mutex_lock(&list->lock);
+    bool free_place = list->running < list->running_max;
+    list->running += free_place;
+    pthread_mutex_unlock(&list->lock);
+    return free_place;
+}
+
+void extraction_list_leave(struct extraction_list *list)
+{
+    pthread_mutex_lock(&list->lock);
+    list->running--;
+    pthread_mutex_unlock(&list->lock);
+}
+
 int extraction_list_stop(struct extraction_list *list, int64_t number, const char *user)
 {
     int code = 0;

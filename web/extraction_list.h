@@ -81,6 +81,10 @@ void extraction_list_end(struct extraction_list *list, int64_t number, enum extr
 /* Ends one that waits or runs. `user` null: whoever's it is. ERR_NOT_FOUND, ERR_PERMISSION. */
 int extraction_list_stop(struct extraction_list *list, int64_t number, const char *user);
 
+/* A place among the downloads that may run at a time, for one that is in no list. False: there is none. */
+bool extraction_list_enter(struct extraction_list *list);
+void extraction_list_leave(struct extraction_list *list);
+
 /* The newest first. */
 json_t *extraction_list_json(struct extraction_list *list);
 /* One of them; null: there is none of that number. */

@@ -12,6 +12,7 @@
 
 #include "access.h"
 #include "extraction_list.h"
+#include "job_tickets.h"
 #include "handlers.h"
 
 /* Every connection has a thread, and a client that says nothing has it until the time is over: so
@@ -155,8 +156,10 @@ int web_server_start(struct web_server *server, struct failure *failure)
     mg_init_library(MG_FEATURES_TLS);
     server->guard = login_guard_open();
     server->extractions = extraction_list_open(options->downloads_max);
-    int code =
-        server->guard && server->extractions ? 0 : fail(failure, ERR_NO_MEMORY, "out of memory");
+    server->job_tickets = job_tickets_open();
+    int code = server->guard && server->extractions && server->job_tickets
+                   ? 0
+                   : fail(failure, ERR_NO_MEMORY, "out of memory");
     if (code == 0)
         code =
             start_tls(server, ENTRANCE_MAIN, options->port, MAIN_THREADS, MAIN_TIMEOUT_MS, failure);
@@ -178,6 +181,7 @@ void web_server_stop(struct web_server *server)
             mg_stop(server->context[i]);
     memset(server->context, 0, sizeof server->context);
     extraction_list_close(&server->extractions);
+    job_tickets_close(&server->job_tickets);
     login_guard_close(&server->guard);
     mg_exit_library();
 }

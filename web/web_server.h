@@ -17,6 +17,7 @@
 struct extraction_list;
 struct login_guard;
 struct mg_context;
+struct job_tickets;
 struct recorder_link;
 struct web_server;
 struct web_store;
@@ -45,6 +46,7 @@ struct web_server {
     struct recorder_link *recorder;
     struct login_guard *guard;
     struct extraction_list *extractions;
+    struct job_tickets *job_tickets;
     SSL_CTX *tls;
     atomic_bool stopping; /* downloads look at it */
     struct entrance_data data[3];

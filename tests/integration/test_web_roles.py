@@ -66,6 +66,12 @@ GET    /api/v1/audit/verify                       200    .      .      .       .
 GET    /api/v1/extractions                        200    .      .      .       +       +      +      .      .       +       .      .
 POST   /api/v1/extractions                        400    .      .      +       +       +      +      .      +       +       .      .
 DELETE /api/v1/extractions/{extraction}           404    .      .      +       +       +      +      .      +       +       .      .
+GET    /api/v1/jobs                               200    .      .      .       +       +      +      .      .       +       .      .
+POST   /api/v1/jobs                               400    .      .      .       +       +      +      .      .       +       .      .
+GET    /api/v1/jobs/{job}                         404    .      .      .       +       +      +      .      .       +       .      .
+DELETE /api/v1/jobs/{job}                         404    .      .      .       +       +      +      .      .       +       .      .
+POST   /api/v1/jobs/{job}/cancel                  404    .      .      .       +       +      +      .      .       +       .      .
+GET    /api/v1/jobs/{job}/packets                 404    .      .      .       +       +      +      .      .       +       .      .
 GET    /api/v1/downloads/{ticket}                 404    +      +      +       +       +      +      +      +       +       +      +
 GET    /metrics                                   200    .      +      +       +       +      +      +      .       .       .      .
 POST   /packet_capture/capture/start              400    .      .      .       .       +      +      .      .       .       +      .
@@ -79,7 +85,7 @@ SCOPES = ["read", "headers", "packets", "control", "users"]
 COLUMNS = ["nobody", "viewer", "viewer with headers", "analyst", "operator", "admin"] + [f"token {scope}" for scope in SCOPES]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 # Names that fit into a path, of things that are not there.
-VALUES = {"ring": "none", "user": "nobody", "token": "999", "extraction": "999", "ticket": "0", "number": "1", "disk": "999"}
+VALUES = {"ring": "none", "user": "nobody", "token": "999", "extraction": "999", "job": "999", "ticket": "0", "number": "1", "disk": "999"}
 
 
 def read_table():

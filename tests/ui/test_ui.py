@@ -10,7 +10,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "integration"))
 import recorder_world  # noqa: E402
-from recorder_world import extract, read_pcap  # noqa: E402
+from recorder_world import extract, read_pcap, read_pcapng  # noqa: E402
 from web_world import SOURCE, WebWorld  # noqa: E402
 
 TOOLS = os.environ.get("TAPELOOP_UI_TOOLS", os.path.join(SOURCE, "build", "web-ui"))
@@ -63,6 +63,9 @@ class Interface(WebWorld):
             followed = file.read()
         self.assertEqual(followed[:4], b"\n\r\r\n")
         self.assertGreater(len(followed), 1000)
+        self.assertEqual(seen["kept"], "incident-7.pcapng")
+        with open(os.path.join(screenshots, "kept.pcapng"), "rb") as file:
+            self.assertGreater(len(read_pcapng(file.read())[0]), 1000)
         self.assertNotIn("now", seen["until_now"])  # only what goes on may begin there
 
 

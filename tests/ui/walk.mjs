@@ -156,6 +156,33 @@ await dialog().getByText("Everything that ring buffer").waitFor();
 await page.keyboard.press("Escape");
 await done();
 
+// ---- a range that is kept under a name, and a job: watched, downloaded, deleted
+await button("Packets").click();
+await dialog().getByLabel("What becomes of them").selectOption("keep");
+await dialog().getByRole("textbox", { name: "Name" }).fill("incident-7");
+await dialog().locator("select[name=expires]").selectOption("+7d");
+await shot("keep");
+await button("Keep", dialog()).click();
+await banner("kept as incident-7");
+await button("Packets").click();
+await dialog().getByLabel("What becomes of them").selectOption("job");
+await button("Extract", dialog()).click();
+await banner("Job 2 has begun");
+await open("Extractions");
+await row(/^incident-7 .* done/).waitFor();
+await row(/^2 .* done/).waitFor();
+await shot("jobs");
+const [kept] = await Promise.all([page.waitForEvent("download"), row(/^incident-7/).getByRole("link", { name: "Download incident-7" }).click()]);
+await kept.saveAs(join(directory, "kept.pcapng"));
+seen.kept = kept.suggestedFilename();
+await button("Delete incident-7").click();
+await shot("delete-job");
+await button("Delete", dialog()).click();
+await done();
+await banner("incident-7 is deleted");
+await row(/^incident-7/).waitFor({ state: "detached" });
+await open("Ring buffer");
+
 // ---- the cluster: disks come, copies are made, a disk goes and comes back
 await open("Cluster configuration");
 for (const number of [2, 3]) {

@@ -3,6 +3,7 @@ import { html } from "htm/preact";
 import { useEffect, useState } from "preact/hooks";
 import { ask, part } from "./api.js";
 import { bytes, count, duration, seconds, time } from "./format.js";
+import { Jobs, WAY_BUTTONS, Way, startJob } from "./jobs.js";
 import { Dialog, Table } from "./parts.js";
 import { live_s, look, may, overview, rings, session, span, utc } from "./state.js";
 
@@ -40,11 +41,14 @@ export function Packets({ ring, everything }) {
   const [back, setBack] = useState(BACK_S.includes(live_s.value) ? live_s.value : BACK_S[1]);
   const [filter, setFilter] = useState("");
   const [on, setOn] = useState(true);
+  const [way, setWay] = useState("download");
+  const now = way === "download"; // what is extracted into a file has an end
   const wish = { filter: filter.trim() };
-  if (!fixed) Object.assign(wish, { from: back ? `-${back}s` : "now", ...(on ? {} : { to: "now" }) });
+  if (!fixed) Object.assign(wish, { from: back ? `-${back}s` : "now", ...(on && now ? {} : { to: "now" }) });
   else if (!everything) Object.assign(wish, { from: String(fixed.from), to: String(fixed.to) });
-  const live = !fixed && on;
+  const live = !fixed && on && now;
   const send = async (form) => {
+    if (!now) return startJob(way, form, { ...wish, ring, format: form.get("format") });
     const { url } = await ask("POST", "/extractions", { ...wish, ring, format: form.get("format"), follow: live });
     const link = document.createElement("a");
     link.href = url;
@@ -52,15 +56,16 @@ export function Packets({ ring, everything }) {
     return live ? "The download has begun, and goes on until it is stopped among the extractions."
       : "The download has begun. It can be watched, and stopped, among the extractions.";
   };
-  return html`<${Dialog} title=${everything ? "Extract packet ring buffer" : "Packets"} button="Download" send=${send}>
+  return html`<${Dialog} title=${everything ? "Extract packet ring buffer" : "Packets"} button=${WAY_BUTTONS[way]} send=${send}>
     ${everything ? html`<p>Everything that ring buffer <b>${ring}</b> holds.</p>`
     : fixed ? html`<p>Exactly what is selected of ring buffer ${ring}:<br /><b>${time(fixed.from, utc.value)}</b> to <b>${time(fixed.to, utc.value)}</b> ${utc.value ? "UTC" : ""} (${duration(fixed.to - fixed.from)}).</p>`
     : html`<label>From how far back
-        <select name="back" onChange=${(event) => setBack(Number(event.target.value))}>${BACK_S.filter((one) => one || on).map((one) => html`<option value=${one} selected=${one === back}>${one ? duration(one) : "now"}</option>`)}</select></label>
-      <label class="check"><input type="checkbox" checked=${on} onChange=${(event) => { setOn(event.target.checked); if (!back) setBack(BACK_S[1]); }} /> Go on live, until it is stopped</label>`}
+        <select name="back" onChange=${(event) => setBack(Number(event.target.value))}>${BACK_S.filter((one) => one || (on && now)).map((one) => html`<option value=${one} selected=${one === back}>${one ? duration(one) : "now"}</option>`)}</select></label>
+      <label class="check"><input type="checkbox" checked=${live} disabled=${!now} onChange=${(event) => { setOn(event.target.checked); if (!back) setBack(BACK_S[1]); }} /> Go on live, until it is stopped</label>`}
     <label>Filter<input name="filter" value=${filter} onInput=${(event) => setFilter(event.target.value)} maxlength="4096" placeholder="all packets; or: host 192.0.2.7 and tcp port 443" spellcheck="false" autocomplete="off" /></label>
     <${Estimate} ring=${ring} wish=${wish} live=${live} />
     <label>Format<select name="format"><option>pcapng</option><option>pcap</option><option value="pcap-us">pcap, microseconds</option></select></label>
+    <${Way} way=${way} setWay=${(wanted) => { setWay(wanted); if (wanted !== "download" && !back) setBack(BACK_S[1]); }} />
   <//>`;
 }
 
@@ -91,5 +96,6 @@ export function ExtractionsPage() {
   return html`<h2>Extractions</h2>
     <p class="hint">Those of this interface and of scripts, of everybody; the newest first.</p>
     ${list.length === 0 ? html`<p class="empty">Nobody has asked for packets yet. Select a time on the page <i>Ring buffer</i>, then press <i>Packets</i>.</p>`
-      : html`<${ExtractionTable} list=${list} />`}`;
+      : html`<${ExtractionTable} list=${list} />`}
+    <${Jobs} />`;
 }

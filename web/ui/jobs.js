@@ -1,0 +1,76 @@
+// Jobs: extractions into files in the recorder's care, and ranges that are kept under names.
+import { html } from "htm/preact";
+import { ask, part } from "./api.js";
+import { bytes, count, seconds, time } from "./format.js";
+import { Dialog, Failure, Table, useAnswer } from "./parts.js";
+import { may, open, session, utc } from "./state.js";
+
+const LOOK_MS = 2000;
+const WAYS = { download: "downloaded now", job: "a file here, downloaded later", keep: "kept here under a name" };
+const KEPT = { "": "until they are deleted", "+1d": "for a day", "+7d": "for a week", "+30d": "for 30 days" };
+const STATES = { waiting: "waits for its turn", running: "running", done: "done", failed: "failed", cancelled: "stopped" };
+const LIMITS = { packets: "ended at its limit of packets", bytes: "ended at its limit of bytes", seconds: "ended at its limit of time",
+  quota: "ended where the room for results ended", disk: "ended where the disk's room ended" };
+
+export const WAY_BUTTONS = { download: "Download", job: "Extract", keep: "Keep" };
+
+// The fields of the dialog for packets that say what becomes of them.
+export function Way({ way, setWay }) {
+  return html`<label>What becomes of them<select name="way" onChange=${(event) => setWay(event.target.value)}>
+      ${Object.entries(WAYS).map(([name, text]) => html`<option value=${name} selected=${name === way}>${text}</option>`)}</select></label>
+    ${way === "keep" && html`<label>Name<input name="name" required maxlength="63" pattern="[a-zA-Z0-9_][a-zA-Z0-9_.\\-]*" placeholder="incident-7"
+        title="letters, digits, and _ . - behind the first" autocomplete="off" /></label>
+      <label>Kept<select name="expires">${Object.entries(KEPT).map(([value, text]) => html`<option value=${value}>${text}</option>`)}</select></label>
+      <p class="hint">A copy, whatever the ring buffer overwrites later.</p>`}`;
+}
+
+// Starts what the form says; the sentence for the page.
+export async function startJob(way, form, wish) {
+  const more = way === "keep" ? { name: form.get("name"), ...(form.get("expires") ? { expires: form.get("expires") } : {}) } : {};
+  const job = await ask("POST", "/jobs", { ...wish, ...more });
+  return `${job.name ? `It is being kept as ${job.name}` : `Job ${job.number} has begun`}: see the extractions.`;
+}
+
+const called = (job) => job.name || `job ${job.number}`;
+
+function State({ job }) {
+  if (job.state === "running") return html`<progress max="1" value=${job.share} aria-label="progress"></progress>`;
+  return html`<span class=${job.state === "failed" ? "bad" : ""}>${STATES[job.state]}${job.error && job.state === "failed" ? `: ${job.error}` : ""}${job.limit ? `, ${LIMITS[job.limit]}` : ""}${job.complete === false ? ", packets are missing" : ""}</span>`;
+}
+
+function DeleteJob({ job, again }) {
+  const send = async () => {
+    await ask("DELETE", `/jobs/${job.number}`);
+    again();
+    return `${called(job)} is deleted.`;
+  };
+  return html`<${Dialog} title=${`Delete ${called(job)}?`} button="Delete" danger send=${send}>
+    <p>Its ${count(job.packets)} packets are in no other file here; what the ring buffer still holds stays there.</p><//>`;
+}
+
+function Actions({ job, again }) {
+  const mine = job.user === session.value.user || may("users");
+  const stop = () => ask("POST", `/jobs/${job.number}/cancel`, {}).then(again, again);
+  if (job.state === "waiting" || job.state === "running")
+    return mine && html`<button onClick=${stop} aria-label=${`Stop ${called(job)}`}>Stop</button>`;
+  return html`${job.state === "done" && html`<a class="button" href=${`/api/v1/jobs/${part(job.number)}/packets`} aria-label=${`Download ${called(job)}`}>Download</a> `}
+    ${mine && html`<button onClick=${() => open(DeleteJob, { job, again })} aria-label=${`Delete ${called(job)}`}>Delete</button>`}`;
+}
+
+export function Jobs() {
+  const { value, error, again } = useAnswer("/jobs", LOOK_MS);
+  if (!value) return html`<${Failure} error=${error} />`;
+  const list = [...value.jobs].reverse();
+  return html`<h2>Jobs and kept ranges</h2>
+    <p class="hint">Files that the recorder writes and keeps here for a while, or under a name. A download that broke off can be taken up again.</p>
+    ${list.length === 0 ? html`<p class="empty">There is none.</p>`
+    : html`<${Table} label="jobs" heads=${["Job", "Ring buffer", "From", "To", "Filter", "State", { number: "Packets" }, { number: "Size" }, "User", "Expires", ""]}>
+      ${list.map((job) => html`<tr key=${job.number}>
+        <td>${job.name || job.number}</td><td>${job.ring}</td><td>${job.from_ns ? time(seconds(job.from_ns), utc.value) : "oldest"}</td>
+        <td>${job.to_ns ? time(seconds(job.to_ns), utc.value) : "newest"}</td><td><code class="filter">${job.filter || "all"}</code></td>
+        <td class="text"><${State} job=${job} /></td>
+        <td class="number">${count(job.packets)}</td><td class="number">${bytes(job.output_bytes)}</td><td>${job.user}</td>
+        <td>${job.expires_ns ? time(seconds(job.expires_ns), utc.value) : job.name ? "never" : ""}</td>
+        <td><${Actions} job=${job} again=${again} /></td>
+      </tr>`)}<//>`}`;
+}
