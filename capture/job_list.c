@@ -47,7 +47,7 @@
 
 struct job {
     struct job *next;
-    json_t *row; /* its values are replaced, never changed: a shallow copy stays as it is */
+    json_t *row; /* under lock, or of the runner alone; no part of it is shared with what goes to others */
     struct job_facts facts;
     uint64_t due_ns;    /* WAITING: not before, CLOCK_MONOTONIC */
     uint64_t set_aside; /* RUNNING: bytes it may write, and what it has written */
@@ -209,12 +209,17 @@ static int remove_job(struct job_list *list, struct job *job, struct failure *fa
     return 0;
 }
 
-static json_t *shown(const struct job *job)
+/* As the others may see it, and theirs. Under lock. */
+static json_t *shown(const struct job *job, bool gaps)
 {
     json_t *row = json_copy(job->row);
     json_object_del(row, "actor");
     json_object_del(row, "ring_id");
-    return row;
+    if (!gaps)
+        json_object_del(row, "gaps");
+    json_t *whole = json_deep_copy(row);
+    json_decref(row);
+    return whole;
 }
 
 /* ---- running one ----------------------------------------------------------------------------- */
@@ -247,6 +252,8 @@ static void take_progress(const json_t *progress, void *context)
         json_object_set_new(job->row, "share",
                             json_real(job_share(job->lo_ns, job->hi_ns, strtoll(at, NULL, 10))));
     pthread_mutex_unlock(&run->list->lock);
+    /* A little at a time: the disk may be one that is recorded to, and a whole result at its end would be in the way. */
+    (void)sync_file_range(run->options.output, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
 struct measure {
@@ -738,7 +745,7 @@ int job_list_show(struct job_list *list, uint64_t number, json_t **row, struct f
 {
     pthread_mutex_lock(&list->lock);
     const struct job *job = find_job(list, number);
-    *row = job ? shown(job) : NULL;
+    *row = job ? shown(job, true) : NULL;
     pthread_mutex_unlock(&list->lock);
     return !job ? not_found(failure)
            : *row ? 0
@@ -752,9 +759,7 @@ json_t *job_list_all(struct job_list *list, const char *ring)
     for (const struct job *job = list->jobs; job; job = job->next) {
         if (ring && strcmp(text_of(job->row, "ring"), ring) != 0)
             continue;
-        json_t *row = shown(job);
-        json_object_del(row, "gaps");
-        json_array_append_new(all, row);
+        json_array_append_new(all, shown(job, false));
     }
     pthread_mutex_unlock(&list->lock);
     return all;

@@ -83,6 +83,10 @@ static void print_job(const json_t *job)
     line_time(job, "asked for", "created_ns");
     line_time(job, "ended", "ended_ns");
     line_time(job, "expires", "expires_ns");
+    int64_t from_ns = INT64_MIN, oldest_ns;
+    (void)answer_time(json_object_get(job, "from_ns"), &from_ns);
+    if (from_ns != INT64_MIN && answer_time(json_object_get(job, "oldest_ns"), &oldest_ns) && oldest_ns > from_ns)
+        line_time(job, "held from", "oldest_ns"); /* nothing of what lies before was there any more, or yet */
 }
 
 /* {"job": JOB} as an answer, which is consumed. `judged`: the exit status says what has come of it. */

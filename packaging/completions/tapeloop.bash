@@ -153,7 +153,7 @@ _tapeloop() {
                     words="$(_tapeloop_rings) max-rings="
                 else
                     words="copies= buffer_bytes= flush_window= index= disk_wait= disk_retry= duplicates= duplicate_window=
-                        duplicate_ignore_ttl= duplicate_ignore_vlan="
+                        duplicate_ignore_ttl= duplicate_ignore_vlan= job_bytes= job_keep= keep_bytes="
                     compopt -o nospace
                 fi
                 ;;

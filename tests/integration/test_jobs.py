@@ -4,14 +4,15 @@ is left after crashes, full disks and rings that go away.
 """
 
 import os
+import random
 import signal
 import stat
 import subprocess
 import time
 
 import recorder_world
-from recorder_world import (BIN, MIB, ROOT, World, children, create_ring, extract, import_packets, make_namespace,
-                            numbered, packet, pcap, read_pcap, read_pcapng, wait_for)
+from recorder_world import (BIN, MIB, ROOT, RemoteError, World, children, create_ring, extract, import_packets, make_namespace,
+                            numbered, packet, pcap, read_pcap, read_pcapng, thread, wait_for)
 
 START_NS = 1_700_000_000 * 10**9
 ENDED = ("done", "failed", "cancelled")
@@ -407,6 +408,72 @@ class Survives(Jobs):
         job = self.done(name="last-minute", from_ns=str(time.time_ns() - 60 * 10**9))
         self.assertEqual((job["packets"], job["complete"]), (sent, True), job)
         self.recorder.call("record.stop", ring="dmz")
+
+
+class AnyOrder(Jobs):
+    OPERATIONS = 40  # of each client
+    CLIENTS = 6
+
+    def client(self, seed, wrong):
+        """Does what comes to mind, with jobs of its own and of others. What comes out of a job is a beginning of what is stored."""
+        chance = random.Random(seed)
+        whole = pcap(self.packets)
+        try:
+            for _ in range(self.OPERATIONS):
+                jobs = self.list()
+                job = str(chance.choice(jobs)["number"]) if jobs else "1"
+                what = chance.choice(("start", "start", "wait", "keep", "cancel", "delete", "fetch", "fetch", "show", "kill"))
+                try:
+                    if what in ("start", "wait"):
+                        self.begin(format="pcap", wait=what == "wait", packets_max=chance.choice((0, 1, 700)))
+                    elif what == "keep":
+                        self.begin(format="pcap", name=chance.choice("abc"))
+                    elif what == "fetch":
+                        data = self.fetch(job)
+                        if data != whole[:len(data)]:
+                            wrong.append(f"job {job}: {len(data)} bytes that are not stored")
+                    elif what == "kill":
+                        for child in children(self.recorder.process.pid)[:1]:
+                            os.kill(child, signal.SIGKILL)
+                    else:
+                        self.recorder.call("job." + what, job=job)
+                except RemoteError as error:
+                    if error.code not in ("not_found", "busy", "exists", "closed"):
+                        wrong.append(f"{what}: {error}")
+                except ProcessLookupError:
+                    pass  # it has ended by itself
+        except Exception as error:  # pylint: disable=broad-except
+            wrong.append(f"seed {seed}: {error!r}")
+
+    def test_many_clients_in_any_order(self):
+        """Whatever they do to the same jobs at the same time, and whatever worker dies: each job ends in a state that holds, and nothing
+        is left of those that are deleted."""
+        self.open()
+        pid = self.recorder.process.pid
+        self.recorder.call("job.delete", job=str(self.done()["number"]))  # what is made once is made
+        before = len(os.listdir(f"/proc/{pid}/fd"))
+        seed = random.randrange(1 << 30)
+        print(f"seed {seed}", flush=True)
+        wrong = []
+        clients = [thread(self.client, seed + i, wrong) for i in range(self.CLIENTS)]
+        for one in clients:
+            one.join()
+        self.assertEqual(wrong, [])
+        for job in self.list():
+            job = self.wait_end(job["number"])
+            has_file = os.path.exists(self.path("state", "jobs", f"job-{job['number']}.pcap"))
+            self.assertEqual(has_file, job["state"] == "done", job)
+            self.assertEqual(job["error"] is None, job["state"] == "done", job)
+        self.assertEqual(self.recorder.stop(), 0)
+        self.recorder = self.start()
+        pid = self.recorder.process.pid
+        for job in self.list():
+            self.assertIn(job["state"], ENDED)
+            self.recorder.call("job.delete", job=str(job["number"]))
+        self.assertEqual((self.list(), self.files()), ([], []))
+        self.assertEqual(children(pid), [])
+        wait_for(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before)
+        self.assertTrue(self.recorder.call("audit.verify")["clean"])
 
 
 if __name__ == "__main__":
