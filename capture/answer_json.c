@@ -421,6 +421,15 @@ static bool is_degraded(const struct ring_look *look, const struct ring_state *s
                           state->mender.degraded_segments > 0);
 }
 
+/* How reading gives way to recording (P7). */
+static json_t *json_yielding(const struct ring_state *state)
+{
+    return json_pack("{s:I, s:i, s:I, s:I}", "level_permille", (json_int_t)state->pressure_permille, "readers",
+                     (int)state->readers, "readers_held_back_ms",
+                     (json_int_t)(state->readers_held_back_ns / 1000000), "mending_held_back_ms",
+                     (json_int_t)(state->mender.held_back_ns / 1000000));
+}
+
 int json_ring_status(const struct ring_look *look, json_t **result, struct failure *failure)
 {
     struct ring_entry *entry = look->entry;
@@ -450,6 +459,7 @@ int json_ring_status(const struct ring_look *look, json_t **result, struct failu
         (json_int_t)atomic_load(&entry->bytes_per_s), "errors", errors_of(&state));
     json_object_set_new(status, "forecast_s", forecast_s(look, &state));
     json_object_set_new(status, "mending", look->live ? json_mending(&state.mender) : json_null());
+    json_object_set_new(status, "yielding", look->live ? json_yielding(&state) : json_null());
     json_set_time(status, "oldest", state.catalog.first_ns, any);
     json_set_time(status, "newest", state.catalog.last_ns, any);
     *result = status;

@@ -41,6 +41,7 @@
 #define FOLLOW_LATE_NS \
     2000000000 /* after its end a range is followed for a flush window and this */
 #define RELAY_MS 200
+#define READS_NS 1000000000ull /* a worker that has asked no disk for so long has no turn there (pressure.h) */
 #define MENDER_WAIT_MS 5
 #define NO_DISK UINT32_MAX
 #define SEGMENTS_A_MESSAGE \
@@ -80,6 +81,10 @@ struct reading {
     struct worker_segment batch[SEGMENTS_A_MESSAGE];
     uint32_t batch_count;
     uint64_t segments;
+
+    uint32_t seat; /* at the pressure gauge */
+    uint64_t reads_until_ns; /* monotonic: by then it has to ask a disk again, or it has no turn; 0: it has none */
+    struct worker_progress progress;
 
     bool caught_up;
     bool finish_wanted;
@@ -485,6 +490,27 @@ static json_t *progress_json(const struct worker_progress *progress)
                      progress->packets_judged ? json_string(at) : json_null());
 }
 
+/* Who has read, or waited for the recording, goes on having a turn at the disks. */
+static void note_progress(struct reading *reading, const struct worker_progress *progress)
+{
+    const struct worker_progress *before = &reading->progress;
+    if (progress->bytes_read == before->bytes_read && progress->held_back_ns <= before->held_back_ns)
+        return;
+    uint64_t held_back_ns =
+        progress->held_back_ns > before->held_back_ns ? progress->held_back_ns - before->held_back_ns : 0;
+    reading->reads_until_ns = monotonic_ns() + READS_NS;
+    reading->progress = *progress;
+    ring_reader_reads(reading->ring, reading->seat, true, held_back_ns);
+}
+
+static void watch_turn(struct reading *reading)
+{
+    if (reading->reads_until_ns == 0 || monotonic_ns() < reading->reads_until_ns)
+        return;
+    reading->reads_until_ns = 0;
+    ring_reader_reads(reading->ring, reading->seat, false, 0);
+}
+
 /* Handles one message of the worker. 1: it is done. */
 static int take_message(struct reading *reading)
 {
@@ -495,6 +521,7 @@ static int take_message(struct reading *reading)
     case ERR_TIMEOUT:
         return ERR_AGAIN;
     case WORKER_PROGRESS:
+        note_progress(reading, element);
         request_progress(reading->request, progress_json(element), false);
         return 0;
     case WORKER_BAD:
@@ -507,6 +534,7 @@ static int take_message(struct reading *reading)
         return 0;
     case WORKER_DONE:
         reading->result->done = *(const struct worker_done *)element;
+        note_progress(reading, &reading->result->done.total);
         reading->result->done.gaps += reading->overtaken;
         return 1;
     case ERR_CLOSED:
@@ -537,6 +565,7 @@ static int relay(struct reading *reading)
         int result;
         while ((result = take_message(reading)) == 0)
             ;
+        watch_turn(reading);
         if (result == ERR_CLOSED)
             return worker_died(reading);
         if (result != ERR_AGAIN)
@@ -661,6 +690,7 @@ static int brief(struct reading *reading)
         descriptor[descriptors++] = options->output;
     int result = open_disks(reading, job, descriptor, &descriptors);
     job->gauge = 1;
+    job->seat = reading->seat;
     descriptor[descriptors++] = ring_pressure_fd(reading->ring);
     if (result == 0)
         result =
@@ -702,6 +732,8 @@ static int run(struct request *request, struct ring_entry *entry,
         reading->disk_of[i] = NO_DISK;
     }
     flush(reading);
+    reading->seat = ring_reader_comes(reading->ring);
+    reading->reads_until_ns = monotonic_ns() + READS_NS;
     int code = worker_start(request->recorder->extract_path, &reading->worker, &request->failure);
     if (code == 0) {
         privileges_offer_child(reading->worker.pid);
@@ -718,6 +750,7 @@ static int run(struct request *request, struct ring_entry *entry,
             code = relay(reading);
         worker_stop(&reading->worker);
     }
+    ring_reader_leaves(reading->ring, reading->seat);
     if (code == 0 && result->done.result != 0)
         code = fail(&request->failure, result->done.result, "%s",
                     result->done.text[0] ? result->done.text : error_text(result->done.result));

@@ -58,8 +58,7 @@ struct extraction {
     int output; /* -1: none */
     struct worker_job job;
     struct disk *disk[RING_DISKS_MAX];
-    const struct pressure_page *gauge; /* null: nothing is recorded that reading might disturb */
-    struct pressure_pace pace[RING_DISKS_MAX];
+    struct pressure_reader pressure;
     uint8_t message[WORKER_MESSAGE_BYTES_MAX] __attribute__((aligned(8)));
     struct failure failure;
 
@@ -233,26 +232,6 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Reading yields to recording (P7): see pressure.h. */
-static bool may_read(void *context, uint32_t disk, bool wait)
-{
-    struct extraction *extraction = context;
-    uint32_t number = extraction->job.disk[disk].number;
-    for (;;) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        uint64_t at_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-        uint32_t level = pressure_read(extraction->gauge, number, at_ns);
-        uint64_t wait_ns = pressure_wait_ns(&extraction->pace[disk], level, at_ns);
-        if (wait_ns == 0 || (int64_t)at_ns >= extraction->deadline_ns)
-            return true;
-        if (!wait)
-            return false;
-        nanosleep(&(struct timespec){.tv_nsec = (long)wait_ns}, NULL);
-        extraction->progress.held_back_ns += wait_ns;
-    }
-}
-
 static void count_up(struct extraction *extraction)
 {
     struct worker_progress *progress = &extraction->progress;
@@ -287,6 +266,33 @@ static int tick(void *context)
     int result = worker_offer(extraction->socket, WORKER_PROGRESS, &extraction->progress,
                               sizeof extraction->progress);
     return result == ERR_AGAIN ? 0 : result;
+}
+
+/* The recorder's clock, which the pressure gauge is published with. */
+static uint64_t gauge_now_ns(void *context)
+{
+    struct timespec now;
+    (void)context;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* While it waits for its turn the recorder hears that it would read: so it keeps it. */
+static void gauge_sleep_ns(void *context, uint64_t ns)
+{
+    struct extraction *extraction = context;
+    nanosleep(&(struct timespec){.tv_nsec = (long)ns}, NULL);
+    extraction->progress.held_back_ns = extraction->pressure.held_back_ns;
+    (void)tick(extraction); /* a recorder that is gone is noticed at the next thing said */
+}
+
+/* Reading yields to recording (P7): see pressure.h. */
+static bool may_read(void *context, uint32_t disk, uint32_t ahead, bool wait)
+{
+    struct extraction *extraction = context;
+    bool may = pressure_may_read(&extraction->pressure, extraction->job.disk[disk].number, ahead, wait);
+    extraction->progress.held_back_ns = extraction->pressure.held_back_ns;
+    return may;
 }
 
 static int judge(void *context, const struct worker_bad *bad)
@@ -534,7 +540,7 @@ static int open_reader(struct extraction *extraction)
         .judge = judge,
         .gap = note_gap,
         .tick = tick,
-        .may_read = extraction->gauge ? may_read : NULL,
+        .may_read = extraction->pressure.page ? may_read : NULL,
         .context = extraction,
     };
     int result = reader_open(&options, &extraction->reader);
@@ -571,6 +577,8 @@ static int run_extract(struct extraction *extraction)
         result = open_writer(extraction);
     if (extraction->job.seconds_max > 0)
         extraction->deadline_ns = now_ns() + (int64_t)extraction->job.seconds_max * 1000000000;
+    if (extraction->job.seconds_max > 0)
+        extraction->pressure.until_ns = (uint64_t)extraction->deadline_ns;
     while (!result) {
         bool last = extraction->finish || !extraction->job.follow;
         result = give_segments(extraction);
@@ -611,7 +619,7 @@ static int run_verify(struct extraction *extraction)
         .to_ns = INT64_MAX,
         .everything = true,
         .judge = judge,
-        .may_read = extraction->gauge ? may_read : NULL,
+        .may_read = extraction->pressure.page ? may_read : NULL,
         .context = extraction,
     };
     result = open_reader(extraction); /* only to check what the recorder has sent */
@@ -689,8 +697,9 @@ static int take_job(struct extraction *extraction)
             extraction->output = received.descriptor[used++];
         for (uint32_t i = 0; i < extraction->job.disks && !result; i++)
             result = open_disk(extraction, i, received.descriptor[used++]);
+        extraction->pressure.seat = extraction->job.seat;
         if (extraction->job.gauge && !result) /* the mapping outlives the descriptor */
-            result = pressure_gauge_map(received.descriptor[used], &extraction->gauge);
+            result = pressure_gauge_map(received.descriptor[used], &extraction->pressure.page);
     }
     while (used < received.descriptors)
         close(received.descriptor[used++]);
@@ -740,6 +749,8 @@ int extraction_open(int socket, packet_levels_of *levels_of, struct extraction *
     extraction->levels_of = levels_of;
     extraction->output = -1;
     extraction->deadline_ns = INT64_MAX;
+    extraction->pressure =
+        (struct pressure_reader){.now_ns = gauge_now_ns, .sleep_ns = gauge_sleep_ns, .context = extraction};
     int result = take_job(extraction);
     if (result) {
         send_done(extraction, result);
@@ -780,7 +791,7 @@ void extraction_close(struct extraction **out)
     narrowing_close(&extraction->narrowing);
     for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
         disk_close(&extraction->disk[i]);
-    pressure_gauge_unmap(&extraction->gauge);
+    pressure_gauge_unmap(&extraction->pressure.page);
     if (extraction->output >= 0)
         close(extraction->output);
     free(extraction->inbox);

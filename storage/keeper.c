@@ -195,13 +195,50 @@ static void mailbox_wait(struct keeper *keeper, int timeout_ms)
     keeper->waiting = false;
 }
 
+/* What presses on the ring as a whole: buffers that are taken, streams that nothing is prepared for. */
+static uint32_t ring_level(const struct keeper *keeper)
+{
+    uint64_t taken_bytes = keeper->pool_bytes - (uint64_t)pool_free(keeper->options.pool) * FRAME_BYTES_USUAL;
+    uint32_t level = pressure_level(taken_bytes, keeper->pool_bytes / PRESSURE_POOL_SHARE);
+    for (struct stream *stream = keeper->streams; stream; stream = stream_queue(stream)->next) {
+        uint32_t prepared = keeper_prepared_level(keeper, stream);
+        level = prepared > level ? prepared : level;
+    }
+    return level;
+}
+
+static uint32_t disk_level(const struct keeper_disk *disk, uint64_t without_bytes)
+{
+    uint64_t bytes = disk->in_flight_bytes > without_bytes ? disk->in_flight_bytes - without_bytes : 0;
+    return pressure_level(bytes, disk->keeper->pool_bytes / PRESSURE_SHARE);
+}
+
 static void publish_pressure(const struct keeper *keeper, uint64_t now_ns)
 {
     struct pressure_page *page = keeper->options.gauge;
-    for (uint32_t i = 0; i < keeper->disks && page; i++)
-        pressure_publish(page, i, pressure_level(keeper->disk[i]->in_flight_bytes, keeper->pool_bytes));
-    if (page)
-        pressure_publish_time(page, now_ns);
+    if (!page)
+        return;
+    uint32_t ring = ring_level(keeper);
+    for (uint32_t i = 0; i < keeper->disks; i++) {
+        uint32_t level = disk_level(keeper->disk[i], 0);
+        pressure_publish(page, i, level > ring ? level : ring, keeper_disk_turn_ns(keeper->disk[i], now_ns));
+    }
+    pressure_publish_time(page, mender_works(keeper->mender), now_ns);
+}
+
+struct pressure_view keeper_pressure(const struct keeper *keeper, uint64_t now_ns)
+{
+    struct pressure_view most = {.is_mender = true};
+    if (keeper->options.gauge)
+        most = pressure_read_turn_of_mender(keeper->options.gauge);
+    most.level = ring_level(keeper);
+    for (uint32_t i = 0; i < keeper->disks; i++) {
+        uint32_t level = disk_level(keeper->disk[i], MENDER_CHUNK_BYTES);
+        uint64_t turn_ns = keeper_disk_turn_ns(keeper->disk[i], now_ns);
+        most.level = level > most.level ? level : most.level;
+        most.turn_ns = turn_ns > most.turn_ns ? turn_ns : most.turn_ns;
+    }
+    return most;
 }
 
 bool keeper_run(struct keeper *keeper, int timeout_ms)
@@ -273,16 +310,6 @@ bool keeper_run(struct keeper *keeper, int timeout_ms)
 void keeper_stop_mending(struct keeper *keeper)
 {
     mender_stop(keeper->mender);
-}
-
-uint32_t keeper_pressure(const struct keeper *keeper)
-{
-    uint64_t most = 0;
-    for (uint32_t i = 0; i < keeper->disks; i++)
-        if (keeper->disk[i]->in_flight_bytes > most)
-            most = keeper->disk[i]->in_flight_bytes;
-    return pressure_level(most > MENDER_CHUNK_BYTES ? most - MENDER_CHUNK_BYTES : 0,
-                          keeper->pool_bytes);
 }
 
 bool keeper_idle(struct keeper *keeper)

@@ -41,7 +41,13 @@
 #include "pool.h"
 #include "pressure.h"
 
+/*
+ * Prepared segments of a stream: to prepare one takes three answers of a disk, so of small slots there are more, for as much as the buffers hold, but not more
+ * than a small share of the ring for all streams: they hold nothing of the past any more.
+ */
 #define KEEPER_LEASES_AHEAD 3
+#define KEEPER_LEASES_MAX 16
+#define KEEPER_LEASES_RING_SHARE 16u
 
 struct keeper;
 struct stream;

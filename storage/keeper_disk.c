@@ -19,6 +19,8 @@
 
 #define SLOW_AFTER_NS 100000000ull
 #define SLOW_MEMORY_NS 1000000000ull /* one that crawls answers now and then, and is no quicker for it */
+#define ANSWER_MEMORY 8
+#define BUSY_WINDOW_NS 50000000ull
 #define SILENCE_STEP_NS 20000000ull
 #define LOST_AFTER_TIMES 10 /* suspect_after: for a request that others have overtaken all the time */
 #define DISK_ERRORS_MAX 4 /* failed writes or flushes in a row that make a disk failed */
@@ -53,6 +55,12 @@ static void flush_answered(struct disk_request *request)
     keeper_post_request(((struct keeper_disk *)request->owner)->keeper, request);
 }
 
+/* Bytes of packets, and of the segments that take them. */
+static bool is_of_recording(const struct disk_request *request)
+{
+    return request->done != request_answered && request->bytes > 0;
+}
+
 static void count_submitted(struct keeper *keeper, struct keeper_disk *disk, const struct disk_request *request,
                             uint32_t *generation)
 {
@@ -79,6 +87,39 @@ static void watch_next(struct keeper *keeper, struct keeper_disk *disk)
     disk->marked_ns = keeper->options.monotonic_ns(keeper->options.context);
 }
 
+static void note_answer(struct keeper_disk *disk, const struct disk_request *request)
+{
+    uint64_t took_ns = disk->answered_ns > request->submitted_ns ? disk->answered_ns - request->submitted_ns : 0;
+    if (took_ns >= disk->answer_ns)
+        disk->answer_ns = took_ns;
+    else
+        disk->answer_ns -= (disk->answer_ns - took_ns) / ANSWER_MEMORY;
+    disk->took_ns += took_ns;
+}
+
+/* How busy the recording keeps the disk: by Little's law what its requests took in all, by the time. */
+static void watch_busy(struct keeper_disk *disk, uint64_t now)
+{
+    uint64_t window_ns = now - disk->took_since_ns;
+    if (window_ns < BUSY_WINDOW_NS)
+        return;
+    uint64_t busy = disk->took_ns / (window_ns / 1000);
+    if (busy > 1000)
+        busy = 1000;
+    disk->busy = busy > disk->busy ? (uint32_t)busy : disk->busy - (disk->busy - (uint32_t)busy + 3) / 4;
+    disk->took_ns = 0;
+    disk->took_since_ns = now;
+}
+
+uint64_t keeper_disk_turn_ns(const struct keeper_disk *disk, uint64_t now)
+{
+    if (!disk->io || !disk->keeper->streams)
+        return 0;
+    uint64_t oldest_ns = disk->marked > 0 ? now - disk->marked_ns : 0;
+    uint64_t answer_ns = oldest_ns > disk->answer_ns ? oldest_ns : disk->answer_ns;
+    return 1 + PRESSURE_PAUSE * answer_ns / 1000 * disk->busy;
+}
+
 void keeper_answered(struct keeper *keeper, struct keeper_disk *disk, const struct disk_request *request,
                              uint32_t generation)
 {
@@ -86,6 +127,8 @@ void keeper_answered(struct keeper *keeper, struct keeper_disk *disk, const stru
     disk->in_flight_bytes -= request->bytes;
     disk->silent_ns = 0;
     disk->answered_ns = keeper->options.monotonic_ns(keeper->options.context);
+    if (is_of_recording(request))
+        note_answer(disk, request);
     if (generation == disk->generation) {
         disk->current--;
         return;
@@ -352,6 +395,7 @@ void keeper_disk_watch(struct keeper *keeper, struct keeper_disk *disk, uint64_t
     if (disk->marked > 0 && disk->silent_ns > SLOW_AFTER_NS)
         disk->slow_until_ns = now + SLOW_MEMORY_NS;
     watch_answers(keeper, disk, now);
+    watch_busy(disk, now);
     if (keeper_disk_due_ns(disk) <= now)
         probe_next(disk);
 }

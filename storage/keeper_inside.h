@@ -58,6 +58,14 @@ struct keeper_disk {
     uint64_t read_errors, write_errors, written_bytes, flushes;
     uint64_t in_flight_bytes;
 
+    /*
+     * The recording's own requests, the mender's not. answer_ns: what they take, that of a slow one at once, coming down by an eighth with each quicker one.
+     * busy: how many are under way on the average, in permille, at most 1,000; a sharp rise at once, coming down by a quarter a window.
+     */
+    uint64_t answer_ns;
+    uint64_t took_ns, took_since_ns; /* of those that were answered since then */
+    uint32_t busy;
+
     /* Writes that completed and are not flushed, in the order of their completion. */
     struct disk_request *unflushed_head;
     struct disk_request *unflushed_tail;
@@ -131,8 +139,8 @@ struct keeper {
 /* Something that a person should know. */
 void keeper_say(struct keeper *keeper, const char *severity, const char *kind, const char *text);
 
-/* The level (pressure.h) of the disk that is furthest behind, without a chunk that the mender has under way itself. */
-uint32_t keeper_pressure(const struct keeper *keeper);
+/* Of the disk that is furthest behind, without a chunk that the mender has under way itself, and its turn. */
+struct pressure_view keeper_pressure(const struct keeper *keeper, uint64_t now_ns);
 
 /* Any thread: a request has been answered. */
 void keeper_post_request(struct keeper *keeper, struct disk_request *request);
@@ -184,6 +192,8 @@ bool keeper_disk_is_slow(const struct keeper_disk *disk);
 /* For the disk that is expected. */
 void keeper_note_expired(struct keeper *keeper, const struct identity *segment);
 void keeper_disk_free(struct keeper_disk *disk);
+/* For the pressure gauge: how long the turn of a reader is; 0: nothing is recorded; 1: just now, nothing is. */
+uint64_t keeper_disk_turn_ns(const struct keeper_disk *disk, uint64_t now);
 uint64_t keeper_disk_due_ns(const struct keeper_disk *disk);
 /* Says so when fewer disks can take new segments than there should be copies, and when that is over. */
 void keeper_watch_level(struct keeper *keeper);
@@ -226,6 +236,8 @@ struct segment_copy *keeper_segment_copy(struct segment *segment, const struct d
 /* Begins to prepare a segment for the stream, or for its frames that have to be rescued. */
 void keeper_prepare(struct keeper *keeper, struct stream *stream, bool is_rescue);
 void keeper_prepare_wanted(struct keeper *keeper);
+/* For the pressure gauge: at the high mark a quarter of what should be prepared for the stream is. */
+uint32_t keeper_prepared_level(const struct keeper *keeper, struct stream *stream);
 /* What is wanted at once and held up by a slow disk is begun anew without it. */
 void keeper_prepare_watch(struct keeper *keeper, uint64_t now);
 /* Nobody waits for the segment that is being prepared: another one may be prepared in its place. */

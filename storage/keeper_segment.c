@@ -15,7 +15,8 @@
 #include "placement.h"
 #include "stream.h"
 
-#define OPEN_PATIENCE_NS 200000000ull
+#define OPEN_PATIENCE_NS 50000000ull
+#define RING_SLOTS_FEW 32u
 #define PREPARE_PATIENCE_NS 100000000ull
 
 struct segment_copy *keeper_segment_copy(struct segment *segment, const struct disk_request *request)
@@ -101,6 +102,8 @@ void keeper_segment_close(struct segment *segment)
         catalog_put_segment(segment->keeper->options.catalog, &segment->row);
     if (!empty && row->places > 0 && row->state == SEGMENT_OPEN)
         mender_ended(segment->keeper->mender, row);
+    if (!empty && row->places < segment->keeper->options.copies)
+        mender_short_of_copies(segment->keeper->mender);
     segment_done(segment);
 }
 
@@ -148,13 +151,31 @@ static void check_submit(struct segment *segment, uint8_t i)
     keeper_submit(segment->keeper, copy->disk, &copy->request, &copy->generation);
 }
 
-/* Prepared slots hold nothing of the past any more: a small ring keeps fewer of them. */
+/* Of each stream; a very small ring keeps only one. */
 static uint32_t leases_ahead(const struct keeper *keeper)
 {
-    uint64_t slots = 0;
+    uint64_t slots = 0, streams = 0;
     for (uint32_t i = 0; i < keeper->disks; i++)
         slots += keeper->disk[i]->io ? keeper->disk[i]->slots : 0;
-    return slots < 32 ? 1 : KEEPER_LEASES_AHEAD;
+    if (slots < RING_SLOTS_FEW)
+        return 1;
+    for (struct stream *stream = keeper->streams; stream; stream = stream_queue(stream)->next)
+        streams++;
+    if (streams == 0)
+        return KEEPER_LEASES_AHEAD;
+    uint64_t wanted = keeper->pool_bytes / keeper->options.slot_bytes / streams;
+    uint64_t most = slots / KEEPER_LEASES_RING_SHARE / keeper->options.copies / streams;
+    if (wanted > most)
+        wanted = most;
+    return wanted < KEEPER_LEASES_AHEAD ? KEEPER_LEASES_AHEAD
+           : wanted > KEEPER_LEASES_MAX ? KEEPER_LEASES_MAX
+                                        : (uint32_t)wanted;
+}
+
+uint32_t keeper_prepared_level(const struct keeper *keeper, struct stream *stream)
+{
+    uint32_t ahead = leases_ahead(keeper), leases = stream_leases(stream);
+    return leases >= ahead ? 0 : PRESSURE_HIGH * (ahead - leases) * 2 / ahead;
 }
 
 /* Less than half of what should be prepared is: what holds up the next one cannot be waited for. */
@@ -453,12 +474,12 @@ void keeper_segment_opened(struct segment *segment, struct segment_copy *copy, b
 }
 
 /*
- * A stream that has nothing prepared waits for it; for others it need not be flushed at once: under load the flush that the frames
+ * A stream that has little prepared waits for it; for others it need not be flushed at once: under load the flush that the frames
  * need comes soon enough.
  */
 static uint64_t open_due_ns(struct keeper *keeper, const struct segment *segment)
 {
-    if (segment->rescue || segment->orphan || stream_leases(segment->stream) == 0)
+    if (segment->rescue || segment->orphan || runs_low(keeper, segment->stream))
         return 0;
     return keeper->options.monotonic_ns(keeper->options.context) + OPEN_PATIENCE_NS;
 }
@@ -505,9 +526,9 @@ void keeper_prepare_wanted(struct keeper *keeper)
             if (keeper->prepare_again)
                 return;
         }
-        if (stream_leases(stream) > 0)
+        if (!runs_low(keeper, stream))
             continue;
-        /* It has taken its last one: what was being opened at leisure is wanted now. */
+        /* It has taken its last ones: what was being opened at leisure is wanted now. */
         for (const struct segment *one = keeper->segments; one; one = one->next)
             for (uint8_t i = 0; i < one->copies && one->stream == stream && one->phase == SEGMENT_OPENING; i++)
                 one->copy[i].disk->flush_wanted = true;

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define SURVEY_EVERY_NS 60000000000ull
+#define SURVEY_SOON_NS 1000000000ull
 #define ENDED_AGAIN_NS 10000000000ull
 #define SURVEY_SLOTS 16384u /* looked at in one run of the keeper */
 
@@ -437,18 +438,34 @@ bool mender_may_go(struct mender *mender, const struct mend_job *job, uint32_t b
     uint64_t rate = rate_of(mender, job);
     if (rate > 0 && mender->now_ns < mender->pace_ns)
         return false;
-    uint64_t wait_ns = job->kind == MEND_REPAIR ? 0
-                                                : pressure_wait_ns(&mender->pressure,
-                                                                   keeper_pressure(mender->keeper),
-                                                                   mender->now_ns);
+    const struct pressure_view pressure = keeper_pressure(mender->keeper, mender->now_ns);
+    uint64_t wait_ns =
+        mender->options.heedless ? 0 : pressure_wait_ns(&mender->pressure, &pressure, mender->now_ns);
     if (wait_ns > 0) {
+        if (mender->held_since_ns == 0)
+            mender->held_since_ns = mender->now_ns;
         mender->pace_ns = mender->now_ns + wait_ns;
         return false;
     }
+    if (mender->held_since_ns > 0)
+        mender->state.held_back_ns += mender->now_ns - mender->held_since_ns;
+    mender->held_since_ns = 0;
     if (rate == 0)
         return true;
     mender->pace_ns = mender->now_ns + bytes * (1000000000ull / 16) / (rate / 16 + 1);
     return true;
+}
+
+void mender_short_of_copies(struct mender *mender)
+{
+    mender->state.counted = false;
+    if (mender->survey_due_ns > mender->now_ns + SURVEY_SOON_NS)
+        mender->survey_due_ns = mender->now_ns + SURVEY_SOON_NS;
+}
+
+bool mender_works(const struct mender *mender)
+{
+    return mender->job != NULL;
 }
 
 bool mender_run(struct mender *mender, uint64_t now_ns)

@@ -55,6 +55,7 @@ struct mender_options {
     uint64_t scrub_position;  /* of the scrub that was under way: what lies below has been read; 0:
                                  none was under way */
     int64_t scrub_started_ns; /* wall clock, of that or of the last one; 0: never */
+    bool heedless; /* does not yield to recording: for tests that show what yielding is good for */
 };
 
 /* One scrub. */
@@ -79,6 +80,7 @@ struct mender_state {
     uint64_t repaired;     /* frames written anew, and read back */
     uint64_t unrepairable; /* frames without a good copy, or whose place could not be written */
     uint64_t repairs_waiting;
+    uint64_t held_back_ns; /* waited because recording needed the disks */
     uint64_t repairs_dropped; /* reported, and not taken up: too many waited, or the segment was
                                  still being filled */
     bool scrubbing;
@@ -102,6 +104,12 @@ bool mender_run(struct mender *mender, uint64_t now_ns);
 /* When mender_run() wants to be called again though nothing is posted; UINT64_MAX: when something
  * is posted. */
 uint64_t mender_due_ns(const struct mender *mender);
+
+/* Whether it reads or writes, or would. */
+bool mender_works(const struct mender *mender);
+
+/* A segment is closed with fewer copies than there should be: it is counted soon. */
+void mender_short_of_copies(struct mender *mender);
 
 /* The segment is closed without a seal; `row` (copied) says what of it is durable and where. */
 void mender_ended(struct mender *mender, const struct segment_row *row);

@@ -126,6 +126,7 @@ struct mender {
     uint64_t now_ns;
     uint64_t pace_ns; /* no I/O of healing or scrub before */
     struct pressure_pace pressure;
+    uint64_t held_since_ns; /* it waits for the recording; 0: it does not */
 
     struct mend_wish wish[MENDER_REPAIRS_MAX];
     uint32_t wish_first, wishes;

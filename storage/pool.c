@@ -196,6 +196,14 @@ void pool_state(struct pool *pool, struct pool_state *state)
     pthread_mutex_unlock(&pool->lock);
 }
 
+uint32_t pool_free(struct pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    uint32_t count = pool->free_count;
+    pthread_mutex_unlock(&pool->lock);
+    return count;
+}
+
 uint8_t *pool_area(struct pool *pool, uint32_t *count)
 {
     *count = pool->count;

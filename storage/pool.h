@@ -106,6 +106,9 @@ struct pool_state {
 
 void pool_state(struct pool *pool, struct pool_state *state);
 
+/* Buffers that are free now. */
+uint32_t pool_free(struct pool *pool);
+
 /* The area, for disk_ops.register_buffers. */
 uint8_t *pool_area(struct pool *pool, uint32_t *count);
 

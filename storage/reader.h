@@ -49,7 +49,7 @@ struct reader_options {
     /* Called for every frame at least; a negative code ends reader_next(). May be null. */
     int (*tick)(void *context);
     /* As in struct segment_readers. May be null. */
-    bool (*may_read)(void *context, uint32_t disk, bool wait);
+    bool (*may_read)(void *context, uint32_t disk, uint32_t ahead, bool wait);
     void *context;
 };
 

@@ -39,6 +39,8 @@ struct ring {
     struct identity run;
     struct pool *pool;
     struct pressure_gauge gauge;
+    atomic_uint readers;
+    _Atomic uint64_t readers_held_back_ns;
     struct keeper *keeper;
     pthread_t thread;
     bool thread_started;
@@ -1332,6 +1334,9 @@ int ring_state(struct ring *ring, struct ring_state *state)
         state->used_bytes += (disk->slots - disk->free_slots) * slot_bytes;
     }
     state->damaged_reads = atomic_load(&ring->damaged_reads);
+    state->pressure_permille = pressure_most(ring->gauge.page);
+    state->readers = atomic_load(&ring->readers);
+    state->readers_held_back_ns = atomic_load(&ring->readers_held_back_ns);
     pthread_mutex_lock(&ring->lock);
     state->streams = ring->streams;
     pthread_mutex_unlock(&ring->lock);
@@ -1407,6 +1412,24 @@ int ring_pressure_fd(const struct ring *ring)
 uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i)
 {
     return atomic_load(&ring->member[i].generation);
+}
+
+uint32_t ring_reader_comes(struct ring *ring)
+{
+    atomic_fetch_add(&ring->readers, 1);
+    return pressure_seat_take(&ring->gauge);
+}
+
+void ring_reader_reads(struct ring *ring, uint32_t seat, bool reads, uint64_t held_back_ns)
+{
+    atomic_fetch_add(&ring->readers_held_back_ns, held_back_ns);
+    pressure_seat_reads(&ring->gauge, seat, reads);
+}
+
+void ring_reader_leaves(struct ring *ring, uint32_t seat)
+{
+    pressure_seat_give(&ring->gauge, seat);
+    atomic_fetch_sub(&ring->readers, 1);
 }
 
 const struct superblock *ring_superblock(const struct ring *ring, uint32_t i)

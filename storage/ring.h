@@ -155,6 +155,14 @@ int ring_pressure_fd(const struct ring *ring);
 /* The generation of the i-th disk's superblock, as it was read or written last. Any thread. */
 uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i);
 /* All of it; nobody changes the ring meanwhile. */
+
+/*
+ * A reading process comes to the gauge: its seat there, for its job, until it leaves. `reads`: whether it has asked a disk for anything of late. held_back_ns: what it
+ * has waited since that was last said. Any thread.
+ */
+uint32_t ring_reader_comes(struct ring *ring);
+void ring_reader_reads(struct ring *ring, uint32_t seat, bool reads, uint64_t held_back_ns);
+void ring_reader_leaves(struct ring *ring, uint32_t seat);
 const struct superblock *ring_superblock(const struct ring *ring, uint32_t i);
 
 /*
@@ -175,6 +183,9 @@ struct ring_state {
     uint64_t damaged_reads;    /* frames that readers found damaged, judged as such */
     struct mender_state mender;
     uint32_t streams;
+    uint32_t pressure_permille; /* of the high mark (pressure.h), of the disk that is furthest behind */
+    uint32_t readers;           /* processes that have a seat at the gauge */
+    uint64_t readers_held_back_ns; /* what they have waited for the recording, in all */
 };
 
 int ring_state(struct ring *ring, struct ring_state *state);

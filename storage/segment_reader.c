@@ -37,6 +37,7 @@ struct piece {
     uint32_t offset; /* in the slot, of `data` */
     uint32_t bytes;  /* valid at `data` */
     uint32_t place;
+    uint32_t disk; /* of the job */
     bool others; /* have the same */
     bool waited;
     int result;
@@ -79,6 +80,7 @@ static void piece_wait(struct segment_readers *shared, struct piece *piece)
         return;
     piece->result = patience_end(&shared->patience, &piece->read, piece->others);
     piece->waited = true;
+    shared->ahead[piece->disk]--;
     if (piece->result == 0)
         shared->bytes_read += piece->read->bytes;
 }
@@ -119,6 +121,7 @@ int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
     shared->single = NULL;
     shared->pieces = 0;
     shared->pieces_max = most < 1 ? 1 : most > 4096 ? 4096 : (uint32_t)most;
+    memset(shared->ahead, 0, sizeof shared->ahead);
     shared->bytes_read = shared->frames_checked = shared->frames_bad = 0;
     shared->header_bytes = PAGE_BYTES;
     shared->scratch = page_memory(FRAME_BYTES_USUAL);
@@ -187,7 +190,7 @@ int segment_read_place(struct segment_readers *shared, const struct worker_segme
     if (place_hangs(shared, segment, place))
         return ERR_TIMEOUT;
     if (shared->may_read)
-        (void)shared->may_read(shared->context, segment->place[place].disk, true);
+        (void)shared->may_read(shared->context, segment->place[place].disk, 0, true);
     /* Not into the caller's memory: a disk that hangs keeps what it was given. */
     struct patience_read *read = bytes <= FRAME_BYTES_USUAL ? shared->single : NULL;
     if (!read)
@@ -741,7 +744,7 @@ static bool submit_piece(struct segment_reader *reader)
     if (!piece)
         return false;
     uint32_t disk = segment->place[reader->place].disk;
-    if (shared->may_read && !shared->may_read(shared->context, disk, reader->pieces == 0)) {
+    if (shared->may_read && !shared->may_read(shared->context, disk, shared->ahead[disk], reader->pieces == 0)) {
         piece->waited = true; /* nothing was asked for */
         piece_give(shared, piece);
         return false;
@@ -751,6 +754,8 @@ static bool submit_piece(struct segment_reader *reader)
     piece->offset = from;
     piece->bytes = bytes;
     piece->place = reader->place;
+    piece->disk = disk;
+    shared->ahead[disk]++;
     piece->others = reader->only_place < 0 && has_others(shared, segment, reader->place);
     piece->waited = false;
     piece->next = NULL;

@@ -66,8 +66,9 @@ struct segment_readers {
     /* Tells the recorder of a stretch that did not pass. An enum worker_judgement, or a negative
      * code that ends the job. */
     int (*judge)(void *context, const struct worker_bad *bad);
-    /* Whether the disk may be asked for a piece now; `wait`: not before it may. May be null: always. */
-    bool (*may_read)(void *context, uint32_t disk, bool wait);
+    /* Whether the disk may be asked for a piece now; `wait`: not before it may. ahead: pieces that it was asked for and that nobody has waited for
+     * yet. May be null: always. */
+    bool (*may_read)(void *context, uint32_t disk, uint32_t ahead, bool wait);
     void *context;
 
     struct patience patience; /* of disks that hang */
@@ -76,6 +77,7 @@ struct segment_readers {
     uint32_t pieces;
     uint32_t pieces_max;
     uint32_t header_bytes; /* to be read of a frame that is read by blocks: as long as headers have been so far */
+    uint32_t ahead[RING_DISKS_MAX]; /* pieces, by the job's disks */
     uint8_t *scratch; /* FRAME_BYTES_USUAL */
     uint64_t bytes_read;
     uint64_t frames_checked;

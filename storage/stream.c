@@ -70,7 +70,7 @@ struct stream {
     /* under the lock */
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    struct segment *lease[KEEPER_LEASES_AHEAD + 1];
+    struct segment *lease[KEEPER_LEASES_MAX + 1];
     uint32_t leases;
     uint64_t frontier;
     uint64_t taken;          /* published next_packet */
@@ -752,7 +752,7 @@ struct stream_queue *stream_queue(struct stream *stream)
 void stream_grant(struct stream *stream, struct segment *segment)
 {
     pthread_mutex_lock(&stream->lock);
-    assert(stream->leases < KEEPER_LEASES_AHEAD + 1);
+    assert(stream->leases < KEEPER_LEASES_MAX + 1);
     stream->lease[stream->leases++] = segment;
     pthread_cond_broadcast(&stream->changed);
     pthread_mutex_unlock(&stream->lock);

@@ -74,6 +74,7 @@ struct worker_job {
     uint32_t disks;
     uint32_t headers_only; /* 1: packets are cut where their headers end, before the filter looks at them */
     uint32_t gauge;   /* 1: the last descriptor is a pressure gauge (pressure.h) */
+    uint32_t seat;    /* the worker's there */
     uint64_t packets_max; /* 0: no limit */
     uint64_t bytes_max;   /* of output, 0: no limit */
     uint64_t seconds_max; /* that it works, waiting included; 0: no limit */

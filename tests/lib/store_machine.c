@@ -174,6 +174,7 @@ void machine_boot(struct machine *machine, bool whole)
         .copies = options->copies,
         .flush_window_ns = options->flush_window_ns,
         .mender = options->mender,
+        .gauge = options->gauge,
         .keys_of = machine->options.without_index ? NULL : keys_of,
         .pool = machine->pool,
         .catalog = machine->catalog,
@@ -452,7 +453,8 @@ static void check_stream(struct verify *verify, uint32_t which, uint32_t stream)
     struct machine *machine = verify->machine;
     const struct machine_options *options = &machine->options;
     uint64_t slots = (uint64_t)options->disks * options->slots / options->copies;
-    uint64_t held = (options->streams * (KEEPER_LEASES_AHEAD + 2)) * (1 + machine->lives) + options->disks;
+    uint64_t ahead = options->streams * (KEEPER_LEASES_AHEAD + 2) + slots / KEEPER_LEASES_RING_SHARE;
+    uint64_t held = ahead * (1 + machine->lives) + options->disks;
     uint64_t reach = slots > held ? slots - held : 0;
     uint64_t next_position = 0; /* of the next packet that is there */
     for (uint64_t n = machine->life[which].taken[stream]; n-- > 0;) {

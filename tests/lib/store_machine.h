@@ -33,6 +33,7 @@ struct machine_options {
     struct mender_options mender;
     uint64_t pool_bytes;  /* of buffers; 0: 24 frames */
     bool without_index;   /* segments get no key index */
+    struct pressure_page *gauge; /* or null; the caller's */
     bool roomy;           /* more slots than packets: nothing durable can have been overwritten */
 };
 

@@ -685,9 +685,9 @@ static void test_gauge(void **state)
     job.disk[0].number = 5;
     uint64_t packets = 0;
     for (int behind = 0; behind < 2; behind++) {
-        pressure_publish(gauge.page, 4, PRESSURE_HIGH); /* another disk's */
-        pressure_publish(gauge.page, 5, behind ? PRESSURE_HIGH : PRESSURE_HIGH - 1);
-        pressure_publish_time(gauge.page, UINT64_MAX); /* fresh for as long as it takes */
+        pressure_publish(gauge.page, 4, PRESSURE_HIGH, 1); /* another disk's */
+        pressure_publish(gauge.page, 5, behind ? PRESSURE_HIGH : PRESSURE_HIGH - 1, 1);
+        pressure_publish_time(gauge.page, false, UINT64_MAX); /* fresh for as long as it takes */
         close(run(&talk, &fixture, &job, NULL, &segment.about, 1));
         assert_int_equal(talk.done.result, 0);
         assert_int_equal(talk.done.gaps, 0);
