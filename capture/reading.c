@@ -759,10 +759,23 @@ static int run(struct request *request, struct ring_entry *entry,
     return code;
 }
 
+#define SPEED_BYTES_MIN (1u << 20) /* of a reading that says something about speed */
+
+/* What it has read in that time counts for a quarter of what is known. */
+static void note_speed(struct recorder *recorder, uint64_t bytes_read, uint64_t took_ns)
+{
+    if (bytes_read < SPEED_BYTES_MIN || took_ns == 0)
+        return;
+    uint64_t now = (uint64_t)((double)bytes_read * 1e9 / (double)took_ns);
+    uint64_t before = atomic_load(&recorder->reading_bytes_per_s);
+    atomic_store(&recorder->reading_bytes_per_s, before > 0 ? (3 * before + now) / 4 : now);
+}
+
 int reading_run(struct request *request, struct ring_entry *entry,
                 const struct reading_options *options, struct reading_result *result)
 {
     atomic_uint *readings = &request->recorder->readings;
+    uint64_t began_ns = monotonic_ns();
     *result = (struct reading_result){0};
     int code = atomic_fetch_add(readings, 1) < READINGS_MAX
                    ? run(request, entry, options, result)
@@ -771,6 +784,8 @@ int reading_run(struct request *request, struct ring_entry *entry,
                           "try again when one has ended",
                           READINGS_MAX);
     atomic_fetch_sub(readings, 1);
+    if (code == 0 && !options->follow)
+        note_speed(request->recorder, result->done.total.bytes_read, monotonic_ns() - began_ns);
     return code;
 }
 

@@ -54,6 +54,7 @@ struct recorder {
     bool catalog_lacks;           /* under it: told, and all rings marked */
     pthread_mutex_t settings_lock; /* a ring's settings are looked at and changed in one piece */
     struct event_log *events;
+    _Atomic uint64_t reading_bytes_per_s; /* at which readings went lately, for estimates; 0: there was none */
     atomic_uint readings; /* that run, and those that are about to be refused; reading.c */
     struct classifier *classifier; /* layer 7, for rules with `app` */
     struct ring_registry registry;

@@ -28,6 +28,7 @@ extern const struct command rule_test_command;
 extern const struct command run_command;
 extern const struct command record_command;
 extern const struct command import_command;
+extern const struct command estimate_command;
 extern const struct command extract_command;
 extern const struct command keep_command;
 extern const struct command job_start_command;

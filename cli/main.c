@@ -20,7 +20,7 @@ static const struct command *const commands[] = {
     &rule_list_command,   &rule_add_command,
     &rule_set_command,    &rule_move_command,   &rule_delete_command,
     &rule_replace_command, &rule_test_command,  &run_command,         &record_command,      &import_command,
-    &extract_command,     &keep_command,        &job_start_command,
+    &estimate_command,    &extract_command,     &keep_command,        &job_start_command,
     &job_list_command,    &job_show_command,    &job_get_command,
     &job_cancel_command,  &job_delete_command,  &verify_command,      &rebuild_command,
     &status_command,      &history_command,     &events_command,

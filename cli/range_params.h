@@ -1,6 +1,6 @@
 /*
- * range_params.h - which packets of a ring are meant: what extract, keep and job start take on the
- * command line alike, and how what is missing among them is said.
+ * range_params.h - which packets of a ring are meant: what extract, estimate, keep and job start take
+ * on the command line alike, and how what is missing among them is said.
  */
 #ifndef CLI_RANGE_PARAMS_H
 #define CLI_RANGE_PARAMS_H
@@ -13,18 +13,22 @@
 #include "text.h"
 
 /* Rows of a table of options. */
-#define RANGE_OPTIONS                                                                          \
-    {"from", 0, false, "T", "from this time on (default: the oldest packet)"},                 \
-        {"to", 0, false, "T", "up to, not including, this time (default: the newest)"},        \
-        {"format", 0, false, "FORMAT", "pcapng (default), pcap (nanoseconds) or pcap-us"},     \
-        {"query", 0, false, "LANGUAGE",                                                        \
-         "the filter's: pcap (default), or steno, as stenoread takes it"},                     \
-        {"headers", 0, false, NULL,                                                            \
-         "packets without what they carry: cut where their headers end"},                      \
-        {"packets-max", 'c', false, "N", "end after N packets"},                               \
-        {"bytes-max", 0, false, "SIZE", "end when the output has this size"},                  \
-    {                                                                                          \
-        "seconds-max", 0, false, "N", "end when it has worked for N seconds"                   \
+#define RANGE_TIME_OPTIONS                                                                  \
+    {"from", 0, false, "T", "from this time on (default: the oldest packet)"},              \
+        {"to", 0, false, "T", "up to, not including, this time (default: the newest)"},     \
+    {                                                                                       \
+        "query", 0, false, "LANGUAGE",                                                      \
+            "the filter's: pcap (default), or steno, as stenoread takes it"                 \
+    }
+#define RANGE_OPTIONS                                                                       \
+    RANGE_TIME_OPTIONS,                                                                     \
+        {"format", 0, false, "FORMAT", "pcapng (default), pcap (nanoseconds) or pcap-us"},  \
+        {"headers", 0, false, NULL,                                                         \
+         "packets without what they carry: cut where their headers end"},                   \
+        {"packets-max", 'c', false, "N", "end after N packets"},                            \
+        {"bytes-max", 0, false, "SIZE", "end when the output has this size"},               \
+    {                                                                                       \
+        "seconds-max", 0, false, "N", "end when it has worked for N seconds"                \
     }
 
 struct range {

@@ -33,7 +33,7 @@ _tapeloop_interfaces() {
 _tapeloop() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local global="--state --json --quiet --verbose --help --version"
-    local commands="ring disk rule run record import extract keep job verify rebuild status history events audit flush
+    local commands="ring disk rule run record import estimate extract keep job verify rebuild status history events audit flush
         interfaces shutdown version help"
     local command='' options='' word skip='' i operands=0
     COMPREPLY=()
@@ -79,6 +79,7 @@ _tapeloop() {
             --detach --stop"
         ;;
     extract) options="--from --to --write --format --query --follow --headers --packets-max --bytes-max --seconds-max" ;;
+    estimate) options="--from --to --query" ;;
     keep)
         options="--from --to --format --query --headers --packets-max --bytes-max --seconds-max --name --expires
             --detach"
@@ -172,7 +173,7 @@ _tapeloop() {
                     return
                 fi
                 ;;
-            'rule list' | 'rule add' | 'rule set' | 'rule delete' | 'ring show' | 'ring delete' | 'disk list' | record | extract | keep | 'job start' | 'job list' | verify | rebuild | \
+            'rule list' | 'rule add' | 'rule set' | 'rule delete' | 'ring show' | 'ring delete' | 'disk list' | record | estimate | extract | keep | 'job start' | 'job list' | verify | rebuild | \
                 status | history | flush)
                 [ "$operands" -eq 0 ] && words=$(_tapeloop_rings)
                 ;;

@@ -195,6 +195,10 @@ class Works(Recorder):
         packets = self.packets(0, 500)
         self.write("in.pcap", pcap(packets))
         self.run_command("import", "dmz", self.path("in.pcap"), status=0)
+        estimate = self.run_command("estimate", "dmz", "--from", "1600000000", "udp", status=0).out
+        self.assertRegex(estimate, r"^at most 500 packets, .* as captured, from 2020-")
+        self.assertIn("nothing from before 2023-11-14T22:13:20", estimate)
+        self.refused("estimate", "dmz", "udpp", status=2, says="syntax error")
         self.refused("job", "start", "dmz", status=1, says="--wait")
         kept = self.run_command("keep", "dmz", "--name", "incident-7", "--format", "pcap", "--expires", "+1d", "udp port 1003",
                                 "--json", status=0)

@@ -40,7 +40,7 @@ def account(**packets):
 COMMANDS = ["ring create", "ring list", "ring show", "ring set", "ring delete", "ring adopt", "disk list", "disk add",
             "disk remove", "disk resume", "disk replace", "disk locate", "rule list", "rule add", "rule test",
             "rule set", "rule move", "rule delete", "rule replace", "run", "record",
-            "import", "extract", "keep", "job start", "job list", "job show", "job get", "job cancel", "job delete", "verify", "rebuild", "status", "history", "events", "audit list", "audit verify", "flush", "interfaces",
+            "import", "estimate", "extract", "keep", "job start", "job list", "job show", "job get", "job cancel", "job delete", "verify", "rebuild", "status", "history", "events", "audit list", "audit verify", "flush", "interfaces",
             "shutdown", "version", "help"]
 
 

@@ -185,6 +185,28 @@ class Results(Jobs):
         self.assertEqual((end["ring"], end["outcome"]), ("dmz", "done: 1000 packets"))
 
 
+class Estimates(Jobs):
+    def test_nothing_found_comes_with_what_is_known(self):
+        self.open(packets=0)
+        before = self.recorder.call("estimate", ring="dmz")
+        self.assertEqual((before["packets"], before["seconds"], before["oldest_ns"], before["account"]["seen"]), (0, None, None, 0))
+        self.recorder.call("rule.add", ring="dmz", rule="bpf \"tcp\" : discard")
+        began = time.time_ns()
+        self.recorder.call("record.start", ring="dmz", backend="generator", attach=True,
+                           generator={"packets": 50_000, "packets_per_s": 1_000_000, "seed": 1})
+        account = self.recorder.call("status")["rings"][0]["account"]
+        self.assertGreater(account["discarded"], 1000)
+        minute = {"from_ns": str(began - 60 * 10**9), "to_ns": str(began + 600 * 10**9)}
+        wait_for(lambda: self.recorder.call("estimate", ring="dmz", **minute)["account"] == account)  # a second later
+        earlier = self.recorder.call("estimate", ring="dmz", to_ns=str(began - 60 * 10**9), filter="udp")
+        self.assertEqual((earlier["packets"], earlier["account"]["seen"]), (0, 0))
+        self.assertGreater(int(earlier["oldest_ns"]), began - 10**9)
+        self.done()
+        found = self.recorder.call("estimate", ring="dmz", **minute)
+        self.assertAlmostEqual(found["packets"], account["stored"], delta=2)
+        self.assertGreater(found["seconds"], 0)
+
+
 class Kept(Jobs):
     def test_what_is_kept_outlives_the_ring(self):
         self.open()

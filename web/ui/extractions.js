@@ -5,7 +5,7 @@ import { ask, part } from "./api.js";
 import { bytes, count, duration, seconds, time } from "./format.js";
 import { Jobs, WAY_BUTTONS, Way, startJob } from "./jobs.js";
 import { Dialog, Table } from "./parts.js";
-import { live_s, look, may, overview, rings, session, span, utc } from "./state.js";
+import { live_s, look, lost, may, overview, rings, session, span, utc } from "./state.js";
 
 const STILL_MS = 400;
 const BACK_S = [0, 60, 300, 900, 3600, 21600, 86400];
@@ -27,11 +27,14 @@ function Estimate({ ring, wish, live }) {
   }, [ring, key]);
   if (!found || found.key !== key) return html`<p class="estimate hint" role="status">…</p>`;
   if (found.error) return html`<p class="estimate error" role="alert">${found.error}</p>`;
-  const { packets, bytes: size, missing } = found.answer;
+  const { packets, bytes: size, missing, account, seconds: takes } = found.answer;
+  const left_out = account.discarded + account.duplicates + account.sampled_out;
   const status = rings.value.find((one) => one.ring.name === ring), oldest = status && seconds(status.ring.oldest_ns);
   const from = wish.from && !wish.from.startsWith("-") ? Number(wish.from) : null;
-  return html`<p class="estimate hint" role="status">${wish.filter ? "The filter is understood. It is applied to about" : "About"} ${count(packets)} packets, ${bytes(size)}${live ? ", and to what comes" : ""}.
+  return html`<p class="estimate hint" role="status">${wish.filter ? "The filter is understood. It is applied to about" : "About"} ${count(packets)} packets, ${bytes(size)}${takes >= 1 ? `, ${duration(takes)}` : ""}${live ? ", and to what comes" : ""}.
     ${missing > 0 ? html` <span class="bad">${count(missing)} packets are known to be gone.</span>` : ""}
+    ${lost(account) > 0 ? html` <span class="bad">${count(lost(account))} packets of this time were dropped.</span>` : ""}
+    ${left_out > 0 ? ` ${count(left_out)} were left out by rules.` : ""}
     ${oldest !== null && from !== null && from < oldest ? html` <span class="warn">Nothing is held from before ${time(oldest, utc.value)}.</span>` : ""}</p>`;
 }
 
