@@ -458,6 +458,8 @@ int json_ring_status(const struct ring_look *look, json_t **result, struct failu
         look->live ? reach_back_s(&state.catalog) : 0, "bytes_per_s",
         (json_int_t)atomic_load(&entry->bytes_per_s), "errors", errors_of(&state));
     json_object_set_new(status, "forecast_s", forecast_s(look, &state));
+    json_object_set_new(status, "coarse_segments",
+                        json_integer((json_int_t)state.keeper.segments_coarse));
     json_object_set_new(status, "mending", look->live ? json_mending(&state.mender) : json_null());
     json_object_set_new(status, "yielding", look->live ? json_yielding(&state) : json_null());
     json_set_time(status, "oldest", state.catalog.first_ns, any);

@@ -585,6 +585,7 @@ int pipeline_run(struct pipeline *pipeline, struct source *source, struct failur
     pipeline->run_packets = 0;
     pipeline->counters_due_ns = 0;
     atomic_store(&pipeline->bytes_done, 0);
+    stream_set_patient(pipeline->stream, source->waits);
     set_waking(pipeline, source);
 
     int result = run(pipeline, failure);

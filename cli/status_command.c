@@ -50,6 +50,13 @@ static void writing_print(const json_t *row)
                                                                                     : "");
 }
 
+static void index_print(const json_t *row)
+{
+    if (answer_count(row, "coarse_segments") > 0)
+        printf("  %-14s %" PRIu64 " segments sealed without a whole key index: searches read them\n",
+               "index", answer_count(row, "coarse_segments"));
+}
+
 static void mending_print(const json_t *mending)
 {
     char size[TEXT_SIZE_SIZE];
@@ -136,6 +143,7 @@ static void status_ring_print(const json_t *row, const json_t *disks)
     if (answer_number(row, "forecast_s") > 0)
         printf("  %-14s %s at the present rate\n", "will reach", output_duration(answer_number(row, "forecast_s")));
     writing_print(row);
+    index_print(row);
     if (answer_object(row, "mending"))
         mending_print(answer_object(row, "mending"));
     errors_print(row);

@@ -25,10 +25,9 @@ static void batch_add(struct flow_index *index, struct batch *batch)
     batch->count = 0;
 }
 
-void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8_t *frame, uint32_t frame_bytes,
+void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8_t *frame, const struct frame_info *info,
                     uint32_t room_bytes)
 {
-    struct frame_info info;
     struct frame_cursor cursor;
     struct frame_packet packet;
     struct batch batch;
@@ -36,15 +35,11 @@ void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8
     uint32_t allowed = 0;
     int step;
     batch.count = 0;
-    if (frame_parse(frame, frame_bytes, &info) != 0) {
-        flow_index_stop(index);
-        return;
-    }
-    for (uint32_t i = 0; i < info.interfaces; i++) {
+    for (uint32_t i = 0; i < info->interfaces; i++) {
         struct interface_description description;
-        link_type[i] = frame_interface(frame, &info, i, &description) == 0 ? description.link_type : UINT16_MAX;
+        link_type[i] = frame_interface(frame, info, i, &description) == 0 ? description.link_type : UINT16_MAX;
     }
-    frame_cursor_start(&cursor, frame, &info);
+    frame_cursor_start(&cursor, frame, info);
     for (;;) {
         uint32_t at = cursor.at;
         step = frame_cursor_next(&cursor, &packet);
@@ -72,7 +67,7 @@ void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8
     batch_add(index, &batch);
     if (step < 0)
         flow_index_stop(index);
-    flow_index_end_frame(index, frame_bytes);
+    flow_index_end_frame(index, info->frame_bytes);
 }
 
 void flow_frames_seal(struct flow_index *flows, const struct segment_index *index, struct segment_seal *seal)

@@ -466,6 +466,7 @@ void keeper_state(struct keeper *keeper, struct keeper_state *state)
         .position = keeper->next_position - 1,
         .segments_opened = keeper->segments_opened,
         .segments_sealed = keeper->segments_sealed,
+        .segments_coarse = keeper->segments_coarse,
         .stale_beliefs = keeper->stale_beliefs,
         .copies = keeper->options.copies,
         .durable_copies = copies_in_force(keeper),

@@ -128,6 +128,7 @@ struct segment {
     uint32_t frames_received;
     _Atomic uint32_t frames_sent; /* set by the stream when it will send no more without a seal; until then FRAMES_NOT_ALL_SENT */
     bool orphan;                 /* being prepared on a disk that does not answer: nobody waits for it any more */
+    bool coarse;                 /* sealed without its whole key index; set before the seal is posted */
     bool rescue;                 /* for frames of an ended segment, not for the stream */
     struct segment_row row;      /* what is durable */
 };
@@ -238,6 +239,7 @@ struct keeper_state {
     uint64_t oldest_position;    /* of a segment that is still there; 0: none */
     uint64_t segments_opened;
     uint64_t segments_sealed;
+    uint64_t segments_coarse;    /* of those, by streams: without a key index that tells all flows apart, though there should be one */
     uint64_t stale_beliefs;      /* slots that held something else than the catalog said */
     uint64_t in_flight_bytes;
     uint8_t copies;              /* that there should be */

@@ -390,6 +390,7 @@ static bool closing_go_on(struct keeper *keeper, struct segment *segment)
             segment->row.state = SEGMENT_SEALED;
             segment->row.sealed_ns = keeper->options.wall_ns(keeper->options.context);
             keeper->segments_sealed++;
+            keeper->segments_coarse += segment->coarse;
         }
         frame_release(keeper, buffer);
     }

@@ -110,7 +110,7 @@ struct keeper {
     struct stream *streams;
     struct segment *segments; /* all that are being prepared or filled */
     struct mender *mender;
-    uint64_t segments_opened, segments_sealed, stale_beliefs;
+    uint64_t segments_opened, segments_sealed, segments_coarse, stale_beliefs;
     uint64_t requests_under_way;
     uint64_t pool_bytes;
     bool dead;

@@ -13,6 +13,11 @@
 #define POOL_BUFFERS_MIN 8u
 #define WAKE_BUFFERS_MAX 16u
 
+enum hold {
+    HOLD_TAKEN = 1, /* pool_hold(), and the buffer is not given back */
+    HOLD_ONLY,      /* it is given back but for the hold */
+};
+
 struct pool {
     pthread_mutex_t lock;
     pthread_cond_t given;
@@ -25,6 +30,9 @@ struct pool {
     uint32_t wake_at; /* free buffers that are worth waking a waiter for: not every single one */
     uint8_t *area;
     struct frame_buffer *buffer;
+    uint8_t *hold;     /* of each buffer: 0 or enum hold */
+    uint32_t holds;
+    uint32_t holds_max;
 };
 
 int pool_open(uint64_t bytes, struct pool **result)
@@ -43,10 +51,12 @@ int pool_open(uint64_t bytes, struct pool **result)
     /* Registering pins every page: a few hundred large ones take a tenth of the time, where the kernel has them. */
     (void)madvise(pool->area, count * FRAME_BYTES_USUAL, MADV_HUGEPAGE);
     pool->buffer = calloc(count, sizeof *pool->buffer);
-    if (!pool->buffer)
+    pool->hold = calloc(count, sizeof *pool->hold);
+    if (!pool->buffer || !pool->hold)
         goto no_buffers;
     pool->count = (uint32_t)count;
     pool->free_count = pool->free_min = pool->count;
+    pool->holds_max = pool->count / 4;
     pool->wake_at = pool->count < 8 * WAKE_BUFFERS_MAX ? pool->count / 8 : WAKE_BUFFERS_MAX;
     for (uint32_t i = pool->count; i-- > 0;) {
         struct frame_buffer *buffer = &pool->buffer[i];
@@ -66,6 +76,8 @@ int pool_open(uint64_t bytes, struct pool **result)
     return 0;
 
 no_buffers:
+    free(pool->hold);
+    free(pool->buffer);
     munmap(pool->area, count * FRAME_BYTES_USUAL);
 no_area:
     free(pool);
@@ -87,6 +99,7 @@ void pool_discard(struct pool **slot)
     pthread_cond_destroy(&pool->given);
     pthread_mutex_destroy(&pool->lock);
     munmap(pool->area, (uint64_t)pool->count * FRAME_BYTES_USUAL);
+    free(pool->hold);
     free(pool->buffer);
     free(pool);
     *slot = NULL;
@@ -147,23 +160,67 @@ struct frame_buffer *pool_take_oversized(struct pool *pool, uint32_t capacity)
     return buffer;
 }
 
+bool pool_hold(struct pool *pool, struct frame_buffer *buffer)
+{
+    if (buffer->index < 0)
+        return false;
+    pthread_mutex_lock(&pool->lock);
+    uint8_t *hold = &pool->hold[buffer->index];
+    bool room = pool->holds < pool->holds_max;
+    assert(*hold == 0);
+    if (room) {
+        *hold = HOLD_TAKEN;
+        pool->holds++;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return room;
+}
+
+/* Under the lock. */
+static void buffer_free(struct pool *pool, struct frame_buffer *buffer)
+{
+    buffer->next = pool->free;
+    pool->free = buffer;
+    pool->free_count++;
+    if (pool->waiters > 0 && pool->free_count >= pool->wake_at)
+        pthread_cond_broadcast(&pool->given);
+}
+
+void pool_let_go(struct pool *pool, struct frame_buffer *buffer)
+{
+    pthread_mutex_lock(&pool->lock);
+    uint8_t *hold = &pool->hold[buffer->index], was = *hold;
+    assert(was != 0);
+    *hold = 0;
+    pool->holds--;
+    if (was == HOLD_ONLY)
+        buffer_free(pool, buffer);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void oversized_give(struct pool *pool, struct frame_buffer *buffer)
+{
+    munmap(buffer->bytes, buffer->capacity);
+    free(buffer);
+    pthread_mutex_lock(&pool->lock);
+    pool->oversized_out = false;
+    if (pool->waiters > 0)
+        pthread_cond_broadcast(&pool->given);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 void pool_give(struct pool *pool, struct frame_buffer *buffer)
 {
-    bool oversized = buffer->index < 0;
-    if (oversized) {
-        munmap(buffer->bytes, buffer->capacity);
-        free(buffer);
+    if (buffer->index < 0) {
+        oversized_give(pool, buffer);
+        return;
     }
     pthread_mutex_lock(&pool->lock);
-    if (oversized) {
-        pool->oversized_out = false;
-    } else {
-        buffer->next = pool->free;
-        pool->free = buffer;
-        pool->free_count++;
-    }
-    if (pool->waiters > 0 && (oversized || pool->free_count >= pool->wake_at))
-        pthread_cond_broadcast(&pool->given);
+    uint8_t *hold = &pool->hold[buffer->index];
+    if (*hold == HOLD_TAKEN)
+        *hold = HOLD_ONLY;
+    else
+        buffer_free(pool, buffer);
     pthread_mutex_unlock(&pool->lock);
 }
 

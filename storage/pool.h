@@ -11,6 +11,9 @@
  *   queued     keeper          keeper.c submits it to each place's disk
  *   written    keeper          the disks' completions
  *   durable    keeper          pool_give, once every place is flushed
+ *
+ * From `queued` on the indexer (indexer.h) may hold a buffer, too, to read its packets (not its header, which a rescue rewrites); the
+ * buffer becomes free when both are done with it.
  */
 #ifndef STORAGE_POOL_H
 #define STORAGE_POOL_H
@@ -91,6 +94,13 @@ struct frame_buffer *pool_take(struct pool *pool);
  * Beyond the pool's own size; at most one exists, its memory goes back to the kernel afterwards.
  */
 struct frame_buffer *pool_take_oversized(struct pool *pool, uint32_t capacity);
+
+/*
+ * A hold on the buffer beside its owner's, to read it: it becomes free when it was given back and the hold was let go. One for each buffer.
+ * False: there are holds on a quarter of the pool already, or it is an oversized one, of which there is only one; nothing happened. Any thread.
+ */
+bool pool_hold(struct pool *pool, struct frame_buffer *buffer);
+void pool_let_go(struct pool *pool, struct frame_buffer *buffer);
 
 /* Any thread. Wakes pool_wait(). */
 void pool_give(struct pool *pool, struct frame_buffer *buffer);

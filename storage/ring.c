@@ -990,10 +990,12 @@ static void register_buffers(struct ring *ring)
 
 int ring_stream_open(struct ring *ring, const struct stream_options *options, struct stream **stream)
 {
+    struct stream_options with_indexer = *options;
+    with_indexer.indexer = true;
     pthread_mutex_lock(&ring->lock);
     register_buffers(ring);
     int result = ring->streams < STREAMS_MAX
-                     ? stream_open(ring->keeper, ring->next_stream, options, stream)
+                     ? stream_open(ring->keeper, ring->next_stream, &with_indexer, stream)
                      : ERR_TOO_LARGE;
     if (result == 0) {
         ring->next_stream++;

@@ -4,7 +4,7 @@
  *     ring_format_disks() once;  ring_open() -> ring_stream_open() ... ring_stream_close() -> ring_close()
  *
  * Threads: everything here may be called by any thread except where stream.h says "capture thread". The keeper has a thread of its
- * own, each disk one, the catalog one.
+ * own, each disk one, each stream one beside its capture thread (indexer.h), the catalog one.
  */
 #ifndef STORAGE_RING_H
 #define STORAGE_RING_H
@@ -95,7 +95,7 @@ void ring_set_failure_domain(struct ring *ring, uint32_t number, uint64_t domain
 /* All streams are closed. Writes what is left to write, closes the disks. */
 void ring_close(struct ring **ring);
 
-/* Streams, numbered within this run. The stream is the capture thread's; the ring only knows of it. */
+/* Streams, numbered within this run, with an indexer. The stream is the capture thread's; the ring only knows of it. */
 int ring_stream_open(struct ring *ring, const struct stream_options *options, struct stream **stream);
 /* stream_end(), forget, stream_free(). The stream stays as it is when the waiting was given up (ERR_INTERRUPTED). */
 int ring_stream_close(struct ring *ring, struct stream **stream, struct account *account,

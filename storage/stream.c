@@ -16,10 +16,11 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "flow_frames.h"
+#include "indexer.h"
+#include "segment_ledger.h"
 
 #define INTERFACES_MAX 65535u
 #define NOT_IN_TABLE UINT16_MAX
@@ -50,21 +51,24 @@ struct stream {
     uint16_t *dirty; /* numbers of interfaces whose account changed since it was published */
     uint32_t dirty_count;
     struct account account; /* over all interfaces */
-    struct segment *segment;
-    struct segment_index index;
-    struct flow_index *flows; /* null: without a key index */
-    struct frame_table *table;
-    struct account *table_account; /* for the index: one for each interface of the table */
+    struct segment_ledger *ledger; /* of the segment being filled, or sealed here */
+    struct segment_ledger own;     /* that one, where there is no indexer */
+    struct flow_index *flows;      /* null: without a key index, or the indexer has it */
+    struct indexer *indexer;       /* null: there is none */
+    bool patient;                  /* waits for the indexer */
+    bool indexed;                  /* the indexer has some frames of this segment, */
+    bool unindexed;                /* and gets no more */
+    uint32_t indexed_end;          /* of the last that it got */
+    bool wants_indexer;            /* what was missing when ERR_AGAIN was said */
     struct frame_buffer *buffer;
+    bool held;                     /* the buffer, for the indexer, too */
     struct frame_builder builder;
     uint64_t next_packet;
-    uint32_t frames_sent;
     /* Packets of one kind in a row: the entry that they share, and what is not yet in the accounts. */
     struct { uint32_t interface, rule; uint8_t direction, action, entry; bool valid; uint16_t share; } last;
     struct settled fresh;
     bool sealing;
-    uint32_t sealing_part;
-    struct segment_seal seal;
+    bool sealing_here; /* and not handed over to the indexer */
     bool finishing;
 
     /* under the lock */
@@ -106,6 +110,25 @@ static void attach(struct keeper *keeper, void *context)
     keeper_attach_stream(keeper, context);
 }
 
+/* Where the ring has a key index: in a recorder an indexer makes it, in the simulation the stream itself. */
+static int open_ledgers(struct stream *stream)
+{
+    const struct keeper_options *options = keeper_options(stream->keeper);
+    stream->ledger = &stream->own;
+    if (options->keys_of && stream->options.indexer) {
+        int result = indexer_open(stream->keeper, stream, &stream->indexer);
+        if (result == 0)
+            stream->ledger = indexer_ledger(stream->indexer);
+        return result;
+    }
+    int result = segment_ledger_open(&stream->own, options->slot_bytes);
+    if (result == 0 && options->keys_of)
+        result = flow_index_open(options->slot_bytes, &stream->flows);
+    if (result != 0)
+        segment_ledger_close(&stream->own);
+    return result;
+}
+
 int stream_open(struct keeper *keeper, uint32_t number, const struct stream_options *options,
                 struct stream **result)
 {
@@ -116,19 +139,11 @@ int stream_open(struct keeper *keeper, uint32_t number, const struct stream_opti
     stream->pool = keeper_options(keeper)->pool;
     stream->number = number;
     stream->options = *options;
-    stream->table = malloc(sizeof *stream->table);
-    stream->table_account = calloc(FRAME_ENTRIES_MAX, sizeof *stream->table_account);
-    if (!stream->table || !stream->table_account ||
-        (keeper_options(keeper)->keys_of &&
-         flow_index_open(keeper_options(keeper)->slot_bytes, &stream->flows) != 0) ||
-        segment_index_open(&stream->index, keeper_options(keeper)->slot_bytes) != 0) {
-        flow_index_close(&stream->flows);
-        free(stream->table_account);
-        free(stream->table);
+    stream->patient = true;
+    if (open_ledgers(stream) != 0) {
         free(stream);
         return ERR_NO_MEMORY;
     }
-    frame_table_clear(stream->table);
     pthread_mutex_init(&stream->lock, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
@@ -138,6 +153,11 @@ int stream_open(struct keeper *keeper, uint32_t number, const struct stream_opti
     keeper_call(keeper, attach, stream);
     *result = stream;
     return 0;
+}
+
+void stream_set_patient(struct stream *stream, bool patient)
+{
+    stream->patient = patient;
 }
 
 int stream_add_interface(struct stream *stream, const struct interface_description *description)
@@ -236,7 +256,18 @@ static void publish(struct stream *stream)
 /* Where the next frame goes. */
 static uint32_t next_offset(const struct stream *stream)
 {
-    return stream->index.data_end;
+    return stream->ledger->index.data_end;
+}
+
+/* What the key index of the packets so far may need at most. *growing: whether more packets will make it need more. */
+static uint64_t flows_bound(const struct stream *stream, bool *growing)
+{
+    if (stream->indexer) {
+        *growing = !stream->unindexed;
+        return stream->indexed ? indexer_bound(stream->indexer, stream->indexed_end) : 0;
+    }
+    *growing = !flow_index_stopped(stream->flows);
+    return flow_index_bound(stream->flows);
 }
 
 /*
@@ -245,39 +276,62 @@ static uint32_t next_offset(const struct stream *stream)
  */
 static uint32_t room_beside_flows(const struct stream *stream, uint32_t room)
 {
-    if (!stream->flows || stream->index.entries == 0)
+    if ((!stream->flows && !stream->indexer) || stream->ledger->index.entries == 0)
         return room;
-    uint64_t bound = segment_index_flows_frames(flow_index_bound(stream->flows)) + PAGE_BYTES;
-    uint64_t data = stream->index.data_end > FRAME_BYTES_USUAL ? stream->index.data_end : FRAME_BYTES_USUAL;
-    uint64_t growth = flow_index_stopped(stream->flows) ? 0 : bound + bound / 4;
+    bool growing;
+    uint64_t bound = segment_index_flows_frames((uint32_t)flows_bound(stream, &growing)) + PAGE_BYTES;
+    uint64_t data = next_offset(stream) > FRAME_BYTES_USUAL ? next_offset(stream) : FRAME_BYTES_USUAL;
+    uint64_t growth = growing ? bound + bound / 4 : 0;
     return bound >= room ? 0 : (uint32_t)((room - bound) * data / (data + growth));
 }
 
 /* Bytes that the next frame may have, when the indexes will describe it, too. */
 static uint32_t slot_room(const struct stream *stream)
 {
+    const struct segment_ledger *ledger = stream->ledger;
     /* One page more than the table needs now: a frame can add a few entries to it. */
-    uint64_t taken = (uint64_t)next_offset(stream) + segment_index_room(stream->index.entries + 1, stream->table) +
+    uint64_t taken = (uint64_t)next_offset(stream) + segment_index_room(ledger->index.entries + 1, ledger->table) +
                      PAGE_BYTES;
-    return taken >= stream->segment->slot_bytes
+    return taken >= ledger->segment->slot_bytes
                ? 0
-               : room_beside_flows(stream, (uint32_t)(stream->segment->slot_bytes - taken));
+               : room_beside_flows(stream, (uint32_t)(ledger->segment->slot_bytes - taken));
+}
+
+/* Adds a finished frame to the key index, or hands it over to who does. */
+static void frame_index(struct stream *stream, struct frame_buffer *buffer)
+{
+    if (!stream->flows && !stream->held)
+        return;
+    const struct segment_ledger *ledger = stream->ledger;
+    uint32_t room = segment_index_flows_room(&ledger->index, ledger->table, ledger->segment->slot_bytes);
+    if (stream->held) {
+        stream->indexed_end = next_offset(stream);
+        indexer_frame(stream->indexer, buffer, !stream->indexed, room);
+        stream->indexed = true;
+        stream->held = false;
+        return;
+    }
+    struct frame_info info;
+    int parsed = frame_parse(buffer->bytes, buffer->length, &info);
+    assert(parsed == 0); /* it was made a moment ago */
+    flow_frame_add(stream->flows, keeper_options(stream->keeper)->keys_of, buffer->bytes, &info, room);
 }
 
 static void frame_post(struct stream *stream, bool flush)
 {
     publish(stream); /* before anything of it can be durable: the published account is never behind what is settled */
+    struct segment_ledger *ledger = stream->ledger;
     struct frame_buffer *buffer = stream->buffer;
     struct frame_builder *builder = &stream->builder;
     struct frame_finish finish = {
         .kind = FRAME_DATA,
         .offset = next_offset(stream),
-        .number = stream->index.next_number,
+        .number = ledger->index.next_number,
         .first_packet = stream->next_packet - builder->packets,
         .frontier = atomic_load_explicit(&stream->frontier_seen, memory_order_relaxed),
         .account = &stream->account,
     };
-    buffer->length = frame_builder_finish(builder, &stream->segment->identity, stream->table, &finish);
+    buffer->length = frame_builder_finish(builder, &ledger->segment->identity, ledger->table, &finish);
     buffer->kind = FRAME_DATA;
     buffer->flush = flush;
     buffer->offset = finish.offset;
@@ -288,43 +342,55 @@ static void frame_post(struct stream *stream, bool flush)
     buffer->head_ns = builder->head_ns;
     buffer->first_ns = builder->first_ns;
     buffer->last_ns = builder->last_ns;
-    segment_index_add(&stream->index, buffer->offset, buffer->length, buffer->number, buffer->packets,
+    segment_index_add(&ledger->index, buffer->offset, buffer->length, buffer->number, buffer->packets,
                       buffer->first_packet, buffer->captured_bytes, buffer->head_ns, buffer->first_ns,
                       buffer->last_ns);
-    if (stream->flows)
-        flow_frame_add(stream->flows, keeper_options(stream->keeper)->keys_of, buffer->bytes, buffer->length,
-                       segment_index_flows_room(&stream->index, stream->table, stream->segment->slot_bytes));
+    frame_index(stream, buffer);
     stream->buffer = NULL;
     stream->last.valid = false;
-    stream->frames_sent++;
+    ledger->frames_sent++;
     keeper_post_frame(stream->keeper, buffer);
+}
+
+/* Gives back the buffer of a frame that has no packets. */
+static void frame_drop(struct stream *stream)
+{
+    if (stream->held)
+        pool_let_go(stream->pool, stream->buffer);
+    pool_give(stream->pool, stream->buffer);
+    stream->held = false;
+    stream->buffer = NULL;
+    stream->last.valid = false;
 }
 
 /* Starts a frame of up to `capacity` bytes in a buffer of its own. */
 static int frame_begin(struct stream *stream, uint32_t capacity, bool oversized)
 {
+    if (stream->indexer && indexer_wants_buffers(stream->indexer))
+        return ERR_AGAIN; /* the last segment is sealed before this one gets on */
     struct frame_buffer *buffer =
         oversized ? pool_take_oversized(stream->pool, capacity) : pool_take(stream->pool);
     if (!buffer)
         return ERR_AGAIN;
-    buffer->segment = stream->segment;
+    if (stream->indexer && !stream->unindexed) {
+        stream->held = indexer_hold(stream->indexer, buffer);
+        if (!stream->held && stream->patient && !oversized) {
+            pool_give(stream->pool, buffer);
+            stream->wants_indexer = true;
+            return ERR_AGAIN;
+        }
+        stream->unindexed = !stream->held;
+    }
+    buffer->segment = stream->ledger->segment;
     buffer->stream = stream;
     buffer->due_ns = now_ns(stream) + window_ns(stream);
     stream->buffer = buffer;
     stream->last.valid = false;
-    frame_builder_start(&stream->builder, buffer->bytes, capacity, stream->table);
+    frame_builder_start(&stream->builder, buffer->bytes, capacity, stream->ledger->table);
     return 0;
 }
 
 /* ---- segments ----------------------------------------------------------------------------------- */
-
-static void table_forget(struct stream *stream)
-{
-    frame_table_clear(stream->table);
-    for (uint32_t i = 0; i < stream->interfaces; i++)
-        stream->interface[i].table_number = NOT_IN_TABLE;
-    stream->last.valid = false;
-}
 
 static int segment_begin(struct stream *stream)
 {
@@ -338,12 +404,13 @@ static int segment_begin(struct stream *stream)
     pthread_mutex_unlock(&stream->lock);
     if (!segment)
         return dead ? ERR_IO : ERR_AGAIN;
-    stream->segment = segment;
-    stream->frames_sent = 0;
-    segment_index_clear(&stream->index, stream->next_packet);
+    segment_ledger_begin(stream->ledger, segment, stream->next_packet);
     if (stream->flows)
         flow_index_clear(stream->flows);
-    table_forget(stream);
+    stream->indexed = stream->unindexed = false;
+    for (uint32_t i = 0; i < stream->interfaces; i++)
+        stream->interface[i].table_number = NOT_IN_TABLE;
+    stream->last.valid = false;
     keeper_post_stream(stream->keeper, stream); /* time to prepare another one */
     return 0;
 }
@@ -351,63 +418,60 @@ static int segment_begin(struct stream *stream)
 /* The stream is done with a segment that has no seal: it ended, or nothing was ever put into it. */
 static void segment_leave(struct stream *stream)
 {
-    struct segment *segment = stream->segment;
-    stream->segment = NULL;
-    stream->sealing = false;
-    atomic_store(&segment->frames_sent, stream->frames_sent);
-    keeper_post_stream(stream->keeper, stream);
+    stream->sealing = stream->sealing_here = false;
+    segment_ledger_leave(stream->ledger, stream->keeper, stream);
 }
 
 static void seal_begin(struct stream *stream, enum seal_reason reason)
 {
-    const struct keeper_options *options = keeper_options(stream->keeper);
+    struct segment_ledger *ledger = stream->ledger;
     for (uint32_t i = 0; i < stream->interfaces; i++)
         if (stream->interface[i].table_number != NOT_IN_TABLE)
-            stream->table_account[stream->interface[i].table_number] = stream->interface[i].account;
-    stream->seal = (struct segment_seal){
-        .identity = &stream->segment->identity,
-        .table = stream->table,
-        .interface_account = stream->table_account,
-        .account = &stream->account,
-        .frontier = atomic_load_explicit(&stream->frontier_seen, memory_order_relaxed),
-        .opened_ns = stream->segment->row.opened_ns,
-        .sealed_ns = options->wall_ns(options->context),
-        .reason = reason,
-        .slot_bytes = stream->segment->slot_bytes,
-    };
-    if (getrandom(stream->seal.salt, sizeof stream->seal.salt, 0) != (ssize_t)sizeof stream->seal.salt)
-        abort();
+            ledger->interface_account[stream->interface[i].table_number] = stream->interface[i].account;
+    ledger->account = stream->account;
+    ledger->window_ns = window_ns(stream);
+    segment_ledger_seal(ledger, keeper_options(stream->keeper), reason,
+                        atomic_load_explicit(&stream->frontier_seen, memory_order_relaxed));
     if (stream->flows)
-        flow_frames_seal(stream->flows, &stream->index, &stream->seal);
+        segment_ledger_encode(ledger, stream->flows);
     stream->sealing = true;
-    stream->sealing_part = 0;
+    stream->sealing_here = !stream->indexer;
 }
 
-/* Writes the indexes and the seal, as far as there are buffers. 0 when the segment is out of our hands. */
+/*
+ * Hands the segment over to the indexer, which seals it. A stream that does not wait seals it itself, without a key index, where the indexer is
+ * behind by some segments. Returns whether it has been handed over.
+ */
+static int seal_hand_over(struct stream *stream)
+{
+    struct segment_ledger *next = indexer_ledger(stream->indexer);
+    if (next) {
+        indexer_seal(stream->indexer, stream->ledger, stream->indexed);
+        stream->ledger = next;
+        stream->sealing = false;
+        return 0;
+    }
+    stream->wants_indexer = true;
+    if (stream->patient || stream->finishing)
+        return ERR_AGAIN;
+    stream->ledger->segment->coarse = true;
+    stream->sealing_here = true;
+    return ERR_AGAIN;
+}
+
+/* Writes the indexes and the seal, as far as there are buffers, or has them written. 0 when the segment is out of our hands. */
 static int seal_go_on(struct stream *stream)
 {
-    uint32_t parts = segment_index_parts(&stream->index, &stream->seal);
-    for (; stream->sealing_part < parts; stream->sealing_part++) {
-        if (atomic_load(&stream->segment->ended)) {
-            segment_leave(stream);
-            return 0;
-        }
-        struct frame_buffer *buffer = pool_take(stream->pool);
-        if (!buffer)
-            return ERR_AGAIN;
-        buffer->segment = stream->segment;
-        buffer->stream = stream;
-        buffer->length = segment_index_part(&stream->index, &stream->seal, stream->sealing_part, buffer->bytes,
-                                            &buffer->offset);
-        buffer->kind = stream->sealing_part + 1 == parts ? FRAME_SEAL : FRAME_INDEX; /* or FLOWS */
-        buffer->flush = stream->finishing;
-        buffer->due_ns = now_ns(stream) + window_ns(stream);
-        stream->frames_sent++;
-        keeper_post_frame(stream->keeper, buffer);
+    stream->ledger->flush = stream->finishing;
+    if (!stream->sealing_here) {
+        int result = seal_hand_over(stream);
+        if (!stream->sealing_here)
+            return result;
     }
-    stream->segment = NULL;
-    stream->sealing = false;
-    return 0;
+    int result = segment_ledger_write(stream->ledger, stream->keeper, stream);
+    if (result == 0)
+        stream->sealing = stream->sealing_here = false;
+    return result;
 }
 
 /* ---- appending ----------------------------------------------------------------------------------- */
@@ -431,15 +495,15 @@ static int entry_for(struct stream *stream, uint32_t interface, uint8_t directio
     fold_fresh(stream);
     struct stream_interface *one = &stream->interface[interface];
     if (one->table_number == NOT_IN_TABLE) {
-        int number = frame_table_add_interface(stream->table, &one->description);
+        int number = frame_table_add_interface(stream->ledger->table, &one->description);
         if (number < 0)
             return number;
         one->table_number = (uint16_t)number;
     }
-    int entry = frame_table_entry(stream->table, one->table_number, direction, action, rule);
+    int entry = frame_table_entry(stream->ledger->table, one->table_number, direction, action, rule);
     if (entry < 0)
         return entry;
-    if (!frame_builder_take_table(&stream->builder, stream->table))
+    if (!frame_builder_take_table(&stream->builder, stream->ledger->table))
         return ERR_AGAIN;
     struct frame_buffer *buffer = stream->buffer;
     uint16_t share = 0;
@@ -472,9 +536,9 @@ static int make_room(struct stream *stream, uint32_t captured_bytes)
                 return 0;
             frame_post(stream, false);
         }
-        if (stream->segment && atomic_load_explicit(&stream->segment->ended, memory_order_relaxed))
+        if (stream->ledger->segment && atomic_load_explicit(&stream->ledger->segment->ended, memory_order_relaxed))
             segment_leave(stream);
-        if (!stream->segment) {
+        if (!stream->ledger->segment) {
             int result = segment_begin(stream);
             if (result != 0)
                 return result;
@@ -482,7 +546,7 @@ static int make_room(struct stream *stream, uint32_t captured_bytes)
         uint32_t room = (uint32_t)round_down(slot_room(stream), PAGE_BYTES);
         uint32_t usual = room < FRAME_BYTES_USUAL ? room : FRAME_BYTES_USUAL;
         uint32_t needed = captured_bytes + (uint32_t)sizeof(struct packet_record);
-        uint32_t header = usual ? frame_header_room(usual, stream->table) : 0;
+        uint32_t header = usual ? frame_header_room(usual, stream->ledger->table) : 0;
         if (usual >= FRAME_ROOM_MIN && header + needed <= usual)
             return frame_begin(stream, usual, false);
         /* Longer than a usual frame, or than what is left of the slot. The header of a long frame is longer, too. */
@@ -490,7 +554,7 @@ static int make_room(struct stream *stream, uint32_t captured_bytes)
                                             PAGE_BYTES, PAGE_BYTES);
         if (whole > FRAME_BYTES_USUAL && whole <= room && whole <= FRAME_BYTES_MAX)
             return frame_begin(stream, whole, true);
-        if (stream->index.entries == 0)
+        if (stream->ledger->index.entries == 0)
             return ERR_TOO_LARGE;
         if (whole > FRAME_BYTES_MAX || whole + (uint64_t)8 * PAGE_BYTES > slot_bytes)
             return ERR_TOO_LARGE;
@@ -531,9 +595,7 @@ int stream_append(struct stream *stream, uint32_t interface, const struct packet
         if (stream->builder.packets > 0) {
             frame_post(stream, false);
         } else {
-            pool_give(stream->pool, stream->buffer);
-            stream->buffer = NULL;
-            stream->last.valid = false;
+            frame_drop(stream);
         }
         if (entry == ERR_NO_SPACE)
             seal_begin(stream, SEAL_TABLE);
@@ -573,11 +635,15 @@ static void wait_changed(struct stream *stream, int timeout_ms)
 void stream_wait(struct stream *stream, int timeout_ms)
 {
     pthread_mutex_lock(&stream->lock);
-    bool want_lease = !stream->segment && stream->leases == 0 && !stream->dead;
+    bool want_indexer = stream->wants_indexer;
+    stream->wants_indexer = false;
+    bool want_lease = !want_indexer && !stream->ledger->segment && stream->leases == 0 && !stream->dead;
     if (want_lease)
         wait_changed(stream, timeout_ms);
     pthread_mutex_unlock(&stream->lock);
-    if (!want_lease)
+    if (want_indexer)
+        indexer_wait(stream->indexer, timeout_ms);
+    else if (!want_lease)
         pool_wait(stream->pool, timeout_ms);
 }
 
@@ -589,13 +655,12 @@ int stream_finish(struct stream *stream)
     if (stream->buffer) {
         if (stream->builder.packets > 0)
             frame_post(stream, true);
-        else {
-            pool_give(stream->pool, stream->buffer);
-            stream->buffer = NULL;
-        }
+        else
+            frame_drop(stream);
     }
-    if (stream->segment && !stream->sealing) {
-        if (stream->index.entries == 0 || atomic_load(&stream->segment->ended))
+    struct segment_ledger *ledger = stream->ledger;
+    if (ledger->segment && !stream->sealing) {
+        if (ledger->index.entries == 0 || atomic_load(&ledger->segment->ended))
             segment_leave(stream);
         else
             seal_begin(stream, SEAL_CLOSED);
@@ -618,10 +683,9 @@ void stream_free(struct stream **slot)
     struct stream *stream = *slot;
     pthread_cond_destroy(&stream->changed);
     pthread_mutex_destroy(&stream->lock);
-    segment_index_close(&stream->index);
+    indexer_close(&stream->indexer);
     flow_index_close(&stream->flows);
-    free(stream->table_account);
-    free(stream->table);
+    segment_ledger_close(&stream->own);
     free(stream->dirty);
     free(stream->interface);
     free(stream);

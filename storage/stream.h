@@ -23,6 +23,7 @@ struct stream_options {
     uint64_t flush_window_ns;       /* a frame with packets is written when it is this old; 0: the ring's */
     void (*wake)(void *context);    /* makes the capture thread call stream_tick() soon. Any thread. May be null */
     void *wake_context;
+    bool indexer;                   /* a thread of its own makes the key indexes (indexer.h); else the capture thread does */
 };
 
 /* Makes the stream known to the keeper, which begins to prepare segments for it. Number: of the run, from 0. */
@@ -48,6 +49,12 @@ void stream_count(struct stream *stream, uint32_t interface, enum account_line l
 
 /* Sets a line that somebody else counts, as the kernel does with its drops. */
 void stream_set_count(struct stream *stream, uint32_t interface, enum account_line line, uint64_t packets);
+
+/*
+ * Whether stream_append() says ERR_AGAIN while the indexer has no room, and stream_wait() waits for it: true, unless set. False is for live sources:
+ * then segments are left without their whole key index, and counted (keeper_state.segments_coarse).
+ */
+void stream_set_patient(struct stream *stream, bool patient);
 
 /* To be called after each batch and at least every 50 ms: flush window, requests to flush, publication of the counters. */
 void stream_tick(struct stream *stream);

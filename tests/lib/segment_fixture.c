@@ -311,8 +311,11 @@ void fixture_flush(struct fixture_segment *segment)
     segment_index_add(&segment->index, segment->offset, bytes, segment->number, builder->packets,
                       finish.first_packet, builder->captured_bytes, builder->head_ns,
                       builder->first_ns, builder->last_ns);
+    struct frame_info info;
+    int parsed = frame_parse(segment->buffer, bytes, &info);
+    assert(parsed == 0);
     if (segment->flows)
-        flow_frame_add(segment->flows, segment->keys_of, segment->buffer, bytes,
+        flow_frame_add(segment->flows, segment->keys_of, segment->buffer, &info,
                        segment_index_flows_room(&segment->index, &segment->table,
                                                 segment->fixture->slot_bytes));
     segment->offset += bytes;
