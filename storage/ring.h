@@ -105,7 +105,7 @@ int ring_stream_close(struct ring *ring, struct stream **stream, struct account 
 int ring_flush(struct ring *ring, int timeout_ms);
 
 /*
- * The segments that may hold packets of [from_ns, to_ns), ordered by run, stream and first packet; open ones with what of them is durable now.
+ * The segments that may hold packets of [from_ns, to_ns), ordered by run, stream and position; open ones with what of them is durable now.
  * `each` as in catalog_find().
  */
 int ring_find(struct ring *ring, int64_t from_ns, int64_t to_ns,

@@ -119,6 +119,8 @@ struct walk {
     struct source *again;
     struct source_batch batch;
     uint32_t at;
+    struct segment_row row[64];
+    uint32_t rows;
 };
 
 /* The generator makes the same packets once more: they are compared one by one. */
@@ -137,9 +139,8 @@ static void compare(struct walk *walk, const struct packet *packet)
     assert_memory_equal(packet->bytes, original->bytes, packet->captured_bytes);
 }
 
-static int walk_segment(const struct segment_row *row, void *context)
+static void walk_segment(struct walk *walk, const struct segment_row *row)
 {
-    struct walk *walk = context;
     struct disk *disk = ring_disk(walk->world->ring, 0, NULL);
     uint8_t *bytes = aligned_alloc(PAGE_BYTES, disk->geometry.slot_bytes);
     assert_non_null(bytes);
@@ -160,13 +161,31 @@ static int walk_segment(const struct segment_row *row, void *context)
         offset += info.frame_bytes;
     }
     free(bytes);
+}
+
+static int collect(const struct segment_row *row, void *context)
+{
+    struct walk *walk = context;
+    assert_true(walk->rows < COUNT(walk->row));
+    walk->row[walk->rows++] = *row;
     return 0;
+}
+
+/* Segments come in the order of their positions. Of several that were being prepared at once, one may have been ready before another of a
+ * lower position, and was then filled first. */
+static int by_first_packet(const void *a, const void *b)
+{
+    const struct segment_row *left = a, *right = b;
+    return left->first_packet < right->first_packet ? -1 : left->first_packet > right->first_packet;
 }
 
 static uint64_t stored_packets(struct world *world)
 {
     struct walk walk = {.world = world, .again = generator(0)};
-    assert_int_equal(ring_find(world->ring, INT64_MIN, INT64_MAX, walk_segment, &walk), 0);
+    assert_int_equal(ring_find(world->ring, INT64_MIN, INT64_MAX, collect, &walk), 0);
+    qsort(walk.row, walk.rows, sizeof walk.row[0], by_first_packet);
+    for (uint32_t i = 0; i < walk.rows; i++)
+        walk_segment(&walk, &walk.row[i]);
     source_release(walk.again, &walk.batch);
     source_close(&walk.again);
     return walk.packets;
