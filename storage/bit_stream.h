@@ -2,11 +2,12 @@
  * bit_stream.h - numbers of any width, packed without gaps, for the index.
  *
  * The first number lies in the lowest bits of the first byte. Three codes:
- *   bits     a number of a known width, 0 to 32
+ *   bits     a number of a known width, 0 to 56 written, 0 to 32 read
  *   rice     quotient by 2^k as so many zeros and a one, then k bits: for gaps that are alike
  *   golomb   exponential Golomb code of order k: v + 2^k has n bits above k; n zeros, a one, n bits,
  *            k bits: for gaps that may be anything, at most 2 * 49 + 1 bits
- * Writers and readers never leave their buffer: what does not fit sets `failed`.
+ * Writers and readers never leave their buffer: what does not fit sets `failed`. A writer's buffer has eight bytes
+ * more than it will need.
  */
 #ifndef STORAGE_BIT_STREAM_H
 #define STORAGE_BIT_STREAM_H
@@ -16,11 +17,13 @@
 
 #include "bytes.h"
 
+#define BITS_PUT_MAX 56u /* in one go: with what is pending, less than 64 */
+
 struct bit_writer {
     uint8_t *at;
     uint8_t *end;
     uint64_t pending;
-    uint32_t bits; /* in `pending`, below 32 between calls */
+    uint32_t bits; /* in `pending`, below 8 between calls */
     bool failed;
 };
 
@@ -29,21 +32,20 @@ static inline void bits_begin(struct bit_writer *writer, uint8_t *at, uint8_t *e
     *writer = (struct bit_writer){.at = at, .end = end};
 }
 
+/* Writes eight bytes at a time, of which those that are not whole yet are written again: no branch depends on widths. */
 static inline void bits_put(struct bit_writer *writer, uint64_t value, uint32_t width)
 {
     writer->pending |= value << writer->bits;
     writer->bits += width;
-    if (writer->bits < 32)
-        return;
-    if (writer->end - writer->at < 4) {
+    if ((size_t)(writer->end - writer->at) < sizeof(le64)) {
         writer->failed = true;
     } else {
-        le32 word = le32_of((uint32_t)writer->pending);
+        le64 word = le64_of(writer->pending);
         memcpy(writer->at, &word, sizeof word);
-        writer->at += 4;
+        writer->at += writer->bits >> 3;
     }
-    writer->pending >>= 32;
-    writer->bits -= 32;
+    writer->pending >>= writer->bits & ~7u;
+    writer->bits &= 7;
 }
 
 static inline void bits_put_zeros(struct bit_writer *writer, uint32_t count)
@@ -56,13 +58,12 @@ static inline void bits_put_zeros(struct bit_writer *writer, uint32_t count)
 static inline void bits_put_rice(struct bit_writer *writer, uint32_t value, uint32_t k)
 {
     uint32_t quotient = value >> k, rest = value & ((1u << k) - 1);
-    if (quotient + 1 + k <= 32) {
+    if (quotient + 1 + k <= BITS_PUT_MAX) {
         bits_put(writer, (uint64_t)(1 | rest << 1) << quotient, quotient + 1 + k);
         return;
     }
     bits_put_zeros(writer, quotient);
-    bits_put(writer, 1, 1);
-    bits_put(writer, rest, k);
+    bits_put(writer, 1 | (uint64_t)rest << 1, 1 + k);
 }
 
 static inline uint32_t golomb_bits(uint64_t value, uint32_t k)
@@ -73,18 +74,16 @@ static inline uint32_t golomb_bits(uint64_t value, uint32_t k)
 /* value below 2^48, k at most 31 */
 static inline void bits_put_golomb(struct bit_writer *writer, uint64_t value, uint32_t k)
 {
-    uint64_t above = (value >> k) + 1;
+    uint64_t above = (value >> k) + 1, low = value & ((UINT64_C(1) << k) - 1);
     uint32_t n = (uint32_t)(63 - __builtin_clzll(above));
-    bits_put_zeros(writer, n);
-    bits_put(writer, 1, 1);
-    above -= UINT64_C(1) << n;
-    if (n > 32) {
-        bits_put(writer, (uint32_t)above, 32);
-        bits_put(writer, above >> 32, n - 32);
-    } else {
-        bits_put(writer, above, n);
+    above = (above - (UINT64_C(1) << n)) << 1 | 1; /* the one, then the bits behind it */
+    if (2 * n + 1 + k <= BITS_PUT_MAX) {
+        bits_put(writer, (above | low << (n + 1)) << n, 2 * n + 1 + k);
+        return;
     }
-    bits_put(writer, value & ((UINT64_C(1) << k) - 1), k);
+    bits_put_zeros(writer, n);
+    bits_put(writer, above, n + 1);
+    bits_put(writer, low, k);
 }
 
 /* Ends at a byte; returns where. */

@@ -7,6 +7,7 @@
 #include "flow_frames.h"
 
 #define BATCH 32u
+#define AHEAD 12u /* packets, whose records another processor's caches may have */
 
 struct batch {
     uint32_t count;
@@ -26,13 +27,13 @@ static void batch_add(struct flow_index *index, struct batch *batch)
 }
 
 void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8_t *frame, const struct frame_info *info,
-                    uint32_t room_bytes)
+                    const uint32_t *noted, uint32_t notes, uint32_t room_bytes)
 {
     struct frame_cursor cursor;
     struct frame_packet packet;
     struct batch batch;
     uint16_t link_type[FRAME_ENTRIES_MAX];
-    uint32_t allowed = 0;
+    uint32_t allowed = 0, asked_for = 0;
     int step;
     batch.count = 0;
     for (uint32_t i = 0; i < info->interfaces; i++) {
@@ -42,6 +43,10 @@ void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8
     frame_cursor_start(&cursor, frame, info);
     for (;;) {
         uint32_t at = cursor.at;
+        for (uint32_t ahead = info->packets - cursor.left + AHEAD; asked_for < notes && asked_for < ahead; asked_for++) {
+            __builtin_prefetch(frame + noted[asked_for]);
+            __builtin_prefetch(frame + noted[asked_for] + 64);
+        }
         step = frame_cursor_next(&cursor, &packet);
         if (step <= 0)
             break;

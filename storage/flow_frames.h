@@ -15,11 +15,12 @@
 
 /*
  * Adds the packets of a finished data frame, whose checksums are known to be right; `info` is what frame_parse() made of its header, of which
- * only the tables are read here. `room_bytes`: what the encoded index may have; where the next packets could outgrow it, indexing stops
+ * only the tables are read here. `noted`: where the first `notes` records begin, so that they can be asked for from memory beforehand; hints,
+ * which are not believed. `room_bytes`: what the encoded index may have; where the next packets could outgrow it, indexing stops
  * (flow_index_stop()). A frame whose records contradict its header stops it, too.
  */
 void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8_t *frame, const struct frame_info *info,
-                    uint32_t room_bytes);
+                    const uint32_t *noted, uint32_t notes, uint32_t room_bytes);
 
 /* Encodes the index into the seal: the FLOWS frames, as far as there is room for them. seal->flows is the index's until it is cleared. */
 void flow_frames_seal(struct flow_index *flows, const struct segment_index *index, struct segment_seal *seal);

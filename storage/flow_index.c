@@ -58,11 +58,11 @@ struct flow_state { /* 32 bytes */
     uint8_t tcp_flags;
     uint8_t ways;
     uint8_t set;
-    uint8_t unused;
+    uint8_t ports; /* whether `port` is set */
     uint32_t end[2];
     uint16_t kind;
     uint16_t app;
-    uint32_t unused2;
+    uint16_t port[2];
 };
 
 struct end_record { /* 32 bytes */
@@ -481,7 +481,12 @@ static void flow_write(struct flow_index *index, const struct flow_keys *keys, u
 {
     struct flow_state *state = &index->state[index->flows];
     memcpy(&index->record[index->flows++], keys, FLOW_KEY_BYTES);
-    *state = (struct flow_state){.inner = inner, .kind = (uint16_t)kind};
+    *state = (struct flow_state){
+        .inner = inner,
+        .kind = (uint16_t)kind,
+        .ports = (keys->kind.marks & FLOW_PORTS) != 0,
+        .port = {keys->end[0].port, keys->end[1].port},
+    };
     if (index->flows - index->flows_ended == FRESH_MAX)
         ends_catch_up(index);
 }
@@ -789,9 +794,8 @@ static void put_bytes(struct encoding *encoding, const void *bytes, uint32_t cou
         bits_put(&encoding->writer, byte[i], 8);
 }
 
-/* The order of the code that makes these numbers shortest, as far as a sample shows; RAW where that
- * is not shorter than `width` bits each. */
-static uint32_t best_order(const uint64_t *value, uint32_t count, uint32_t width)
+/* The order of the code that makes these numbers shortest, as far as a sample shows. */
+static uint32_t best_order(const uint64_t *value, uint32_t count)
 {
     uint64_t sum = 0, best_bits = UINT64_MAX;
     uint32_t step = count < 2048 ? 1 : count / 1024, best = 0, middle = 0;
@@ -806,34 +810,27 @@ static uint32_t best_order(const uint64_t *value, uint32_t count, uint32_t width
         if (bits < best_bits)
             best_bits = bits, best = k;
     }
-    uint64_t bits = 0;
-    for (uint32_t i = 0; i < count; i++)
-        bits += golomb_bits(value[i], best);
-    return bits > (uint64_t)count * width ? FLOW_INDEX_RAW : best;
+    return best;
 }
 
-static void put_number(struct encoding *encoding, uint64_t value, uint32_t code, uint32_t width)
-{
-    if (code != FLOW_INDEX_RAW) {
-        bits_put_golomb(&encoding->writer, value, code);
-        return;
-    }
-    if (width > 32) {
-        bits_put(&encoding->writer, (uint32_t)value, 32);
-        bits_put(&encoding->writer, value >> 32, width - 32);
-    } else {
-        bits_put(&encoding->writer, value, width);
-    }
-}
-
-/* A whole part of numbers, each of at most `width` bits. */
+/* A whole part of numbers, each of at most `width` bits: coded, or as they are where that is shorter. */
 static void put_numbers(struct encoding *encoding, enum flow_part part, const uint64_t *value,
                         uint32_t count, uint32_t width)
 {
-    uint32_t code = best_order(value, count, width);
+    struct bit_writer *writer = &encoding->writer;
+    uint32_t order = best_order(value, count);
+    uint64_t raw_bits = (uint64_t)count * width;
     for (uint32_t i = 0; i < count; i++)
-        put_number(encoding, value[i], code, width);
-    part_end(encoding, part, code);
+        bits_put_golomb(writer, value[i], order);
+    uint64_t bits = 8 * (uint64_t)(writer->at - encoding->part_start) + writer->bits;
+    if (bits <= raw_bits && !writer->failed) {
+        part_end(encoding, part, order);
+        return;
+    }
+    part_begin(encoding, encoding->part_start);
+    for (uint32_t i = 0; i < count; i++)
+        bits_put(writer, value[i], width);
+    part_end(encoding, part, FLOW_INDEX_RAW);
 }
 
 static void encode_blocks(struct encoding *encoding)
@@ -1040,7 +1037,6 @@ static void gather_flows(struct encoding *encoding, uint32_t *at)
     memset(index->port_count, 0, 65536 * sizeof *index->port_count);
     for (uint32_t i = encoding->first; i < index->flows; i++) {
         const struct flow_state *state = &index->state[i];
-        const struct flow_record *flow = &index->record[i];
         if (i + GATHER_AHEAD < index->flows) /* about where it will go */
             __builtin_prefetch(
                 &index->brief[at[index->rank[index->state[i + GATHER_AHEAD].end[0]]]], 1);
@@ -1048,18 +1044,18 @@ static void gather_flows(struct encoding *encoding, uint32_t *at)
         struct brief *brief = &index->brief[place];
         index->place[i] = place;
         *brief = (struct brief){
-            .port = {flow->end[0].port, flow->end[1].port},
+            .port = {state->port[0], state->port[1]},
             .packets = state->packets,
             .second = index->rank[state->end[1]],
             .inner = state->inner,
             .kind = state->kind,
             .state = state_take(encoding, state),
             .size = flow_size_put(state->bytes),
-            .ports = (flow->kind.marks & FLOW_PORTS) != 0,
+            .ports = state->ports,
         };
         encoding->kind_uses[state->kind]++;
-        for (unsigned end = 0; end < 2 && brief->ports; end++)
-            index->port_count[brief->port[end]] += index->port_count[brief->port[end]] < UINT16_MAX;
+        for (unsigned end = 0; end < 2 && state->ports; end++)
+            index->port_count[state->port[end]] += index->port_count[state->port[end]] < UINT16_MAX;
     }
 }
 
@@ -1208,7 +1204,7 @@ static uint8_t *encode_postings(struct encoding *encoding, uint8_t *chunks)
     struct flow_index *index = encoding->index;
     for (uint32_t i = 0; i < encoding->flows; i++)
         index->number[i] = index->brief[i].packets;
-    uint32_t order = best_order(index->number, encoding->flows, 64);
+    uint32_t order = best_order(index->number, encoding->flows);
     const uint16_t *block = index->gathered;
     struct bit_writer *writer = &encoding->writer;
     uint8_t *start = encoding->part_start, *at = start;

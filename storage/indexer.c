@@ -72,7 +72,9 @@ static void frame_add(struct indexer *indexer, struct job *job)
     struct flow_index *flows = indexer->flows;
     if (job->first)
         flow_index_clear(flows);
-    flow_frame_add(flows, keeper_options(indexer->keeper)->keys_of, job->buffer->bytes, &job->info, job->room_bytes);
+    uint32_t noted = job->info.packets < FRAME_RECORDS_NOTED ? job->info.packets : FRAME_RECORDS_NOTED;
+    flow_frame_add(flows, keeper_options(indexer->keeper)->keys_of, job->buffer->bytes, &job->info, job->buffer->record, noted,
+                   job->room_bytes);
     pool_let_go(pool_of(indexer), job->buffer);
     uint64_t bound = flow_index_bound(flows);
     bool stopped = flow_index_stopped(flows);

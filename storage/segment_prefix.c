@@ -66,7 +66,7 @@ int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame,
                       info->first_packet, captured_bytes, info->head_ns, info->first_ns,
                       info->last_ns);
     if (prefix->flows)
-        flow_frame_add(prefix->flows, prefix->keys_of, frame, info, UINT32_MAX);
+        flow_frame_add(prefix->flows, prefix->keys_of, frame, info, NULL, 0, UINT32_MAX);
     prefix->account = info->account;
     if (info->frontier > prefix->frontier)
         prefix->frontier = info->frontier;

@@ -314,7 +314,7 @@ static void frame_index(struct stream *stream, struct frame_buffer *buffer)
     struct frame_info info;
     int parsed = frame_parse(buffer->bytes, buffer->length, &info);
     assert(parsed == 0); /* it was made a moment ago */
-    flow_frame_add(stream->flows, keeper_options(stream->keeper)->keys_of, buffer->bytes, &info, room);
+    flow_frame_add(stream->flows, keeper_options(stream->keeper)->keys_of, buffer->bytes, &info, NULL, 0, room);
 }
 
 static void frame_post(struct stream *stream, bool flush)
@@ -387,6 +387,8 @@ static int frame_begin(struct stream *stream, uint32_t capacity, bool oversized)
     stream->buffer = buffer;
     stream->last.valid = false;
     frame_builder_start(&stream->builder, buffer->bytes, capacity, stream->ledger->table);
+    stream->builder.note = buffer->record;
+    stream->builder.note_room = stream->held ? FRAME_RECORDS_NOTED : 0;
     return 0;
 }
 

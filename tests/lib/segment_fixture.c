@@ -315,7 +315,7 @@ void fixture_flush(struct fixture_segment *segment)
     int parsed = frame_parse(segment->buffer, bytes, &info);
     assert(parsed == 0);
     if (segment->flows)
-        flow_frame_add(segment->flows, segment->keys_of, segment->buffer, &info,
+        flow_frame_add(segment->flows, segment->keys_of, segment->buffer, &info, NULL, 0,
                        segment_index_flows_room(&segment->index, &segment->table,
                                                 segment->fixture->slot_bytes));
     segment->offset += bytes;
