@@ -4,7 +4,7 @@
 -- A change here needs a new user_version and a step from the last one in storage/state.c.
 
 PRAGMA application_id = 0x746c7374;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 -- disks_numbered: the highest number that a disk of the ring was ever given; numbers are not reused.
 CREATE TABLE ring (

@@ -202,7 +202,7 @@ static int check_header(const uint8_t header[100], const char *path,
         return fail(failure, ERR_UNSUPPORTED,
                     "%s has version %u, made by a newer tapeloop; this one knows version %u", path,
                     version, kind->version);
-    if (version != kind->version)
+    if (version < kind->version - kind->steps)
         return fail(failure, ERR_UNSUPPORTED,
                     "%s has version %u, which this tapeloop does not know", path, version);
     return 0;
@@ -384,6 +384,45 @@ static int compare_schema(sqlite3 *database, const struct database_kind *kind)
     return result;
 }
 
+/* What the WAL says of the version counts, not the file's header. */
+static int version_of(sqlite3 *database, uint32_t *version)
+{
+    sqlite3_stmt *statement = NULL;
+    int result = sqlite3_prepare_v2(database, "PRAGMA user_version", -1, &statement, NULL);
+    if (result == SQLITE_OK)
+        result = sqlite3_step(statement);
+    if (result == SQLITE_ROW) {
+        *version = (uint32_t)sqlite3_column_int64(statement, 0);
+        result = SQLITE_OK;
+    }
+    sqlite3_finalize(statement);
+    return result;
+}
+
+/* All steps from its version to this one, or none of them. */
+static int upgrade(sqlite3 *database, const struct database_kind *kind)
+{
+    char pragma[64];
+    uint32_t version = 0;
+    int result = version_of(database, &version);
+    if (result != SQLITE_OK || version >= kind->version || version < kind->version - kind->steps)
+        return result; /* an older one that is not known is found by its schema */
+    result = run(database, "BEGIN IMMEDIATE");
+    for (uint32_t i = kind->steps - (kind->version - version); i < kind->steps; i++)
+        if (result == SQLITE_OK)
+            result = run(database, kind->step[i]);
+    snprintf(pragma, sizeof pragma, "PRAGMA user_version = %u", kind->version);
+    if (result == SQLITE_OK)
+        result = run(database, pragma);
+    if (result == SQLITE_OK)
+        result = compare_schema(database, kind); /* what was not quite the older version stays as it is */
+    if (result == SQLITE_OK)
+        result = run(database, "COMMIT");
+    if (result != SQLITE_OK)
+        (void)run(database, "ROLLBACK"); /* where there is nothing to roll back, nothing happens */
+    return result;
+}
+
 static int set_up(sqlite3 *database, const struct database_kind *kind, bool reader)
 {
     char pragmas[512];
@@ -403,6 +442,8 @@ static int set_up(sqlite3 *database, const struct database_kind *kind, bool read
              kind->full ? DATABASE_WAL_PAGES : 0, reader ? "ON" : "OFF");
     if (result == SQLITE_OK)
         result = run(database, pragmas);
+    if (result == SQLITE_OK && !reader)
+        result = upgrade(database, kind);
     if (result == SQLITE_OK)
         result = compare_schema(database, kind);
     return result;

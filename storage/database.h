@@ -4,7 +4,8 @@
  *
  * Making: a database is built under another name with schema, ids and WAL mode in place, synced,
  * and renamed, so that a file under the right name is always whole, whatever was killed. Opening
- * looks at the header first (application_id: is it ours?), then compares the schema with the one
+ * looks at the header first (application_id: is it ours?), takes a database of an older version
+ * through the steps that lead to this one, in one transaction, then compares the schema with the one
  * that this program was built with.
  *
  * Page checksums: SQLite finds damage only where it breaks a structure. So every page of a database
@@ -37,6 +38,10 @@ struct database_kind {
     const char *schema;      /* SQL that makes it, ids included */
     uint32_t application_id; /* as in the SQL */
     uint32_t version;        /* user_version as in the SQL */
+    /* How older versions become this one: step[i] is the SQL that leads from version (version - steps + i)
+     * to the next. What it makes must read like the schema, to the letter. */
+    const char *const *step;
+    uint32_t steps;
     bool full; /* synchronous=FULL, and SQLite checkpoints. Else NORMAL, the owner checkpoints */
     int cache_kib; /* page cache of a connection */
 };
@@ -47,8 +52,9 @@ int database_path(const char *directory, const struct database_kind *kind, char 
                   struct failure *failure);
 
 /*
- * Looks at the header of the file. 0: ours, of this version. ERR_NOT_FOUND: no file. ERR_FOREIGN:
- * another program's database. ERR_UNSUPPORTED: ours, of a version that is not kind->version.
+ * Looks at the header of the file. 0: ours, of this version or of one from which steps lead to it.
+ * ERR_NOT_FOUND: no file. ERR_FOREIGN: another program's database. ERR_UNSUPPORTED: ours, of another
+ * version.
  * ERR_CORRUPT: no database, or its header makes no sense. ERR_INVALID: no regular file.
  * ERR_PERMISSION, ERR_IO ...
  */
@@ -59,7 +65,8 @@ int database_create(const char *path, const struct database_kind *kind, struct f
 
 /*
  * Opens a connection to a database that database_probe() has accepted, and compares its schema.
- * *database is null after an error. `reader`: every write fails.
+ * *database is null after an error. `reader`: every write fails. One that may write brings an older
+ * version to this one first.
  */
 int database_connect(const char *path, const struct database_kind *kind, bool reader,
                      sqlite3 **database, struct failure *failure);

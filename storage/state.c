@@ -34,12 +34,28 @@
 #define SUBJECTS_UNUSED_MAX \
     1000 /* names that history no longer mentions are looked for above this */
 
+/* From version 1 to 2: the audit log. Some of version 1 have it, for it was once forgotten to count. */
+static const char *const state_step[] = {
+    "CREATE TABLE IF NOT EXISTS audit (\n"
+    "    number INTEGER PRIMARY KEY AUTOINCREMENT,\n"
+    "    time_ns INTEGER NOT NULL,\n"
+    "    actor TEXT NOT NULL,\n"
+    "    action TEXT NOT NULL,\n"
+    "    ring TEXT NOT NULL,\n"
+    "    detail TEXT NOT NULL,\n"
+    "    outcome TEXT NOT NULL,\n"
+    "    hash BLOB NOT NULL CHECK (length(hash) = 32)\n"
+    ") STRICT",
+};
+
 static const struct database_kind state_kind = {
     .name = "state",
     .file = "state.db",
     .schema = state_sql,
     .application_id = 0x746c7374,
-    .version = 1,
+    .version = 2,
+    .step = state_step,
+    .steps = sizeof state_step / sizeof state_step[0],
     .full = true,
     .cache_kib = 4096,
 };

@@ -913,18 +913,69 @@ static void test_other_files_are_refused(void **unused)
         assert_int_equal(truncate(file_path("state.db"), (off_t)cut - 99), 0);
         assert_refused(ERR_CORRUPT, "backup");
     }
-    good[63] = 2; /* user_version */
+    good[63] = 3; /* user_version */
     write_file("state.db", good, bytes);
     assert_refused(ERR_UNSUPPORTED, "newer");
     good[63] = 0;
     write_file("state.db", good, bytes);
     assert_refused(ERR_UNSUPPORTED, "version 0");
-    good[63] = 1;
+    good[63] = 2;
     write_file("state.db", good, bytes);
     run_sql("CREATE TRIGGER evil AFTER INSERT ON event BEGIN DELETE FROM event; END",
             "tapeloop-pages");
     assert_refused(ERR_CORRUPT, "tables");
     free(good);
+    remove_directory();
+}
+
+/* A database of version 1, without the audit log or with it, becomes one of this version, and keeps what it has. */
+static void test_version_1_is_brought_up(void **unused)
+{
+    (void)unused;
+    for (int had_audit = 0; had_audit < 2; had_audit++) {
+        make_directory();
+        struct state *state = open_state();
+        put_event(state, "of long ago");
+        struct audit_row row = {.time_ns = 1, .actor = "uid 0", .action = "ring.create", .outcome = "done"};
+        if (had_audit)
+            assert_int_equal(state_put_audit(state, &row), 0);
+        state_close(&state);
+        if (!had_audit)
+            run_sql("DROP TABLE audit", "tapeloop-pages");
+        run_sql("PRAGMA user_version = 1", "tapeloop-pages");
+        for (int turn = 0; turn < 2; turn++) { /* and again: of this version */
+            state = open_state();
+            struct events events = events_of(state, 0, UINT32_MAX);
+            assert_int_equal(events.count, 1);
+            struct audit_verdict verdict;
+            assert_int_equal(state_audit_verify(state, 0, NULL, &verdict), 0);
+            assert_int_equal(verdict.rows, had_audit + turn);
+            assert_int_equal(verdict.bad, 0);
+            assert_int_equal(state_put_audit(state, &row), 0);
+            state_close(&state);
+        }
+        size_t bytes;
+        uint8_t *file = read_file("state.db", &bytes);
+        assert_int_equal(file[63], 2);
+        free(file);
+        remove_directory();
+    }
+}
+
+/* What is not quite version 1 is left as it is. */
+static void test_a_step_that_fails_changes_nothing(void **unused)
+{
+    (void)unused;
+    make_directory();
+    make_good();
+    run_sql("DROP TABLE audit; CREATE VIEW audit AS SELECT 1; PRAGMA user_version = 1", "tapeloop-pages");
+    size_t bytes;
+    uint8_t *before = read_file("state.db", &bytes);
+    assert_refused(ERR_CORRUPT, "tables");
+    uint8_t *after = read_file("state.db", &bytes);
+    assert_int_equal(after[63], 1);
+    free(before);
+    free(after);
     remove_directory();
 }
 
@@ -1338,6 +1389,8 @@ int main(void)
         cmocka_unit_test(test_the_directory_is_made),
         cmocka_unit_test(test_a_damaged_file_is_refused),
         cmocka_unit_test(test_other_files_are_refused),
+        cmocka_unit_test(test_version_1_is_brought_up),
+        cmocka_unit_test(test_a_step_that_fails_changes_nothing),
         cmocka_unit_test(test_an_orphaned_wal_is_refused),
         cmocka_unit_test(test_another_program_looked_at_the_file),
         cmocka_unit_test(test_backups_are_accepted),
