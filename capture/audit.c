@@ -105,7 +105,12 @@ void audit_job_end(const struct recorder *recorder, const json_t *row, const cha
 
 int audit_begin(struct request *request, enum audit_kind kind, const char *method)
 {
-    int code = kind == AUDIT_READING ? put(request, method, request->params, "begun") : 0;
+    static const char begun[] = "begun";
+    int code = kind == AUDIT_NONE ? 0 : put(request, method, request->params, begun);
+    if (code != 0 && kind == AUDIT_CHANGE) {
+        say_not_kept(request->recorder, method, begun, code);
+        code = 0;
+    }
     return code == 0 ? 0
                      : fail(&request->failure, code,
                             "no packets are handed out: it could not be written into the audit "

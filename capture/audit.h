@@ -2,8 +2,10 @@
  * audit.h - who did what: every change, every extraction, and the log-ins that the web process
  * tells of, in state.db, each row chained to the one before (state.h).
  *
- * An extraction is written down before its first byte, and does not begin where that fails; its end
- * is another row. A change is written down after it was made or refused.
+ * Both are written down twice: that they begin, before anything has happened, and what came of
+ * them. A change without its second row was under way when the recorder died. An extraction whose
+ * beginning cannot be written down does not begin; a change is made all the same, for what must go
+ * on goes on, and an event says so.
  *
  * Threads: any, each with a request of its own. Calls wait for a disk.
  */
@@ -13,8 +15,8 @@
 #include "request.h"
 
 enum audit_kind {
-    AUDIT_CHANGE,  /* one row, when it has been made or refused */
-    AUDIT_READING, /* hands out packets: a row before it begins and one when it has ended */
+    AUDIT_CHANGE,  /* does not wait for the audit log to be well */
+    AUDIT_READING, /* hands out packets: not unwritten */
     AUDIT_NONE,    /* only looks */
 };
 

@@ -31,6 +31,22 @@ static int fail_store(struct failure *failure, int code, const char *what)
     }
 }
 
+/*
+ * Changes of web.db are in the audit log twice, as the recorder's own are: that they begin, and what
+ * came of them. What is asked for and makes no sense does not begin.
+ */
+static void note_begin(const struct exchange *exchange, const char *action, const char *what)
+{
+    audit(exchange, action, "begun", "%s", what);
+}
+
+static int note_end(const struct exchange *exchange, const char *action, const char *what, int code,
+                    const struct failure *failure)
+{
+    audit(exchange, action, code == 0 ? "done" : failure->text, "%s", what);
+    return code;
+}
+
 /* ---- sessions -------------------------------------------------------------------------------- */
 
 static json_t *session_json(const struct caller *caller)
@@ -122,14 +138,18 @@ int handle_session_password(struct exchange *exchange)
     if (code == 0 && strcmp(old, password) == 0)
         code = fail(&failure, ERR_INVALID, "that is the old password");
     if (code == 0)
-        code = set_password(exchange, user.name, password, false, &failure);
+        code = password_check_new(password, &failure);
+    if (code == 0) {
+        note_begin(exchange, "password", user.name);
+        code = note_end(exchange, "password", user.name,
+                        set_password(exchange, user.name, password, false, &failure), &failure);
+    }
     if (code == 0) {
         exchange->caller.must_change = false;
         code = access_begin_session(exchange, cookie, &failure);
     }
     if (code != 0)
         return answer_failure(exchange, &failure);
-    audit(exchange, "password", "done", "of %s", user.name);
     return answer_json(exchange, 200, session_json(&exchange->caller), cookie);
 }
 
@@ -194,21 +214,23 @@ int handle_token_create(struct exchange *exchange)
 {
     struct failure failure = {0};
     struct web_token token = {0};
-    char secret[SECRET_TEXT_SIZE], shown[SECRET_TEXT_SIZE + 3];
+    char secret[SECRET_TEXT_SIZE], shown[SECRET_TEXT_SIZE + 3], what[TOKEN_NAME_MAX + 32];
     uint8_t digest[SECRET_DIGEST_BYTES];
     int code = take_token(exchange, &token, &failure);
     if (code == 0 && secret_make(secret) != 0)
         code = fail(&failure, ERR_INTERNAL, "the random generator failed");
     if (code == 0) {
         secret_digest("token", secret, digest);
+        note_begin(exchange, "token-create", token.name);
         code = web_store_put_token(exchange->server->store, digest, &token);
         if (code != 0)
             fail_store(&failure, code, "token");
+        snprintf(what, sizeof what, "%" PRId64 " (%s)", token.number, token.name);
+        (void)note_end(exchange, "token-create", what, code, &failure);
     }
     if (code != 0)
         return answer_failure(exchange, &failure);
     snprintf(shown, sizeof shown, "tl_%s", secret);
-    audit(exchange, "token-create", "done", "%" PRId64 " (%s)", token.number, token.name);
     json_t *answer = token_json(&token);
     json_object_set_new(answer, "secret", json_string(shown));
     return answer_json(exchange, 201, answer, NULL);
@@ -219,14 +241,15 @@ int handle_token_delete(struct exchange *exchange)
     struct failure failure = {0};
     char *end;
     long long number = strtoll(exchange->parameter[0], &end, 10);
+    note_begin(exchange, "token-delete", exchange->parameter[0]);
     int code = *end
                    ? ERR_NOT_FOUND
                    : web_store_delete_token(exchange->server->store, exchange->caller.name, number);
-    if (code != 0) {
+    if (code != 0)
         fail_store(&failure, code, "token");
+    (void)note_end(exchange, "token-delete", exchange->parameter[0], code, &failure);
+    if (code != 0)
         return answer_failure(exchange, &failure);
-    }
-    audit(exchange, "token-delete", "done", "%lld", number);
     return answer_nothing(exchange, NULL);
 }
 
@@ -274,6 +297,7 @@ int handle_user_create(struct exchange *exchange)
 {
     struct failure failure = {0};
     const char *name, *role, *password;
+    char what[USER_NAME_MAX + 32];
     struct web_user user = {.must_change = true, .created_s = time(NULL)};
     int found = 0, code = exchange_check_body(exchange, "user role password", &failure);
     if (code == 0)
@@ -293,13 +317,15 @@ int handle_user_create(struct exchange *exchange)
     if (code == 0) {
         snprintf(user.name, sizeof user.name, "%s", name);
         user.role = (enum role)found;
+        snprintf(what, sizeof what, "%s (%s)", user.name, role_name(user.role));
+        note_begin(exchange, "user-create", what);
         code = web_store_add_user(exchange->server->store, &user);
         if (code != 0)
             fail_store(&failure, code, "user");
+        (void)note_end(exchange, "user-create", what, code, &failure);
     }
     if (code != 0)
         return answer_failure(exchange, &failure);
-    audit(exchange, "user-create", "done", "%s (%s)", user.name, role_name(user.role));
     return answer_user(exchange, 201, user.name);
 }
 
@@ -307,6 +333,7 @@ int handle_user_change(struct exchange *exchange)
 {
     struct failure failure = {0};
     const char *name = exchange->parameter[0], *role = NULL, *password = NULL;
+    char what[USER_NAME_MAX + 64];
     struct web_user user;
     int found = 0, code = exchange_check_body(exchange, "role password", &failure);
     if (code == 0)
@@ -320,25 +347,30 @@ int handle_user_change(struct exchange *exchange)
     if (code == 0 && (code = web_store_user(exchange->server->store, name, &user)) != 0)
         fail_store(&failure, code, "user");
     if (code == 0 && password)
+        code = password_check_new(password, &failure);
+    if (code != 0)
+        return answer_failure(exchange, &failure);
+    snprintf(what, sizeof what, "%.63s%s%s%s", user.name, role ? ": role " : "", role ? role : "",
+             password ? ", password" : "");
+    note_begin(exchange, "user-change", what);
+    if (password)
         code = set_password(exchange, name, password, true, &failure);
     if (code == 0 && role &&
         (code = web_store_set_role(exchange->server->store, name, (enum role)found)) != 0)
         fail_store(&failure, code, "user");
-    if (code != 0)
+    if (note_end(exchange, "user-change", what, code, &failure) != 0)
         return answer_failure(exchange, &failure);
-    audit(exchange, "user-change", "done", "%s%s%s%s", name, role ? ": role " : "",
-          role ? role : "", password ? ", password" : "");
     return answer_user(exchange, 200, name);
 }
 
 int handle_user_delete(struct exchange *exchange)
 {
     struct failure failure = {0};
+    note_begin(exchange, "user-delete", exchange->parameter[0]);
     int code = web_store_delete_user(exchange->server->store, exchange->parameter[0]);
-    if (code != 0) {
+    if (code != 0)
         fail_store(&failure, code, "user");
+    if (note_end(exchange, "user-delete", exchange->parameter[0], code, &failure) != 0)
         return answer_failure(exchange, &failure);
-    }
-    audit(exchange, "user-delete", "done", "%s", exchange->parameter[0]);
     return answer_nothing(exchange, NULL);
 }

@@ -178,8 +178,8 @@ class Results(Jobs):
         found = [(row["action"], row["outcome"].split(":")[0]) for row in rows if row["action"].startswith("job.")]
         self.assertEqual(found[0], ("job.start", "begun"))
         self.assertEqual(sorted(found), sorted([("job.start", "begun"), ("job.start", "done"), ("job.end", "done"),
-                                                ("job.fetch", "begun"), ("job.fetch", "done"), ("job.delete", "permission"),
-                                                ("job.delete", "done")]))
+                                                ("job.fetch", "begun"), ("job.fetch", "done"), ("job.delete", "begun"),
+                                                ("job.delete", "permission"), ("job.delete", "begun"), ("job.delete", "done")]))
         end = next(row for row in rows if row["action"] == "job.end")
         self.assertIn("alice from 192.0.2.9", end["actor"])
         self.assertEqual((end["ring"], end["outcome"]), ("dmz", "done: 1000 packets"))

@@ -610,23 +610,24 @@ class Audit(WebWorld):
         web_uid = os.geteuid()
         by_web = f"admin from 127.0.0.1, by uid {web_uid}"
         self.assertEqual([(r["action"], r["actor"], r["ring"], r["outcome"].split(":")[0]) for r in rows],
-                         [("web.log-in", by_web, "", "done"), ("web.password", by_web, "", "done"),
+                         [("web.log-in", by_web, "", "done"), ("web.password", by_web, "", "begun"), ("web.password", by_web, "", "done"),
                           ("web.log-in", f"somebody from 127.0.0.1, by uid {web_uid}", "", "refused"),
-                          ("ring.create", f"uid {web_uid}", "r", "done"), ("import", f"uid {web_uid}", "r", "done"),
-                          ("rule.add", by_web, "r", "done"), ("rule.add", by_web, "r", "invalid"),
+                          *((*change, outcome) for change in (("ring.create", f"uid {web_uid}", "r"), ("import", f"uid {web_uid}", "r"),
+                                                              ("rule.add", by_web, "r")) for outcome in ("begun", "done")),
+                          ("rule.add", by_web, "r", "begun"), ("rule.add", by_web, "r", "invalid"),
                           ("extract", by_web, "r", "begun"), ("extract", by_web, "r", "done")])
-        self.assertEqual(json.loads(rows[7]["detail"])["filter"], "ip")
-        self.assertEqual(rows[8]["outcome"], "done: 10 packets")
+        self.assertEqual(json.loads(rows[12]["detail"])["filter"], "ip")
+        self.assertEqual(rows[13]["outcome"], "done: 10 packets")
         self.assertNotIn(PASSWORD, json.dumps(rows))
         self.assertEqual([r["number"] for r in admin.ask("GET", "/api/v1/audit?after=7&limit=1").json["rows"]], [8])
         verdict = admin.ask("GET", "/api/v1/audit/verify").json
-        self.assertEqual((verdict["rows"], verdict["clean"], verdict["head"]), (9, True, rows[-1]["hash"]))
+        self.assertEqual((verdict["rows"], verdict["clean"], verdict["head"]), (14, True, rows[-1]["hash"]))
         command = [os.path.join(recorder_world.BIN, "tapeloop"), "--state", self.path("state"), "audit"]
         listed = subprocess.run(command + ["list", "--after", "8"], stdout=subprocess.PIPE, check=True, text=True).stdout
         self.assertIn(by_web + ": extract, ring r ", listed)
         head = f"{rows[4]['number']}:{rows[4]['hash']}"
         good = subprocess.run(command + ["verify", "--head", head], stdout=subprocess.PIPE, check=True, text=True)
-        self.assertIn(f"9 rows fit; head 9:{rows[-1]['hash']}", good.stdout)
+        self.assertIn(f"14 rows fit; head 14:{rows[-1]['hash']}", good.stdout)
         wrong = subprocess.run(command + ["verify", "--head", head[:-1] + ("0" if head[-1] != "0" else "1")], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, check=False, text=True)
         self.assertEqual((wrong.returncode, "made anew" in wrong.stderr), (1, True))
@@ -638,6 +639,19 @@ class Audit(WebWorld):
         self.assertEqual(admin.ask("GET", "/api/v1/audit/verify").json["bad"], 6)
         bad = subprocess.run(command + ["verify"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, text=True)
         self.assertEqual((bad.returncode, "row 6" in bad.stderr), (1, True))
+
+    def test_what_begins_is_written_down_before_it_is_done(self):
+        """A recorder that dies in a change leaves its beginning in the log: as here, where the end cannot be written."""
+        recorder = self.start()
+        create_ring(recorder, "r", self.path("disk"))
+        admin = self.admin(self.web())
+        with sqlite3.connect(self.path("state", "state.db")) as database:
+            database.execute("CREATE TRIGGER ends BEFORE INSERT ON audit WHEN NEW.outcome <> 'begun' BEGIN SELECT RAISE(ABORT, 'full'); END")
+        self.assertEqual(admin.ask("POST", "/api/v1/rings/r/rules", {"rule": "all : full"}).status, 201)
+        self.assertEqual(admin.ask("POST", "/api/v1/tokens", {"name": "t", "scopes": ["read"]}).status, 201)
+        rows = admin.ask("GET", "/api/v1/audit").json["rows"]
+        self.assertEqual([(r["action"], r["outcome"]) for r in rows[-2:]], [("rule.add", "begun"), ("web.token-create", "begun")])
+        self.assertTrue(admin.ask("GET", "/api/v1/audit/verify").json["clean"])
 
     def test_nothing_is_handed_out_unwritten(self):
         recorder = self.start()
