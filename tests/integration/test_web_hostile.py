@@ -327,7 +327,8 @@ class Hostile(WebWorld):
         body = {name: chance.choice(self.VALUES) for name in properties if chance.random() < 0.7}
         if "ring" in body:
             body["ring"] = chance.choice(("q", "none", "", 7))
-        if "packet_capture" in path or path == "/api/v1/captures":  # nothing that this machine has is recorded
+        if "packet_capture" in path or path == "/api/v1/captures":  # nothing that this machine has is recorded, and nobody's recording stopped
+            body["ring"] = chance.choice(("q", "none", 7))
             body.update(interface=chance.choice(("nope0", "", 5)), interfaces=chance.choice((["nope0"], [], "x")), backend=chance.choice(("packet", "pcap", "x", 3)))
         if chance.random() < 0.1:
             body["x"] = 1
@@ -347,7 +348,7 @@ class Hostile(WebWorld):
             request = bytearray(request)
             for _ in range(chance.randrange(1, 6)):
                 request[chance.randrange(len(request))] = chance.randrange(256)
-            if method == "DELETE" or method == "POST" and b"session" in request:
+            if method == "DELETE" or method == "POST" and (b"session" in request or b"capture" in request):
                 request[:1] = b"X"
             request = bytes(request)
         return request, chance.random() < 0.8

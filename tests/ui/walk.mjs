@@ -4,48 +4,17 @@
 //
 // Disks are made as DISKS1, DISKS2 ...; screenshots and downloads go into DIRECTORY. Any error of a script, or of the content
 // security policy, is a failure.
-import { createRequire } from "node:module";
 import { join } from "node:path";
+import { begin, PAGES } from "./browser.mjs";
 
-const { chromium } = createRequire(join(process.env.TAPELOOP_UI_TOOLS, "package.json"))("playwright-core");
 const [url, oneTime, disks, directory] = process.argv.slice(2);
 const password = "correct horse battery";
-const seen = { errors: [], overflow: {} };
-const PAGES = ["Ring buffer", "Cluster configuration", "Snapshot length filter", "Interfaces", "Extractions", "Events", "Users", "Settings"];
-
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
-const context = await browser.newContext({ ignoreHTTPSErrors: true, acceptDownloads: true, viewport: { width: 1280, height: 900 },
-  colorScheme: "light", timezoneId: "Asia/Tokyo" });
-const page = await context.newPage();
-page.setDefaultTimeout(60000);
-page.on("pageerror", (error) => seen.errors.push(String(error)));
-page.on("console", (message) => {
-  if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) seen.errors.push(message.text());
-});
+const seen = { overflow: {} };
+const { browser, page, shot, dialog, button, open, done, banner, row, overflow, log_in } = await begin(directory, seen);
 page.on("requestfinished", async (request) => {
   const sizes = await request.sizes().catch(() => null);
   if (sizes && /\/(app\.(js|css)|icon\.svg)?$/.test(new URL(request.url()).pathname)) seen.bytes = (seen.bytes || 0) + sizes.responseBodySize + sizes.responseHeadersSize;
 });
-
-const shot = (name) => page.screenshot({ path: join(directory, `${name}.png`), fullPage: true });
-const dialog = () => page.getByRole("dialog");
-const button = (name, within = page) => within.getByRole("button", { name, exact: true });
-const open = (name) => page.getByRole("navigation", { name: "pages" }).getByRole("link", { name }).click();
-const done = () => dialog().waitFor({ state: "detached" });
-const banner = (text) => page.getByRole("status").filter({ hasText: text }).first().waitFor();
-const row = (name) => page.getByRole("row", { name });
-
-async function log_in(user, given, own) {
-  await page.getByLabel("User").fill(user);
-  await page.getByLabel("Password").fill(given);
-  await button("Log in").click();
-  if (!own) return;
-  await page.getByLabel("Password that you were given").fill(given);
-  await page.getByLabel("New password", { exact: true }).fill(own);
-  await page.getByLabel("New password again").fill(own);
-  if (user === "admin") await shot("new-password");
-  await button("Set password").click();
-}
 
 // ---- in, with the one-time password, to the page before there is a ring
 await page.goto(url);
@@ -135,7 +104,7 @@ await page.goBack();
 await button("LIVE").click();
 await button("Packets").click();
 await dialog().getByLabel("From how far back").selectOption("now");
-await dialog().getByText("and to what comes").waitFor();
+await dialog().getByText("and what comes").waitFor();
 await shot("packets-live");
 const [following] = await Promise.all([page.waitForEvent("download"), button("Download", dialog()).click()]);
 await banner("goes on until it is stopped");
@@ -340,7 +309,7 @@ for (const name of PAGES) {
   await page.setViewportSize({ width: 390, height: 800 });
   await page.waitForTimeout(200);
   await shot(`narrow-${name.replaceAll(" ", "-")}`);
-  seen.overflow[name] = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  seen.overflow[name] = await overflow();
 }
 await open("Ring buffer");
 await button("Packets").click();

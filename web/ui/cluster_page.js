@@ -86,7 +86,7 @@ function Disk({ disk, copies, last, say }) {
   const [word, tone] = STATES[disk.state] || [disk.state, ""];
   const away = AWAY.includes(disk.state), errors = disk.read_errors + disk.write_errors;
   return html`<tr>
-    <td><b>${disk.number}</b> <span class="path" title=${disk.stable_path || disk.path}>${disk.path}</span></td>
+    <td class="text"><b>${disk.number}</b> <span class="path" title=${disk.stable_path || disk.path}>${disk.path}</span></td>
     <td>${disk.enclosure ? `${disk.enclosure}${disk.enclosure_slot ? `, slot ${disk.enclosure_slot}` : ""}` : "–"}</td>
     <td><span class=${`dot ${tone}`}>${word}</span>${errors > 0 ? html` <span class="bad">${count(errors)} errors</span>` : ""}</td>
     <td><${Locator} disk=${disk} say=${say} /></td>

@@ -31,7 +31,7 @@ function Estimate({ ring, wish, live }) {
   const left_out = account.discarded + account.duplicates + account.sampled_out;
   const status = rings.value.find((one) => one.ring.name === ring), oldest = status && seconds(status.ring.oldest_ns);
   const from = wish.from && !wish.from.startsWith("-") ? Number(wish.from) : null;
-  return html`<p class="estimate hint" role="status">${wish.filter ? "The filter is understood. It is applied to about" : "About"} ${count(packets)} packets, ${bytes(size)}${takes >= 1 ? `, ${duration(takes)}` : ""}${live ? ", and to what comes" : ""}.
+  return html`<p class="estimate hint" role="status">${wish.filter ? "The filter is understood. It is applied to about" : "About"} ${count(packets)} packets, ${bytes(size)}${takes >= 1 ? `, ${duration(takes)}` : ""}${live ? (wish.filter ? ", and to what comes" : ", and what comes") : ""}.
     ${missing > 0 ? html` <span class="bad">${count(missing)} packets are known to be gone.</span>` : ""}
     ${lost(account) > 0 ? html` <span class="bad">${count(lost(account))} packets of this time were dropped.</span>` : ""}
     ${left_out > 0 ? ` ${count(left_out)} were left out by rules.` : ""}

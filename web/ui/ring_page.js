@@ -7,7 +7,7 @@ import { CreateRing, StartCapture, StopCapture } from "./dialogs.js";
 import { ExtractionTable, Packets } from "./extractions.js";
 import { bytes, count, duration, rate, seconds, share, time } from "./format.js";
 import { Failure, RingSwitch, Spark } from "./parts.js";
-import { LIVE_S, LOSSES, current, go, live_s, losses, lost, may, now, open, overview, samples, shown, span, stalls, utc } from "./state.js";
+import { LIVE_S, LOSSES, current, go, live_s, losses, lost, may, now, open, overview, samples, shown, span, stalls, trouble, utc } from "./state.js";
 
 const CAUSES = {
   dropped_kernel: "dropped by the kernel or the adapter before the recorder saw them",
@@ -35,7 +35,7 @@ function Numbers({ status, columns }) {
   return html`<dl class="tiles">
     <${Tile} label="Oldest packet" value=${time(seconds(ring.oldest_ns), utc.value)}
       hint=${ring.oldest_ns === null ? "nothing has been recorded yet" : status.reach_back_s > 0 ? `reaches back ${duration(status.reach_back_s)}` : "just now"} values=${went("reach")} />
-    <${Tile} label="Total size" value=${size(ring.logical_total_bytes, ring.total_bytes)} hint=${ring.disks === 1 ? "on one disk" : `on ${ring.disks} disks`}
+    <${Tile} label="Total size" value=${size(ring.logical_total_bytes, ring.total_bytes)} hint=${ring.disks === 1 ? "on one disk" : status.degraded ? `on those of ${ring.disks} disks that are there` : `on ${ring.disks} disks`}
       values=${[]} />
     <${Tile} label="Used size" value=${size(ring.logical_used_bytes, ring.used_bytes)} hint=${`${share(ring.used_bytes, ring.total_bytes)}, ${count(ring.packets)} packets`} values=${went("used")} />
     <${Tile} label="Captured since start" value=${bytes(account_bytes.seen)} hint=${`${count(account.seen)} packets`} values=${column((all) => all.bytes.seen)} />
@@ -150,7 +150,7 @@ export function RingPage() {
   const name = status.ring.name;
   return html`
     <${RingSwitch}>
-      <span class=${`state ${status.ring.state}`}>${status.ring.state}</span>
+      <span class=${`state ${trouble.value ? "" : status.ring.state}`}>${trouble.value ? "not known" : status.ring.state}</span>
       ${may("control") && html`
         ${status.ring.state === "recording" ? html`<button onClick=${() => open(StopCapture, { ring: name })}>Stop recording</button>`
           : html`<button onClick=${() => open(StartCapture, { ring: name })}>Record</button>`}
