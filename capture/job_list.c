@@ -50,6 +50,7 @@ struct job {
     json_t *row; /* under lock, or of the runner alone; no part of it is shared with what goes to others */
     struct job_facts facts;
     uint64_t due_ns;    /* WAITING: not before, CLOCK_MONOTONIC */
+    const char *lacks;  /* WAITING: of what there was no room for it, as job_allowance() says; null: nothing */
     uint64_t set_aside; /* RUNNING: bytes it may write, and what it has written */
     uint64_t written;
     int64_t lo_ns, hi_ns; /* RUNNING: where packets can lie */
@@ -482,6 +483,7 @@ static bool wait_again(struct job_run *run)
     }
     run->job->facts.state = JOB_WAITING;
     run->job->due_ns = monotonic_ns() + AGAIN_NS;
+    run->job->lacks = run->limit;
     run->job->set_aside = 0;
     run->job->written = 0;
     run->job->runner = NULL;
@@ -588,6 +590,7 @@ static void start_job(struct runner *runner, struct job *job)
     job->facts.state = JOB_RUNNING;
     job->runner = runner;
     job->written = 0;
+    job->lacks = NULL;
     json_object_set_new(job->row, "state", json_string(job_state_word(JOB_RUNNING)));
     json_set_time(job->row, "started", wall_ns(), true);
     runner->used = pthread_create(&runner->thread, NULL, runner_thread, runner) == 0;
@@ -599,6 +602,18 @@ static void start_job(struct runner *runner, struct job *job)
     json_object_set_new(job->row, "state", json_string(job_state_word(JOB_WAITING)));
 }
 
+/* Whether one that came earlier waits for the same room: then it comes first, or it might wait for ever. Under lock. */
+static bool is_behind(const struct job_list *list, const struct job *job)
+{
+    for (const struct job *other = list->jobs; other != job; other = other->next)
+        if (other->facts.state == JOB_WAITING && other->lacks &&
+            (strcmp(other->lacks, "disk") == 0 ||
+             (other->facts.kept == job->facts.kept &&
+              identity_equal(&other->facts.ring, &job->facts.ring))))
+            return true;
+    return false;
+}
+
 /* Under lock. */
 static void start_waiting(struct job_list *list)
 {
@@ -607,7 +622,7 @@ static void start_waiting(struct job_list *list)
     for (uint32_t i = 0; i < JOBS_RUNNING_MAX; i++) {
         if (list->runner[i].used)
             continue;
-        while (job && (job->facts.state != JOB_WAITING || job->due_ns > now_ns))
+        while (job && (job->facts.state != JOB_WAITING || job->due_ns > now_ns || is_behind(list, job)))
             job = job->next;
         if (!job)
             return;

@@ -271,18 +271,22 @@ class AtOnce(Jobs):
         self.assertEqual(self.files(), [f"job-{number}.pcap" for number in (numbers[2], numbers[4])])
 
     def test_room_is_set_aside(self):
-        """Two that might take the whole quota do not run at once, and the second gets what the first has left."""
+        """Two that might take the whole quota do not run at once, and the second gets what the first has left, before others
+        that came later and need little."""
         self.open_gated(packets=30_000)
         self.recorder.call("ring.set", ring="dmz", settings={"job_bytes": "7M"})
         first, second = self.begin(format="pcap", packets_max=1000)["number"], self.begin(format="pcap")["number"]
         self.wait_running(first)
         wait_for(lambda: self.show(second)["started_ns"] is not None)
         time.sleep(0.3)
-        self.assertEqual([self.show(second)["state"], len(self.files())], ["waiting", 1])
+        small, elsewhere = self.begin(bytes_max=5000)["number"], self.begin(name="elsewhere")["number"]
+        self.wait_running(elsewhere)
+        self.assertEqual([self.show(second)["state"], self.show(small)["state"], len(self.files())], ["waiting", "waiting", 2])
         self.gate()
         self.assertEqual(self.wait_end(first)["limit"], "packets")
         job = self.wait_end(second)
         self.assertEqual((job["state"], job["packets"], job["limit"]), ("done", 30_000, None), job)
+        self.assertGreater(int(self.wait_end(small)["started_ns"]), int(job["started_ns"]))
 
     def test_a_client_that_waits_may_go(self):
         self.open_gated()
@@ -360,6 +364,35 @@ class Survives(Jobs):
             pass
         self.check_interrupted(numbers, whole)
         wait_for(lambda: len(self.events("job-failed")) == 3)
+
+    def check_whole(self):
+        """Every job has ended, and there are the files of those that are done and no others. How many are."""
+        jobs = self.list()
+        for job in jobs:
+            self.assertIn(job["state"], ENDED, job)
+        done = [job["number"] for job in jobs if job["state"] == "done"]
+        self.assertEqual(self.files(), sorted(f"job-{number}.pcap" for number in done))
+        for number in done:
+            self.assertTrue(self.fetch(number) == pcap(self.packets))
+        return len(done)
+
+    def test_a_recorder_that_is_killed_at_any_moment(self):
+        self.open(packets=20_000)
+        seed = random.randrange(1 << 30)
+        print(f"seed {seed}", flush=True)
+        chance = random.Random(seed)
+        counts = []
+        for _ in range(8):
+            for _ in range(3):
+                self.begin(format="pcap")
+            if self.list()[0]["state"] in ENDED:
+                self.recorder.call("job.delete", job=str(self.list()[0]["number"]))
+            time.sleep(chance.random() * 0.12)
+            self.recorder.kill()
+            self.recorder = self.start()
+            counts.append(self.check_whole())
+        print(f"done after each kill: {counts}", flush=True)
+        self.assertTrue(self.recorder.call("audit.verify")["clean"])
 
     def test_a_recorder_that_ends(self):
         numbers, whole = self.interrupted()
