@@ -374,21 +374,28 @@ struct judged {
 };
 
 /*
- * What the rules say of the packets `from` to `to`. They may ask what layer 7 says of a packet's
- * flow: an answer that is there or not, nothing waits for it.
+ * What layer 7 says of the flows of the packets `from` to `to`, where a rule asks; else null. An
+ * answer is there or not, nothing waits for it.
  */
+static const struct rule_verdict *judged_verdicts(struct pipeline *pipeline, struct judged *judged,
+                                                  uint32_t from, uint32_t to)
+{
+    if (!pipeline->asks_app)
+        return NULL;
+    struct classifier_port *port = rule_feed_port(pipeline->feed);
+    for (uint32_t i = from; i < to; i++)
+        judged->verdict[i] =
+            port ? classifier_verdict(port, &judged->packet[i], &judged->decoded[i])
+                 : RULE_VERDICT_UNKNOWN;
+    return judged->verdict + from;
+}
+
+/* What the rules say of the packets `from` to `to`. */
 static void judged_rules(struct pipeline *pipeline, struct judged *judged, uint32_t from,
                          uint32_t to)
 {
-    if (pipeline->asks_app) {
-        struct classifier_port *port = rule_feed_port(pipeline->feed);
-        for (uint32_t i = from; i < to; i++)
-            judged->verdict[i] =
-                port ? classifier_verdict(port, &judged->packet[i], &judged->decoded[i])
-                     : RULE_VERDICT_UNKNOWN;
-    }
     rule_state_apply_batch(pipeline->feed->state, judged->packet + from, judged->decoded + from,
-                           pipeline->asks_app ? judged->verdict + from : NULL, to - from,
+                           judged_verdicts(pipeline, judged, from, to), to - from,
                            judged->outcome + from);
 }
 
@@ -396,8 +403,7 @@ static void judged_rules(struct pipeline *pipeline, struct judged *judged, uint3
 static void judged_decide(struct pipeline *pipeline, struct judged *judged)
 {
     uint32_t from = 0;
-    memset(judged->duplicate, 0, sizeof judged->duplicate);
-    for (uint32_t i = 0; pipeline->duplicates && i < judged->count; i++) {
+    for (uint32_t i = 0; i < judged->count; i++) {
         judged->duplicate[i] =
             duplicate_seen(pipeline->duplicates, &judged->packet[i], &judged->decoded[i]);
         if (!judged->duplicate[i])
@@ -408,6 +414,28 @@ static void judged_decide(struct pipeline *pipeline, struct judged *judged)
     }
     if (pipeline->feed)
         judged_rules(pipeline, judged, from, judged->count);
+}
+
+static inline uint32_t rule_id(const struct pipeline *pipeline, const struct rule_outcome *outcome)
+{
+    return outcome->rule > 0 ? pipeline->rule[outcome->rule - 1].id : 0;
+}
+
+/*
+ * The short way, for packets that no duplicates are looked for among: mostly one rule keeps all of
+ * them whole. False: not all of them, and `outcome` says what is kept of each.
+ */
+static bool judged_alike(struct pipeline *pipeline, struct judged *judged)
+{
+    if (!rule_state_apply_alike(pipeline->feed->state, judged->packet, judged->decoded,
+                                judged_verdicts(pipeline, judged, 0, judged->count), judged->count,
+                                judged->outcome))
+        return false;
+    uint32_t rule = rule_id(pipeline, &judged->outcome[0]);
+    for (uint32_t i = 0; i < judged->count; i++)
+        packet_store(pipeline, &judged->packet[i], judged->packet[i].captured_bytes, STORED_WHOLE,
+                     rule);
+    return true;
 }
 
 static void judged_store(struct pipeline *pipeline, const struct judged *judged)
@@ -422,7 +450,7 @@ static void judged_store(struct pipeline *pipeline, const struct judged *judged)
         else if (outcome->decision == RULE_STORE)
             packet_store(pipeline, packet, outcome->keep_bytes,
                          outcome->cut ? STORED_CUT : STORED_WHOLE,
-                         outcome->rule > 0 ? pipeline->rule[outcome->rule - 1].id : 0);
+                         rule_id(pipeline, outcome));
         else
             packet_leave_out(pipeline, packet,
                              outcome->decision == RULE_DISCARD ? ACCOUNT_discarded
@@ -438,6 +466,7 @@ static void batch_judge(struct pipeline *pipeline)
 {
     const struct source_batch *batch = &pipeline->batch;
     struct judged judged;
+    memset(judged.duplicate, 0, sizeof judged.duplicate); /* as long as none are looked for */
     for (uint32_t from = 0; from < batch->count; from += judged.count) {
         uint32_t left = batch->count - from;
         judged.packet = &batch->packet[from];
@@ -445,8 +474,12 @@ static void batch_judge(struct pipeline *pipeline)
         if (pipeline->decodes)
             decode_batch(judged.packet, judged.count, left - judged.count, pipeline->link_type,
                          judged.decoded);
-        judged_decide(pipeline, &judged);
-        judged_store(pipeline, &judged);
+        if (pipeline->duplicates) {
+            judged_decide(pipeline, &judged);
+            judged_store(pipeline, &judged);
+        } else if (!judged_alike(pipeline, &judged)) {
+            judged_store(pipeline, &judged);
+        }
     }
     left_out_enter(pipeline);
 }

@@ -279,9 +279,15 @@ struct batch {
     const struct packet *packet;
     const struct decoded_packet *decoded;
     uint32_t count;
-    const struct view *view[RULE_BATCH];
-    uint32_t rule[RULE_BATCH]; /* number from 1; 0: none */
+    const struct view *view_of_all; /* null: they have different ones */
+    const struct view *view[RULE_BATCH]; /* only then */
+    uint32_t rule[RULE_BATCH];           /* number from 1; 0: none */
 };
+
+static inline const struct view *batch_view(const struct batch *batch, uint32_t i)
+{
+    return batch->view_of_all != NULL ? batch->view_of_all : batch->view[i];
+}
 
 /* Which packets of a batch have an IP header, by its version. */
 struct versions {
@@ -373,7 +379,7 @@ static void match_one_word(const struct rule_program *program, struct batch *bat
     uint64_t candidates[RULE_BATCH];
     struct column column;
     for (uint32_t i = 0; i < batch->count; i++)
-        candidates[i] = batch->view[i]->mask[0];
+        candidates[i] = batch_view(batch, i)->mask[0];
     if ((program->used & 1u << DIMENSION_IP) != 0) {
         column_addresses(&dimension[DIMENSION_IP], batch, &column);
         narrow_word(&dimension[DIMENSION_IP], batch, &column, candidates);
@@ -468,7 +474,7 @@ static void match_tuples(struct rule_state *state, struct batch *batch)
     struct tuple tuple[RULE_BATCH];
     batch_tuples(program, batch, tuple);
     for (uint32_t i = 0; i < batch->count; i++) {
-        const struct view *view = batch->view[i];
+        const struct view *view = batch_view(batch, i);
         struct tuple *own = &tuple[i];
         if (beyond_tuples(program, &batch->decoded[i])) {
             batch->rule[i] =
@@ -496,7 +502,7 @@ static void match_batch(struct rule_state *state, const struct rule_verdict *ver
     const struct rule_program *program = state->program;
     if (program->used == 0 && program->expressions == 0) { /* there may be no `decoded` */
         for (uint32_t i = 0; i < batch->count; i++)
-            batch->rule[i] = batch->view[i]->rule_when_quiet;
+            batch->rule[i] = batch_view(batch, i)->rule_when_quiet;
     } else if (program->one_word) {
         match_one_word(program, batch);
     } else if (program->by_tuples) {
@@ -504,7 +510,7 @@ static void match_batch(struct rule_state *state, const struct rule_verdict *ver
     } else {
         for (uint32_t i = 0; i < batch->count; i++)
             batch->rule[i] =
-                match_any(program, batch->view[i], &batch->packet[i], &batch->decoded[i],
+                match_any(program, batch_view(batch, i), &batch->packet[i], &batch->decoded[i],
                           verdict != NULL ? verdict[i] : RULE_VERDICT_NONE);
     }
 }
@@ -623,44 +629,56 @@ static inline void apply_one(struct rule_state *state, const struct batch *batch
     count(&state->tally[batch->rule[i]], packet->captured_bytes, outcome);
 }
 
-/* Where one rule holds for all packets of a batch and keeps them whole, they are counted once. */
-static bool apply_whole(struct rule_state *state, const struct batch *batch,
-                        struct rule_outcome *outcome)
+/*
+ * Whether one rule holds for all packets of a batch and keeps them whole, which most do: then they
+ * are counted at once.
+ */
+static bool whole(struct rule_state *state, const struct batch *batch)
 {
     uint32_t rule = batch->rule[0], unlike = 0;
     uint64_t bytes = 0;
-    for (uint32_t i = 1; i < batch->count; i++)
+    for (uint32_t i = 0; i < batch->count; i++)
         unlike |= batch->rule[i] ^ rule;
     const struct compiled_action *action = &state->program->action[rule];
     if (unlike != 0 || action->has_app || action->action.kind != ACTION_FULL)
         return false;
-    for (uint32_t i = 0; i < batch->count; i++) {
-        outcome[i] =
-            (struct rule_outcome){.rule = rule, .keep_bytes = batch->packet[i].captured_bytes};
+    for (uint32_t i = 0; i < batch->count; i++)
         bytes += batch->packet[i].captured_bytes;
-    }
     bump(&state->tally[rule].packets, batch->count);
     bump(&state->tally[rule].bytes, bytes);
     return true;
 }
 
-static void apply_batch(struct rule_state *state, const struct rule_verdict *verdict,
-                        struct batch *batch, struct rule_outcome *outcome)
+/* Mostly all are of one interface. */
+static void batch_views(const struct rule_state *state, struct batch *batch)
 {
-    uint16_t interface = batch->packet[0].interface;
-    const struct view *view = view_of(state, interface);
-    for (uint32_t i = 0; i < batch->count; i++) { /* mostly all are of one interface */
-        if (batch->packet[i].interface != interface) {
-            interface = batch->packet[i].interface;
-            view = view_of(state, interface);
-        }
-        batch->view[i] = view;
+    uint16_t interface = batch->packet[0].interface, unlike = 0;
+    for (uint32_t i = 1; i < batch->count; i++)
+        unlike |= batch->packet[i].interface ^ interface;
+    batch->view_of_all = unlike == 0 ? view_of(state, interface) : NULL;
+    for (uint32_t i = 0; unlike != 0 && i < batch->count; i++)
+        batch->view[i] = view_of(state, batch->packet[i].interface);
+}
+
+bool rule_state_apply_alike(struct rule_state *state, const struct packet *packet,
+                            const struct decoded_packet *decoded,
+                            const struct rule_verdict *verdict, uint32_t count,
+                            struct rule_outcome *outcome)
+{
+    struct batch batch;
+    batch.packet = packet;
+    batch.decoded = decoded;
+    batch.count = count;
+    batch_views(state, &batch);
+    match_batch(state, verdict, &batch);
+    if (whole(state, &batch)) {
+        outcome[0] =
+            (struct rule_outcome){.rule = batch.rule[0], .keep_bytes = packet[0].captured_bytes};
+        return true;
     }
-    match_batch(state, verdict, batch);
-    if (apply_whole(state, batch, outcome))
-        return;
-    for (uint32_t i = 0; i < batch->count; i++)
-        apply_one(state, batch, verdict, i, &outcome[i]);
+    for (uint32_t i = 0; i < count; i++)
+        apply_one(state, &batch, verdict, i, &outcome[i]);
+    return false;
 }
 
 void rule_state_apply_batch(struct rule_state *state, const struct packet *packet,
@@ -668,12 +686,15 @@ void rule_state_apply_batch(struct rule_state *state, const struct packet *packe
                             const struct rule_verdict *verdict, uint32_t count,
                             struct rule_outcome *outcome)
 {
-    struct batch batch;
-    for (uint32_t from = 0; from < count; from += batch.count) {
-        batch.packet = packet + from;
-        batch.decoded = decoded != NULL ? decoded + from : NULL;
-        batch.count = least(count - from, RULE_BATCH);
-        apply_batch(state, verdict != NULL ? verdict + from : NULL, &batch, outcome + from);
+    for (uint32_t from = 0, some; from < count; from += some) {
+        some = least(count - from, RULE_BATCH);
+        if (!rule_state_apply_alike(state, packet + from, decoded != NULL ? decoded + from : NULL,
+                                    verdict != NULL ? verdict + from : NULL, some, outcome + from))
+            continue;
+        for (uint32_t i = from + 1; i < from + some; i++) {
+            outcome[i] = outcome[from];
+            outcome[i].keep_bytes = packet[i].captured_bytes;
+        }
     }
 }
 

@@ -150,6 +150,15 @@ void rule_state_apply_batch(struct rule_state *state, const struct packet *packe
                             const struct rule_verdict *verdict, uint32_t count,
                             struct rule_outcome *outcome);
 
+/*
+ * The same for 1 to DECODE_BATCH packets, for who treats those alike that are kept whole: true, and
+ * only outcome[0] is set, where one rule, or none, keeps all of them whole.
+ */
+bool rule_state_apply_alike(struct rule_state *state, const struct packet *packet,
+                            const struct decoded_packet *decoded,
+                            const struct rule_verdict *verdict, uint32_t count,
+                            struct rule_outcome *outcome);
+
 /* ---- counters ------------------------------------------------------------------------------ */
 
 /*
