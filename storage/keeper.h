@@ -126,6 +126,7 @@ struct segment {
     uint32_t closing_submitted;   /* so many of them are */
     atomic_bool ended;
     uint32_t frames_received;
+    uint64_t bytes_received;     /* of those */
     _Atomic uint32_t frames_sent; /* set by the stream when it will send no more without a seal; until then FRAMES_NOT_ALL_SENT */
     bool orphan;                 /* being prepared on a disk that does not answer: nobody waits for it any more */
     bool coarse;                 /* sealed without its whole key index; set before the seal is posted */

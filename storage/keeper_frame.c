@@ -112,6 +112,7 @@ void keeper_frame_arrived(struct keeper *keeper, struct frame_buffer *buffer)
     if (segment->phase == SEGMENT_READY)
         segment->phase = SEGMENT_FILLING;
     segment->frames_received++;
+    segment->bytes_received += buffer->length;
     segment->buffers++;
     if (buffer->kind != FRAME_DATA) {
         /* A seal says that all before it is there: it is written when that is so. */
@@ -308,6 +309,7 @@ static bool rescue_into(struct keeper *keeper, struct stream *stream, struct seg
         buffer->segment = rescue;
         buffer->offset = end;
         buffer->number = ++rescue->frames_received;
+        rescue->bytes_received += buffer->length;
         buffer->flush = true;
         end += buffer->length;
         frame_relabel(buffer->bytes, &rescue->identity, buffer->offset, buffer->number);

@@ -198,6 +198,15 @@ static uint32_t choose(struct keeper *keeper, struct placement_disk *candidate, 
     return placement_choose(candidate, keeper->disks, keeper->options.copies, chosen);
 }
 
+/* What is on its way to a disk is not all that it has to do: adds what will be written to the segments that are prepared for it, or being filled. */
+static void add_bytes_to_come(const struct keeper *keeper, struct placement_disk *candidate)
+{
+    for (const struct segment *segment = keeper->segments; segment; segment = segment->next)
+        for (uint8_t i = 0; i < segment->copies && segment->phase <= SEGMENT_FILLING; i++)
+            if (!segment->copy[i].bad)
+                candidate[segment->copy[i].disk->number].bytes_to_write += segment->slot_bytes - segment->bytes_received;
+}
+
 /*
  * The disks for the next segment. One that is slow at the moment is left out where the copies can be had without it, and, when the
  * stream will soon want the segment, also where there are fewer then: the mender brings the missing ones (P4). Rather a disk that does not answer than none.
@@ -210,10 +219,11 @@ static uint32_t choose_disks(struct keeper *keeper, struct stream *stream, bool 
     for (uint32_t i = 0; i < keeper->disks; i++) {
         const struct keeper_disk *disk = keeper->disk[i];
         candidate[i] = (struct placement_disk){.slots = disk->slots,
-                                               .in_flight_bytes = disk->in_flight_bytes,
+                                               .bytes_to_write = disk->in_flight_bytes,
                                                .failure_domain = disk->failure_domain};
         victim[i] = disk->io ? keeper_victim(disk, &candidate[i].oldest_position, &candidate[i].free_slots) : UINT32_MAX;
     }
+    add_bytes_to_come(keeper, candidate);
     uint32_t copies = choose(keeper, candidate, victim, CHOOSE_FAST, chosen);
     if (copies == 0 || (copies < keeper->options.copies && !wanted))
         copies = choose(keeper, candidate, victim, CHOOSE_USABLE, chosen);

@@ -869,7 +869,7 @@ static bool target_find(struct mend_job *job)
                 (!share_domains && domain_used(job, mender_failure_domain(disk))))
                 continue;
             candidate[i].slots = disk->slots;
-            candidate[i].in_flight_bytes = disk->in_flight_bytes;
+            candidate[i].bytes_to_write = disk->in_flight_bytes;
             victim[i] =
                 keeper_victim(disk, &candidate[i].oldest_position, &candidate[i].free_slots);
             candidate[i].usable =

@@ -46,7 +46,7 @@ static void test_properties(void **state)
             disk[i] = (struct placement_disk){
                 .usable = random_below(4) != 0,
                 .slots = 1 + (uint32_t)random_below(1000),
-                .in_flight_bytes = random_below(1 << 20),
+                .bytes_to_write = random_below(1 << 20),
                 .failure_domain = random_below(4),
             };
             disk[i].free_slots = random_below(2) ? (uint32_t)random_below(disk[i].slots) : 0;
@@ -65,6 +65,29 @@ static void test_properties(void **state)
         uint32_t domains = domains_usable(disk, disks);
         assert_int_equal(domains_usable(taken, count), domains < count ? domains : count);
     }
+}
+
+/* Of those that keep the ring even the one with the least to write; of all that are as good the most even one. What makes it uneven does not count. */
+static void test_least_to_write(void **state)
+{
+    (void)state;
+    struct placement_disk disk[5];
+    for (int full = 0; full < 2; full++)
+        for (uint32_t ahead = 0; ahead < 12; ahead++) {
+            uint32_t chosen[4];
+            for (uint32_t i = 0; i < 5; i++)
+                disk[i] = (struct placement_disk){.usable = true, .slots = 100, .bytes_to_write = 1000 + i};
+            for (uint32_t i = 0; i < 5; i++) {
+                disk[i].oldest_position = full ? 1000 + i : 0;
+                disk[i].free_slots = full ? 0 : 50;
+            }
+            disk[4].bytes_to_write = 1; /* and it is ahead of the others */
+            disk[4].oldest_position = full ? 1000 + 5 * ahead : 0;
+            disk[4].free_slots = full ? 0 : 50 - ahead;
+            assert_int_equal(placement_choose(disk, 5, 2, chosen), 2);
+            assert_int_equal(chosen[0], ahead <= 2 ? 4 : 0);
+            assert_int_equal(chosen[1], ahead <= 2 ? 0 : 1);
+        }
 }
 
 struct lap_disk {
@@ -121,7 +144,8 @@ static void laps(uint64_t from)
         struct placement_disk candidate[DISKS_MAX];
         uint32_t slot[DISKS_MAX], chosen[4];
         for (uint32_t i = 0; i < disks; i++) {
-            candidate[i] = (struct placement_disk){.usable = true, .slots = disk[i].slots};
+            candidate[i] = (struct placement_disk){
+                .usable = true, .slots = disk[i].slots, .bytes_to_write = random_below(1 << 20)};
             slot[i] = victim(&disk[i], &candidate[i].free_slots);
             candidate[i].oldest_position = disk[i].position[slot[i]];
         }
@@ -156,6 +180,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_properties),
+        cmocka_unit_test(test_least_to_write),
         cmocka_unit_test(test_unequal_disks_over_many_laps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
