@@ -120,14 +120,14 @@ static int64_t wall_ns(void)
 const char *reading_gap_word(uint32_t reason)
 {
     static const char *const word[] = {"unknown", "damaged", "overwritten",
-                                       "filter",  "dropped", "lost"};
+                                       "filter",  "dropped", "lost", "no answer"};
     return reason < sizeof word / sizeof word[0] ? word[reason] : word[0];
 }
 
 const char *reading_bad_word(uint32_t reason)
 {
     static const char *const word[] = {"unknown",  "read error", "missing",
-                                       "checksum", "identity",   "records"};
+                                       "checksum", "identity",   "records", "no answer"};
     return reason < sizeof word / sizeof word[0] ? word[reason] : word[0];
 }
 
@@ -437,7 +437,8 @@ static void keep_bad(struct reading *reading, const struct worker_bad *bad, cons
             memcpy(path, disk->name, sizeof path);
         pthread_mutex_unlock(&reading->entry->leaving_lock);
     }
-    event_log_say(reading->request->recorder->events, "warning", "damaged",
+    event_log_say(reading->request->recorder->events, "warning",
+                  bad->reason == WORKER_BAD_SILENT ? "disk-silent" : "damaged",
                   reading->entry->row.name, "disk %.200s, slot %u, offset %u: %s", path,
                   one->slot, bad->offset, reading_bad_word(bad->reason));
 }

@@ -172,6 +172,7 @@ static const char *gap_reason(const char *word)
         {"filter", "left out, the filter cannot be used on this link type"},
         {"dropped", "dropped while recording, see tapeloop history"},
         {"lost", "lost at a crash or with a disk"},
+        {"no answer", "on a disk that does not answer"},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         if (strcmp(table[i].word, word) == 0)

@@ -141,6 +141,9 @@ static void describe_gap(const struct worker_gap *gap, char *text, size_t size)
         snprintf(text, size, "gap: %s between %s and %s: damaged on disk, and no good copy",
                  packets, from, to);
         break;
+    case WORKER_GAP_SILENT:
+        snprintf(text, size, "gap: %s between %s and %s: a disk that has them does not answer", packets, from, to);
+        break;
     case WORKER_GAP_OVERWRITTEN:
         snprintf(text, size,
                  "gap: %s between %s and %s: overwritten by the ring while they were read", packets,

@@ -46,6 +46,7 @@ struct reader_stream {
     bool has_head;
     bool walking;    /* the cursor is in a frame */
     bool damaged;    /* of which only a part is good */
+    bool silent;     /* and the rest may lie on a disk that does not answer */
     bool rest;       /* of which the stash holds only a part */
     bool parts;      /* of which only stretches are there: all that can match */
     bool numbered;   /* next_packet is set */
@@ -522,6 +523,7 @@ static int enter_frame(struct reader *reader, struct reader_stream *stream,
         return result;
     stream->info = *info;
     stream->damaged = frame->good_end < info->frame_bytes;
+    stream->silent = frame->silent;
     stream->rest = false;
     stream->parts = frame->parts;
     frame_cursor_start(&stream->cursor, frame->bytes, info);
@@ -577,6 +579,9 @@ static int load(struct reader *reader, struct reader_stream *stream)
             break;
         case SEGMENT_STEP_DAMAGED:
             stream->pending = WORKER_GAP_DAMAGED;
+            break;
+        case SEGMENT_STEP_SILENT:
+            stream->pending = WORKER_GAP_SILENT;
             break;
         case SEGMENT_STEP_OVERTAKEN:
             stream->pending = WORKER_GAP_OVERWRITTEN;
@@ -661,7 +666,7 @@ static int step_stream(struct reader *reader, struct reader_stream *stream)
             if (result < 0 && result != ERR_CORRUPT)
                 return result;
             if (result < 0) {
-                stream->pending = WORKER_GAP_DAMAGED;
+                stream->pending = stream->silent ? WORKER_GAP_SILENT : WORKER_GAP_DAMAGED;
                 result = stream->damaged ? 0 : tell_records(reader, stream);
                 if (result)
                     return result;

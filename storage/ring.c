@@ -1242,7 +1242,7 @@ static void judge(struct keeper *keeper, void *context)
         judge->judgement = WORKER_OVERTAKEN;
     else if (open && judge->bad->offset >= open->row.data_end)
         judge->judgement = WORKER_TORN;
-    else
+    else if (judge->bad->reason != WORKER_BAD_SILENT) /* of that nothing is known, and it could not be mended */
         (void)mender_repair(keeper, &judge->ring->member[segment->place[judge->bad->place].disk].identity,
                             segment->place[judge->bad->place].slot, &segment->segment, judge->bad->offset,
                             judge->bad->bytes);
@@ -1252,7 +1252,7 @@ enum worker_judgement ring_judge(struct ring *ring, const struct worker_segment 
 {
     struct judge question = {.ring = ring, .segment = segment, .bad = bad, .judgement = WORKER_DAMAGED};
     keeper_call(ring->keeper, judge, &question);
-    if (question.judgement == WORKER_DAMAGED)
+    if (question.judgement == WORKER_DAMAGED && bad->reason != WORKER_BAD_SILENT)
         atomic_fetch_add(&ring->damaged_reads, 1);
     return question.judgement;
 }

@@ -170,6 +170,11 @@ static int header_reason(int parsed)
     return parsed == ERR_NOT_FOUND ? WORKER_BAD_MISSING : WORKER_BAD_CHECKSUM;
 }
 
+static int read_reason(int result)
+{
+    return result == ERR_TIMEOUT ? WORKER_BAD_SILENT : WORKER_BAD_READ;
+}
+
 static bool place_hangs(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place)
 {
     return patience_lost(&shared->patience, shared->disk[segment->place[place].disk]);
@@ -225,7 +230,7 @@ static int fetch_header(struct segment_readers *shared, const struct worker_segm
         int parsed = result ? 0 : frame_parse(buffer, bytes, info);
         free(buffer);
         if (result)
-            return WORKER_BAD_READ;
+            return read_reason(result);
         if (parsed == ERR_AGAIN && info->header_bytes > bytes && info->header_bytes <= bytes_max &&
             info->header_bytes <= HEADER_BYTES_MAX) {
             bytes = (uint32_t)round_up(info->header_bytes, PAGE_BYTES);
@@ -251,9 +256,10 @@ int segment_fetch(struct segment_readers *shared, const struct worker_segment *s
     if (!buffer)
         return ERR_NO_MEMORY;
     uint32_t bytes = info->frame_bytes;
-    if (segment_read_place(shared, segment, place, offset, buffer, bytes)) {
+    int result = segment_read_place(shared, segment, place, offset, buffer, bytes);
+    if (result) {
         free(buffer);
-        return WORKER_BAD_READ;
+        return read_reason(result);
     }
     /* The header is looked at again: between the two reads the ring may have come along. */
     int parsed = frame_parse(buffer, bytes, info);
@@ -401,7 +407,7 @@ static int read_index(struct segment_reader *reader, uint32_t place, uint32_t *o
         if (!unread && !parsed && info->frame_bytes <= segment->index_bytes - at)
             unread = index_have(reader, place, buffer, &have, at + info->frame_bytes);
         if (unread)
-            reason = WORKER_BAD_READ;
+            reason = read_reason(unread);
         else if (parsed)
             reason = header_reason(parsed);
         else if (!segment_owns(reader->shared, segment, FRAME_INDEX, *offset, info))
@@ -1127,7 +1133,7 @@ static int pass_over(struct segment_reader *reader, struct segment_frame *frame)
     }
     reader->length = next - reader->at;
     frame->bytes = NULL;
-    return SEGMENT_STEP_DAMAGED;
+    return reader->silent ? SEGMENT_STEP_SILENT : SEGMENT_STEP_DAMAGED;
 }
 
 /* A frame that salvage made whole, or whole up to a block. */
@@ -1135,12 +1141,14 @@ static int hand_out_salvage(struct segment_reader *reader, struct salvage *salva
                             struct segment_frame *frame)
 {
     reader->held = salvage->frame;
-    *frame = (struct segment_frame){
-        .bytes = reader->held, .info = salvage->info, .good_end = salvage_end(salvage)};
+    *frame = (struct segment_frame){.bytes = reader->held,
+                                    .info = salvage->info,
+                                    .good_end = salvage_end(salvage),
+                                    .silent = reader->silent};
     reader->length = salvage->info.frame_bytes;
     reader->next_number = salvage->info.number + 1;
     reader->next_exact = true;
-    return frame->good_end > salvage->info.header_bytes ? SEGMENT_STEP_FRAME : SEGMENT_STEP_DAMAGED;
+    return frame->good_end > salvage->info.header_bytes ? SEGMENT_STEP_FRAME : reader->silent ? SEGMENT_STEP_SILENT : SEGMENT_STEP_DAMAGED;
 }
 
 /* Bytes that the frame at `at` takes, as far as is known. */
@@ -1207,6 +1215,7 @@ static int try_places(struct segment_reader *reader, int reason, struct segment_
             free(copy);
             return judgement;
         }
+        reader->silent |= reason == WORKER_BAD_SILENT;
         if (reason == 0) {
             free(reader->held);
             reader->held = copy;
@@ -1254,6 +1263,7 @@ static int rescue(struct segment_reader *reader, int reason, struct segment_fram
         }
     }
     struct salvage salvage = {.frame = NULL};
+    reader->silent = false;
     int step = try_places(reader, reason, frame, &salvage);
     if (step == STEP_TROUBLE && salvage.frame) {
         free(reader->held);
@@ -1304,6 +1314,7 @@ int segment_reader_next(struct segment_reader *reader, uint32_t pieces, struct s
     free(reader->held);
     reader->held = NULL;
     reader->length = 0;
+    frame->silent = false;
     for (;;) {
         int result = decide(reader);
         if (result)

@@ -135,6 +135,7 @@ struct segment_reader {
 
     bool decided;
     bool pruned; /* only frames are read that the index puts into the range, and the key index does not exclude */
+    bool silent; /* of the places that were tried for the last frame that was not good at once, some disk does not answer */
     uint8_t *want; /* an enum segment_want for each entry; null: all are wanted whole */
     uint32_t *want_block;        /* the block, of those below, that each entry begins with */
     struct segment_block *block; /* of the segment, as far as frames are read by blocks */
@@ -152,6 +153,7 @@ enum segment_step {
     SEGMENT_STEP_SKIPPED, /* a frame whose packets all lie outside the range, or none of which can
                              match: only `info`'s numbers and times are set */
     SEGMENT_STEP_DAMAGED, /* something is missing here; numbering will tell how much */
+    SEGMENT_STEP_SILENT,  /* the same, and it may lie on a disk that does not answer */
     SEGMENT_STEP_OVERTAKEN, /* the rest of the segment is overwritten */
     SEGMENT_STEP_END,       /* no more frames: for ever if the segment is not open */
 };
@@ -163,6 +165,7 @@ struct segment_frame {
     bool borrowed;
     uint32_t good_end; /* bytes of the frame that have passed; less than frame_bytes: the rest is
                           damaged */
+    bool silent;       /* or lies on a disk that does not answer */
     bool parts;             /* of `bytes`, header and these stretches are there, nothing else: nothing else can match */
     struct segment_stretch *stretch; /* until segment_reader_advance() */
     uint32_t stretches;

@@ -126,7 +126,7 @@ static int check_frames(struct tally *tally, struct segment_reader *reader,
             return 1;
         if (step == SEGMENT_STEP_OVERTAKEN)
             return 0;
-        if (step == SEGMENT_STEP_DAMAGED)
+        if (step == SEGMENT_STEP_DAMAGED || step == SEGMENT_STEP_SILENT)
             tally->whole = false;
         segment_reader_advance(reader);
     }

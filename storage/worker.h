@@ -121,6 +121,7 @@ enum worker_bad_reason {
     WORKER_BAD_CHECKSUM,     /* header or block */
     WORKER_BAD_IDENTITY,     /* a valid frame of something else: another segment, revision or place */
     WORKER_BAD_RECORDS,      /* packet records contradict the header */
+    WORKER_BAD_SILENT,       /* the disk does not answer: nothing is known of what lies there */
 };
 
 struct worker_bad { /* one copy of a stretch that did not pass */
@@ -150,6 +151,7 @@ enum worker_gap_reason {
     WORKER_GAP_FILTER,       /* the filter cannot be compiled for a link type */
     WORKER_GAP_DROPPED,      /* the account says that packets of the range were dropped; `packets` says how many */
     WORKER_GAP_LOST,         /* packet numbers of a stream are missing: lost at a crash or with a disk */
+    WORKER_GAP_SILENT,       /* no good copy on the disks that answer, and one that has a copy does not */
 };
 
 struct worker_gap {

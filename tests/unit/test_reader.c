@@ -664,12 +664,12 @@ static void hang(uint32_t copies, uint64_t memory_max, bool part, bool comes_bac
         reader_finish(harness.reader, true);
         hung = harness.bads > 0;
         for (uint32_t i = 0; i < harness.bads && i < BADS_MAX; i++)
-            assert_int_equal(harness.bad[i].reason, WORKER_BAD_READ);
+            assert_int_equal(harness.bad[i].reason, WORKER_BAD_SILENT); /* it was once called damage */
         if (copies > 1 || !hung)
             assert_int_equal(packets, part ? 150 : end);
         assert_int_equal(harness.gaps > 0, packets < (part ? 150 : end));
         for (uint32_t i = 0; i < harness.gaps && i < GAPS_MAX; i++)
-            assert_int_equal(harness.gap[i].reason, WORKER_GAP_DAMAGED);
+            assert_int_equal(harness.gap[i].reason, WORKER_GAP_SILENT);
         reader_close(&harness.reader);
         for (uint32_t i = 0; i < 2; i++)
             disk_close(&disk[i]);
@@ -727,6 +727,64 @@ static void test_foreign_frame(void **state)
     fixture_end(&segment);
     fixture_end(&older);
     fixture_close(&fixture);
+}
+
+/*
+ * The ring reuses a slot while a reader is in the midst of the segment that lay there: sealed or still open, read by the piece or frame by frame, after each
+ * packet. Nothing of the new segment is taken for the old one's (P3), and what is gone is named as overwritten.
+ */
+static void reassign(uint64_t memory_max, bool open, uint32_t after)
+{
+    static const uint32_t slots[] = {0};
+    struct fixture fixture;
+    struct fixture_segment segment, newer;
+    struct harness harness;
+    struct reader_packet packet;
+    uint32_t offset[5], number = 0;
+    make_frames(&fixture, &segment, 1, offset);
+    if (open) {
+        segment.about.state = SEGMENT_OPEN;
+        segment.about.index_bytes = segment.about.index_offset = 0;
+    }
+    open_harness(&harness, &fixture, INT64_MIN, INT64_MAX, false, memory_max);
+    harness.judgement = WORKER_OVERTAKEN; /* what the recorder says of a slot that it has given to another segment */
+    add(&harness, &segment);
+    expect(&harness, 0, 0, number = after);
+    fixture_begin(&newer, &fixture, slots, 1, 1, 0, 177, 4000, 0); /* of the same run and stream: laid out alike */
+    for (uint32_t f = 0; f < 4; f++) {
+        fill(&newer, 10, (4000 + f * 10) * SECOND, 1000);
+        fixture_flush(&newer);
+    }
+    fixture_seal(&newer);
+    while (reader_next(harness.reader, &packet) == 1) {
+        assert_true(number < 40);
+        assert_true(is_packet(&harness, &packet, number++));
+    }
+    reader_finish(harness.reader, true);
+    assert_true(number == 40 || number % 10 == 0);
+    assert_int_equal(harness.bads, number < 40);
+    assert_int_equal(harness.gaps, number < 40);
+    if (number < 40) {
+        assert_int_equal(harness.bad[0].reason, WORKER_BAD_IDENTITY);
+        assert_int_equal(harness.bad[0].found_position, 177);
+        expect_gap(&harness, 0, WORKER_GAP_OVERWRITTEN, 40 - number, number == 0 ? 0 : (number - 1) * SECOND, 39 * SECOND);
+    } else {
+        assert_int_not_equal(after, 0); /* it was all read already */
+    }
+    close_harness(&harness);
+    fixture_end(&segment);
+    fixture_end(&newer);
+    fixture_close(&fixture);
+}
+
+static void test_slot_reassigned_under_a_reader(void **state)
+{
+    (void)state;
+    for (uint32_t after = 0; after <= 40; after++)
+        for (int open = 0; open < 2; open++) {
+            reassign(1, open, after);
+            reassign(16u << 20, open, after);
+        }
 }
 
 static void repair_first(struct harness *harness, const struct worker_bad *bad)
@@ -1334,6 +1392,7 @@ int main(void)
         cmocka_unit_test(test_unreadable),
         cmocka_unit_test(test_disk_hangs),
         cmocka_unit_test(test_foreign_frame),
+        cmocka_unit_test(test_slot_reassigned_under_a_reader),
         cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_recovered),
         cmocka_unit_test(test_time_pruning),
