@@ -264,7 +264,7 @@ void keeper_prepare(struct keeper *keeper, struct stream *stream, bool is_rescue
         check_submit(segment, i);
 }
 
-/* A segment expires at all its places at once. */
+/* A segment expires at all its places at once. Another one may have its position: of a recorder that wrote a disk of this ring apart from us. */
 void keeper_expire(struct keeper *keeper, const struct slot_belief *belief)
 {
     if (belief->position == 0)
@@ -273,7 +273,8 @@ void keeper_expire(struct keeper *keeper, const struct slot_belief *belief)
     for (uint32_t i = 0; i < keeper->disks; i++) {
         struct keeper_disk *disk = keeper->disk[i];
         for (uint32_t slot = 0; slot < disk->slots; slot++)
-            if (disk->position[slot] == belief->position) {
+            if (disk->position[slot] == belief->position &&
+                identity_equal(&disk->belief[slot].segment, &belief->segment)) {
                 disk->position[slot] = 0;
                 /* Free, but what its first page says is known, and no news. */
                 disk->belief[slot] = (struct slot_belief){.segment = disk->belief[slot].segment};

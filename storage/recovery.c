@@ -61,7 +61,7 @@ struct recovery {
     struct recovery_report *report;
     uint64_t position;
     uint8_t *pages; /* BATCH beginnings, BATCH seals, and one more page */
-    uint8_t *pieces; /* two of SEARCH_BYTES */
+    uint8_t *pieces; /* two of SEARCH_BYTES; null until there is something to be searched */
     struct slot_view *found; /* slots to be looked at closely */
     uint32_t found_count, found_room;
     struct noted_interface *interface; /* INTERFACES_NOTED */
@@ -716,7 +716,9 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
     struct segment_prefix prefix[COPIES_MAX] = {0};
     uint32_t prefixes = 0, best = 0;
     uint8_t *buffer = aligned_alloc(PAGE_BYTES, slot_bytes > FRAME_BYTES_MAX ? FRAME_BYTES_MAX : slot_bytes);
-    int result = buffer ? 0 : ERR_NO_MEMORY;
+    if (!recovery->pieces)
+        recovery->pieces = aligned_alloc(PAGE_BYTES, 2 * SEARCH_BYTES);
+    int result = buffer && recovery->pieces ? 0 : ERR_NO_MEMORY;
     if (count > COPIES_MAX)
         count = COPIES_MAX;
     while (prefixes < count && result == 0) {
@@ -911,12 +913,10 @@ static int settle_all(struct recovery *recovery)
 static int recovery_begin(struct recovery *recovery)
 {
     recovery->pages = aligned_alloc(PAGE_BYTES, BATCH * (HEAD_BYTES + PAGE_BYTES) + PAGE_BYTES);
-    recovery->pieces = aligned_alloc(PAGE_BYTES, 2 * SEARCH_BYTES);
     recovery->interface = calloc(INTERFACES_NOTED, sizeof *recovery->interface);
-    if (recovery->pages && recovery->pieces && recovery->interface)
+    if (recovery->pages && recovery->interface)
         return 0;
     free(recovery->pages);
-    free(recovery->pieces);
     free(recovery->interface);
     return ERR_NO_MEMORY;
 }

@@ -47,8 +47,8 @@ static uint64_t packet_key(const struct machine *machine, uint32_t life, uint32_
     return mix(mix(machine->options.seed * 1000003 + life) + stream * 7919 + number * 2 + 1);
 }
 
-static uint32_t packet_make(const struct machine *machine, uint32_t life, uint32_t stream, uint64_t number,
-                            uint8_t *bytes, struct packet *packet)
+void machine_packet(const struct machine *machine, uint32_t life, uint32_t stream, uint64_t number, uint8_t *bytes,
+                    struct packet *packet)
 {
     uint64_t key = packet_key(machine, life, stream, number);
     uint32_t length = 20 + (uint32_t)(key % (machine->options.packet_bytes_max - 20));
@@ -62,7 +62,6 @@ static uint32_t packet_make(const struct machine *machine, uint32_t life, uint32
         .original_bytes = length + (uint32_t)(key >> 60),
         .time_ns = (int64_t)(key >> 1) - (int64_t)(1ull << 61),
     };
-    return length;
 }
 
 /* ---- life ----------------------------------------------------------------------------------------- */
@@ -217,7 +216,7 @@ int machine_append(struct machine *machine, uint32_t stream)
     static uint8_t bytes[1 << 20];
     struct packet packet;
     uint64_t number = life(machine)->taken[stream];
-    packet_make(machine, machine->lives - 1, stream, number, bytes, &packet);
+    machine_packet(machine, machine->lives - 1, stream, number, bytes, &packet);
     int result = stream_append(machine->stream[stream], 0, &packet, packet.captured_bytes, 0, 0);
     if (result != 0)
         return result;
@@ -373,7 +372,7 @@ static void check_packet(struct verify *verify, uint32_t which, uint32_t stream,
     if (number >= machine->life[which].taken[stream])
         machine_fail(machine, "packet %llu of life %u stream %u was never taken", (unsigned long long)number, which,
                      stream);
-    packet_make(machine, which, stream, number, verify->expected, &expected);
+    machine_packet(machine, which, stream, number, verify->expected, &expected);
     if (found->captured_bytes != expected.captured_bytes || found->original_bytes != expected.original_bytes ||
         found->time_ns != expected.time_ns ||
         memcmp(found->bytes, expected.bytes, expected.captured_bytes) != 0)

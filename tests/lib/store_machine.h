@@ -72,6 +72,10 @@ void machine_boot(struct machine *machine, bool whole);
 /* Appends the next packet of a stream. Returns stream_append()'s result. */
 int machine_append(struct machine *machine, uint32_t stream);
 
+/* What a packet of a life and a stream is: `bytes` has room for packet_bytes_max, and packet->bytes is that. */
+void machine_packet(const struct machine *machine, uint32_t life, uint32_t stream, uint64_t number, uint8_t *bytes,
+                    struct packet *packet);
+
 /* Lets one thing happen: a completion, the keeper. Returns false when nothing is under way. */
 bool machine_step(struct machine *machine);
 

@@ -714,6 +714,166 @@ static void test_unseen_before_it_is_in(void **state)
     world_close(&world);
 }
 
+/* ---- a disk returns that has had a life of its own ------------------------------------------------- */
+
+struct runs {
+    struct identity own;    /* of the packets that world->ring recorded */
+    struct identity strange;
+    uint64_t own_packets, strange_packets;
+    uint64_t position[256]; /* of all segments */
+    uint32_t segments;
+    uint64_t twice;         /* a position that two segments have; 0: none */
+};
+
+static int sum_run(const struct segment_row *row, void *context)
+{
+    struct runs *runs = context;
+    for (uint32_t i = 0; i < runs->segments; i++)
+        if (runs->position[i] == row->position)
+            runs->twice = row->position;
+    assert_true(runs->segments < COUNT(runs->position));
+    runs->position[runs->segments++] = row->position;
+    assert_true(row->places > 0);
+    if (identity_equal(&row->run, &runs->own)) {
+        runs->own_packets += row->packets;
+    } else {
+        runs->strange = row->run;
+        runs->strange_packets += row->packets;
+    }
+    return 0;
+}
+
+static int note_run(const struct segment_row *row, void *context)
+{
+    *(struct identity *)context = row->run;
+    return 0;
+}
+
+/*
+ * A returning disk holds segments of a run that this recorder has never heard of, sealed ones and one that was being filled: while it was away another one recorded
+ * there. They are found again, sealed, and as good as all others: nothing new is put over them, also not after the catalog was made anew.
+ */
+static void test_returning_disk_with_an_unknown_run(void **state)
+{
+    (void)state;
+    struct world world, other;
+    struct failure failure = {0};
+    struct recovery_report report;
+    char command[300];
+    bool fresh;
+    world_open(&world, 2, 1);
+    stream_begin(&world);
+    record(&world, 500);
+    flush(&world);
+    struct runs before = {0};
+    assert_int_equal(ring_find(world.ring, INT64_MIN, INT64_MAX, note_run, &before.own), 0);
+    leave(&world, 1, DISK_MISSING);
+
+    /* The same ring, on this disk alone, with a catalog of its own. */
+    other = world;
+    other.packets = 0;
+    strcat(other.directory, "/other");
+    snprintf(command, sizeof command, "mkdir %s", other.directory);
+    assert_int_equal(system(command), 0);
+    if (catalog_open(other.directory, &other.catalog, &fresh, &failure) != 0)
+        fail_msg("%s", failure.text);
+    struct disk *alone = disk_when_free(&world, 1);
+    ring_up(&other, &alone, 1, 1);
+    stream_begin(&other);
+    record(&other, 700);
+    flush(&other);
+    /* It is gone in the midst of that: what lies on the disk now is what returns. */
+    snprintf(command, sizeof command, "cp --sparse=never %s/disk1 %s/copy", world.directory, world.directory);
+    assert_int_equal(system(command), 0);
+    stream_stop(&other);
+    ring_close(&other.ring);
+    catalog_close(&other.catalog);
+    snprintf(command, sizeof command, "mv %s/copy %s/disk1", world.directory, world.directory);
+    assert_int_equal(system(command), 0);
+
+    record(&world, 1000); /* both give the same positions */
+    flush(&world);
+    join(&world, disk_again(&world, 1));
+    struct runs after = {.own = before.own};
+    assert_int_equal(ring_find(world.ring, INT64_MIN, INT64_MAX, sum_run, &after), 0);
+    assert_int_equal(after.strange_packets, 700);
+    record(&world, 1500); /* nine segments, or more: what is free on both is not half of what there is */
+    stream_stop(&world);
+    struct runs later = {.own = before.own};
+    assert_int_equal(ring_find(world.ring, INT64_MIN, INT64_MAX, sum_run, &later), 0);
+    assert_int_equal(later.strange_packets, 700);
+    assert_int_equal(later.own_packets, world.packets);
+    assert_int_equal(ring_rebuild(world.ring, &report, &failure), 0);
+    struct runs rebuilt = {.own = before.own};
+    assert_int_equal(ring_find(world.ring, INT64_MIN, INT64_MAX, sum_run, &rebuilt), 0);
+    assert_int_equal(rebuilt.strange_packets, 700);
+    assert_int_equal(rebuilt.own_packets, world.packets);
+    assert_true(later.twice > 0); /* and nobody minds */
+    world_close(&world);
+}
+
+/* ---- a reader that the ring overtakes -------------------------------------------------------------- */
+
+static int keep_row(const struct segment_row *row, void *context)
+{
+    struct segment_row *kept = context;
+    if (kept->places == 0 || row->position < kept->position)
+        *kept = *row;
+    return 0;
+}
+
+/*
+ * A slot is reassigned while a reader is in it: it reports what it found there, and the recorder, which knows whose the slot is now, says that it was overtaken;
+ * that is no damage, and nothing is mended there.
+ */
+static void test_slot_reassigned_under_a_reader(void **state)
+{
+    (void)state;
+    struct world world;
+    struct segment_row row = {0};
+    struct worker_segment segment;
+    struct ring_state ring;
+    world_open(&world, 1, 1);
+    stream_begin(&world);
+    record(&world, 500);
+    flush(&world);
+    assert_int_equal(ring_find(world.ring, INT64_MIN, INT64_MAX, keep_row, &row), 0);
+    ring_worker_segment(world.ring, &row, &segment);
+    assert_int_equal(segment.places, 1);
+    struct worker_bad bad = {.segment = segment.segment, .offset = PAGE_BYTES, .bytes = PAGE_BYTES, .reason = WORKER_BAD_IDENTITY};
+    for (uint64_t oldest = 0, newest; oldest <= row.position; ring_positions(world.ring, &oldest, &newest))
+        record(&world, 100); /* until the ring has come round */
+    flush(&world);
+    assert_int_equal(ring_judge(world.ring, &segment, &bad), WORKER_OVERTAKEN);
+    assert_int_equal(ring_state(world.ring, &ring), 0);
+    assert_int_equal(ring.damaged_reads, 0);
+    assert_int_equal(ring.mender.repairs_waiting + ring.mender.repaired + ring.mender.unrepairable, 0);
+    stream_stop(&world);
+    world_close(&world);
+}
+
+/* A disk that does not answer is no damage either, and is not asked to mend itself. */
+static void test_silence_is_no_damage(void **state)
+{
+    (void)state;
+    struct world world;
+    struct segment_row row = {0};
+    struct worker_segment segment;
+    struct ring_state ring;
+    world_open(&world, 1, 1);
+    stream_begin(&world);
+    record(&world, 500);
+    stream_stop(&world);
+    assert_int_equal(ring_find(world.ring, INT64_MIN, INT64_MAX, keep_row, &row), 0);
+    ring_worker_segment(world.ring, &row, &segment);
+    struct worker_bad bad = {.segment = segment.segment, .offset = PAGE_BYTES, .bytes = PAGE_BYTES, .reason = WORKER_BAD_SILENT};
+    assert_int_equal(ring_judge(world.ring, &segment, &bad), WORKER_DAMAGED); /* another copy, or a gap */
+    assert_int_equal(ring_state(world.ring, &ring), 0);
+    assert_int_equal(ring.damaged_reads, 0);
+    assert_int_equal(ring.mender.repairs_waiting + ring.mender.repaired + ring.mender.unrepairable, 0);
+    world_close(&world);
+}
+
 /* What is refused, and changes nothing. */
 static void test_refused(void **state)
 {
@@ -754,6 +914,9 @@ int main(void)
         cmocka_unit_test(test_removed_while_it_hangs),
         cmocka_unit_test(test_superblock_repaired_while_one_is_written),
         cmocka_unit_test(test_unseen_before_it_is_in),
+        cmocka_unit_test(test_returning_disk_with_an_unknown_run),
+        cmocka_unit_test(test_slot_reassigned_under_a_reader),
+        cmocka_unit_test(test_silence_is_no_damage),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
