@@ -39,8 +39,9 @@ class Kill(world.World):
         for kill in range(KILLS):
             with self.subTest(kill=kill):
                 recorder.call("record.start", ring="live", interfaces=[], backend="generator")
-                end = time.monotonic() + dice.random() * 0.6
-                killer = world.thread(self.kill_at, recorder, end)
+                # So many imports are acknowledged first, however slow the machine is.
+                enough = len(acknowledged) + dice.randrange(4)
+                killer = world.thread(self.kill_after, recorder, acknowledged, enough, dice.random() * 0.2)
                 while True:
                     count = dice.randrange(1, 300)
                     packets = world.numbered(count, first=number, size=dice.randrange(22, 1200))
@@ -72,8 +73,10 @@ class Kill(world.World):
         self.assertEqual(world.extract(recorder, "imports")[0], before)
         self.check_clean(recorder, "live")
 
-    def kill_at(self, recorder, end):
-        time.sleep(max(0, end - time.monotonic()))
+    def kill_after(self, recorder, acknowledged, enough, delay):
+        while len(acknowledged) < enough:
+            time.sleep(0.001)
+        time.sleep(delay)
         recorder.kill()
 
     def wait_until_up(self, recorder):
