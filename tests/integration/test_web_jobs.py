@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Jobs and kept ranges through the API: who may do what, and downloads that are taken up again where they broke off."""
 
+import os
 import re
+import signal
 import time
 
 import recorder_world
@@ -125,6 +127,40 @@ class Jobs(WebWorld):
         answer = token.ask("GET", f"/api/v1/jobs/{job['number']}/packets", headers={"Range": "bytes=0-9"})
         self.assertEqual(answer.status, 307)
         self.assertEqual(self.get(token, answer.headers["Location"], Range="bytes=0-9").status, 206)
+
+    def test_a_download_outlives_both_processes(self):
+        """One that has lost its web process and its recorder goes on where it broke off."""
+        admin = self.open(200_000)
+        whole = pcap(self.packets)
+        job = self.done(admin, name="long")
+        got, tag = b"", None
+        for step in range(3):
+            with admin.stream(self.url(admin, "long"), buffer_bytes=8192) as stream:
+                data = b""
+                while len(data) < 50_000:
+                    data += stream.recv(4096)
+                if step == 1:
+                    os.kill(admin.web.worker(), signal.SIGKILL)
+            if step == 0:
+                head, _, got = data.partition(b"\r\n\r\n")
+                tag = re.search(rb'ETag: ("\w+")', head).group(1).decode()
+            if step == 2:
+                self.recorder.kill()
+                self.recorder = self.start()
+
+            def answers():
+                try:
+                    return admin.ask("GET", "/api/v1/jobs/long", check=False).status == 200
+                except OSError:
+                    return False
+
+            wait_for(answers)
+            part = self.get(admin, self.url(admin, "long"), Range=f"bytes={len(got)}-{len(got) + 99_999}", If_Range=tag)
+            self.assertEqual(part.status, 206)
+            got += part.body
+        rest = self.get(admin, self.url(admin, "long"), Range=f"bytes={len(got)}-", If_Range=tag)
+        self.assertTrue(got + rest.body == whole)
+        self.assertEqual(job["output_bytes"], len(whole))
 
     def test_a_result_that_is_deleted(self):
         admin = self.open(200_000)
