@@ -44,6 +44,7 @@ static struct mender_options options_of(const struct settings *settings)
         .heal_rate = settings->value[SETTING_heal_rate],
         .scrub_interval_ns = settings->value[SETTING_scrub_interval],
         .scrub_rate = settings->value[SETTING_scrub_rate],
+        .heedless = settings->value[SETTING_yielding] == 0,
     };
 }
 
@@ -51,7 +52,7 @@ bool mending_has_setting(const char *name)
 {
     int setting = setting_find(name, NULL);
     return setting == SETTING_heal_delay || setting == SETTING_heal_rate ||
-           setting == SETTING_scrub_interval || setting == SETTING_scrub_rate;
+           setting == SETTING_scrub_interval || setting == SETTING_scrub_rate || setting == SETTING_yielding;
 }
 
 void mending_set(struct ring_entry *entry, const struct settings *settings)

@@ -690,9 +690,11 @@ static int brief(struct reading *reading)
     if (options->output >= 0)
         descriptor[descriptors++] = options->output;
     int result = open_disks(reading, job, descriptor, &descriptors);
-    job->gauge = 1;
+    int gauge = ring_pressure_fd(reading->ring);
+    job->gauge = gauge >= 0;
     job->seat = reading->seat;
-    descriptor[descriptors++] = ring_pressure_fd(reading->ring);
+    if (gauge >= 0)
+        descriptor[descriptors++] = gauge;
     if (result == 0)
         result =
             worker_send(&reading->worker, WORKER_JOB, job, sizeof *job, 1, descriptor, descriptors);

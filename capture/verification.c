@@ -138,6 +138,9 @@ static json_t *verify_answer(const struct reading_result *checked, struct superb
         (json_int_t)superblocks->bad, "superblocks_repaired", (json_int_t)superblocks->repaired,
         "superblocks", superblocks->list, "gaps_total", (json_int_t)done->gaps, "bytes_read",
         (json_int_t)done->total.bytes_read, "clean", (int)clean);
+    json_object_set_new(answer, "held_back_ms", json_integer((json_int_t)(done->total.held_back_ns / 1000000)));
+    json_object_set_new(answer, "mending_held_back_ms",
+                        json_integer((json_int_t)((after->held_back_ns - before->held_back_ns) / 1000000)));
     if (mended->waited)
         json_object_set_new(
             answer, "mended",

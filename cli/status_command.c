@@ -84,6 +84,19 @@ static void mending_print(const json_t *mending)
         printf("  %-14s %s\n", "next scrub", output_printable(answer_text(scrub, "next_text")));
 }
 
+/* How reading gives way to recording, where anybody reads or has waited. */
+static void yielding_print(const json_t *yielding)
+{
+    uint64_t readers_ms = answer_count(yielding, "readers_held_back_ms");
+    uint64_t mending_ms = answer_count(yielding, "mending_held_back_ms");
+    uint64_t readers = answer_count(yielding, "readers");
+    if (readers == 0 && readers_ms == 0 && mending_ms == 0)
+        return;
+    printf("  %-14s %" PRIu64 " reading; so far readers have waited %.1f s for recording, mending %.1f s%s\n", "yielding",
+           readers, (double)readers_ms / 1000, (double)mending_ms / 1000,
+           answer_count(yielding, "level_permille") >= 1000 ? "; recording needs the disks now" : "");
+}
+
 static void errors_print(const json_t *row)
 {
     const json_t *errors = json_object_get(row, "errors");
@@ -146,6 +159,8 @@ static void status_ring_print(const json_t *row, const json_t *disks)
     index_print(row);
     if (answer_object(row, "mending"))
         mending_print(answer_object(row, "mending"));
+    if (answer_object(row, "yielding"))
+        yielding_print(answer_object(row, "yielding"));
     errors_print(row);
     const json_t *interfaces = answer_array(row, "interfaces");
     if (json_array_size(interfaces) > 0) {

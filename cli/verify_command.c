@@ -62,6 +62,14 @@ static void bad_print(const json_t *bad)
         printf("  and %zu more (--json shows them)\n", count - BAD_SHOWN);
 }
 
+static void held_back_print(const json_t *result)
+{
+    uint64_t reading_ms = answer_count(result, "held_back_ms"), mending_ms = answer_count(result, "mending_held_back_ms");
+    if (reading_ms + mending_ms > 0)
+        printf("  waited because recording needed the disks: %.3f s reading, %.3f s mending\n", (double)reading_ms / 1000,
+               (double)mending_ms / 1000);
+}
+
 /* After --repair: what was mended, and what could not be. */
 static void mended_print(const json_t *mended)
 {
@@ -114,6 +122,7 @@ static int verify_run(const struct invocation *invocation, struct failure *failu
                    ring, clean ? "clean" : "DAMAGED", answer_count(result, "segments"),
                    answer_count(result, "frames_checked"), answer_count(result, "frames_bad"),
                    answer_count(result, "superblocks_bad"));
+            held_back_print(result);
             bad_print(answer_array(result, "bad"));
             mended_print(answer_object(result, "mended"));
         }

@@ -14,6 +14,7 @@
 
 #define SURVEY_EVERY_NS 60000000000ull
 #define SURVEY_SOON_NS 1000000000ull
+#define UNNOTICED_BYTES 65536u /* a read so short takes no turn at a disk that is recorded to: one is under way at most */
 #define ENDED_AGAIN_NS 10000000000ull
 #define SURVEY_SLOTS 16384u /* looked at in one run of the keeper */
 
@@ -440,7 +441,7 @@ bool mender_may_go(struct mender *mender, const struct mend_job *job, uint32_t b
         return false;
     const struct pressure_view pressure = keeper_pressure(mender->keeper, mender->now_ns);
     uint64_t wait_ns =
-        mender->options.heedless ? 0 : pressure_wait_ns(&mender->pressure, &pressure, mender->now_ns);
+        mender->options.heedless || bytes <= UNNOTICED_BYTES ? 0 : pressure_wait_ns(&mender->pressure, &pressure, mender->now_ns);
     if (wait_ns > 0) {
         if (mender->held_since_ns == 0)
             mender->held_since_ns = mender->now_ns;

@@ -55,7 +55,7 @@ struct mender_options {
     uint64_t scrub_position;  /* of the scrub that was under way: what lies below has been read; 0:
                                  none was under way */
     int64_t scrub_started_ns; /* wall clock, of that or of the last one; 0: never */
-    bool heedless; /* does not yield to recording: for tests that show what yielding is good for */
+    bool heedless; /* does not yield to recording; nor do the ring's readers (ring_pressure_fd()) */
 };
 
 /* One scrub. */

@@ -39,6 +39,7 @@ struct ring {
     struct identity run;
     struct pool *pool;
     struct pressure_gauge gauge;
+    atomic_bool heedless; /* as the mender */
     atomic_uint readers;
     _Atomic uint64_t readers_held_back_ns;
     struct keeper *keeper;
@@ -411,6 +412,7 @@ static struct recovery_disk *recovery_disks(struct ring *ring, bool all, uint32_
 static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uint32_t disks, uint64_t position,
                         struct failure *failure)
 {
+    atomic_store(&ring->heedless, ring->options.mender.heedless);
     int opened = pressure_gauge_open(&ring->gauge, failure);
     if (opened != 0)
         return opened;
@@ -1300,6 +1302,7 @@ static void set_mender(struct keeper *keeper, void *context)
 void ring_set_mender(struct ring *ring, const struct mender_options *options)
 {
     struct mender_options copy = *options;
+    atomic_store(&ring->heedless, options->heedless);
     keeper_call(ring->keeper, set_mender, &copy);
 }
 
@@ -1408,7 +1411,7 @@ struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity)
 
 int ring_pressure_fd(const struct ring *ring)
 {
-    return ring->gauge.fd;
+    return atomic_load(&ring->heedless) ? -1 : ring->gauge.fd;
 }
 
 uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i)

@@ -150,7 +150,7 @@ uint32_t ring_disks(const struct ring *ring);
 /* The i-th disk, the ring's, until it leaves; null: it has left, or is not in yet. Any thread; who uses it sees to it that it does not leave. */
 struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity);
 
-/* The pressure gauge (pressure.h) for a reading process; disks are numbered as ring_disk() does. Stays the ring's. */
+/* The pressure gauge (pressure.h) for a reading process; disks are numbered as ring_disk() does. Stays the ring's. -1: it need not heed it. */
 int ring_pressure_fd(const struct ring *ring);
 /* The generation of the i-th disk's superblock, as it was read or written last. Any thread. */
 uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i);

@@ -172,6 +172,7 @@ static const struct ring_family {
     {"buffers_free", "gauge", "", "Buffers that are free.", "buffers", "free"},
     {"durable_copies", "gauge", "", "How many disks a packet is on when it is durable.", "",
      "durable_copies"},
+    {"reading_processes", "gauge", "", "Extractions and checks that read the ring.", "yielding", "readers"},
     {"reach_back_seconds", "gauge", "seconds", "How old the oldest packet is.", "", "reach_back_s"},
     {"ring_size_bytes", "gauge", "bytes", "Size of the ring, raw.", "ring", "total_bytes"},
     {"ring_used_bytes", "gauge", "bytes", "Used of it, raw.", "ring", "used_bytes"},
@@ -192,6 +193,29 @@ static void put_ring_families(FILE *out, const json_t *rings)
             begin_sample(out, sample, ring_name(ring));
             fprintf(out, "} %" JSON_INTEGER_FORMAT "\n", count_of(object, one->member));
         }
+    }
+}
+
+static void put_held_back(FILE *out, const json_t *rings)
+{
+    static const char *const who[][2] = {{"readers", "readers_held_back_ms"}, {"mender", "mending_held_back_ms"}};
+    family(out, "held_back_seconds", "counter", "seconds", "Waited because recording needed the disks.");
+    for (size_t i = 0; i < json_array_size(rings); i++) {
+        const json_t *ring = json_array_get(rings, i);
+        for (size_t k = 0; k < sizeof who / sizeof who[0]; k++) {
+            json_int_t ms = count_of(json_object_get(ring, "yielding"), who[k][1]);
+            begin_sample(out, "held_back_seconds_total", ring_name(ring));
+            fputc(',', out);
+            put_label(out, "who", who[k][0]);
+            fprintf(out, "} %" JSON_INTEGER_FORMAT ".%03d\n", ms / 1000, (int)(ms % 1000));
+        }
+    }
+    family(out, "pressure_ratio", "gauge", "ratio", "How near recording is to holding readers back: from 1 on it does.");
+    for (size_t i = 0; i < json_array_size(rings); i++) {
+        const json_t *ring = json_array_get(rings, i);
+        json_int_t level = count_of(json_object_get(ring, "yielding"), "level_permille");
+        begin_sample(out, "pressure_ratio", ring_name(ring));
+        fprintf(out, "} %" JSON_INTEGER_FORMAT ".%03d\n", level / 1000, (int)(level % 1000));
     }
 }
 
@@ -267,6 +291,7 @@ char *metrics_text(const json_t *status, const json_t *disks)
     put_recorder(out, json_object_get(status, "recorder"));
     put_packets(out, rings);
     put_ring_families(out, rings);
+    put_held_back(out, rings);
     put_states(out, rings);
     put_disk_family(out, disks, "disk_active", "gauge", "", "1: the disk is read and written.",
                     NULL);

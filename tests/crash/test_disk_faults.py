@@ -2,12 +2,13 @@
 """
 A real recorder on disks that go bad (promises P1, P4, P10).
 
-    test_disk_faults.py [--runs N] [--seed S]
+    test_disk_faults.py [--runs N] [--seed S] [DiskMemory]
 
 Each run is a ring of 1 to 4 copies on 4 to 8 files of the faulty file system. While captures are imported, one less than there are copies go
 bad at seeded random moments: they fail, hang, vanish, or answer late. Every import must be acknowledged all the same, and everything acknowledged
 come back byte for byte: from the running recorder, from one that starts without the bad disks after a kill -9, and from one that has them all back.
-The recorder's memory stays within its buffers and 64 MiB. A failure names its seed; --seed S --runs 1 repeats it, but for the kernel's timing.
+The recorder's memory stays within its buffers and 64 MiB; DiskMemory, which runs instead when it is named, measures that with the buffers of 256 MiB
+that a ring has unless it is told otherwise, all in use, beside a disk that hangs for ever. A failure names its seed; --seed S --runs 1 repeats it, but for the kernel's timing.
 """
 import os
 import random
@@ -132,7 +133,66 @@ class DiskFaults(world.World):
         self.assertEqual(found, kept, "P1")
 
 
+class DiskMemory(world.World):
+    """A disk hangs for ever while the others are slow, so that all buffers are in use."""
+    BUFFERS = 256 * world.MIB
+    DISKS = [f"disk{i}" for i in range(4)]
+    BANDWIDTH = 60_000_000
+    PACKETS = 120_000  # of 1,000 bytes, in each of the imports
+    IMPORTS = 8
+
+    def test_beside_a_disk_that_hangs(self):
+        disks = faulty_world.FaultyDisks(seed=SEED)
+        self.addCleanup(disks.close)
+        recorder = self.start()
+        recorder.call("ring.create", name="r", copies=2,
+                      disks=[{"path": disks.path(name), "bytes": 640 * world.MIB} for name in self.DISKS])
+        recorder.call("ring.set", ring="r", settings={"buffer_bytes": str(self.BUFFERS)})
+        self.assertEqual(recorder.stop(), 0)
+        recorder = self.start()
+        world.wait_for(lambda: recorder.call("ring.list")["rings"][0]["state"] == "idle")
+        for name in self.DISKS:
+            disks.bandwidth(name, self.BANDWIDTH)
+        content = world.pcap(world.numbered(self.PACKETS, size=1000))
+        # At once: streams of their own, so that more comes than the disks take.
+        imports = [world.thread(self.import_one, recorder, content) for _ in range(self.IMPORTS)]
+        fewest, held = self.BUFFERS, 0
+        world.wait_for(lambda: self.free(recorder) < self.BUFFERS // 2)
+        disks.hang(self.DISKS[0])
+        try:
+            while any(one.is_alive() for one in imports):
+                fewest = min(fewest, self.free(recorder))
+                held = max(held, self.in_flight(recorder, disks.path(self.DISKS[0])))
+                time.sleep(0.05)
+            account = recorder.call("status")["rings"][0]["account"]
+            peak = peak_bytes(recorder)
+        finally:  # a process that has requests under way does not end
+            disks.vanish(self.DISKS[0])
+            disks.release(self.DISKS[0])
+        print(f"buffers of {self.BUFFERS // world.MIB} MiB, fewest free {fewest / world.MIB:.1f} MiB; the disk that hangs held "
+              f"{held / world.MIB:.1f} MiB at most; the recorder's peak "
+              + ("is not measured with a sanitizer" if peak is None else f"{peak / world.MIB:.1f} MiB"), file=sys.stderr)
+        self.assertEqual(account["stored"], self.IMPORTS * self.PACKETS, "P4")
+        self.assertLess(fewest, self.BUFFERS // 8, "the buffers were never in use: nothing was measured")
+        self.assertGreater(held, 0)
+        self.assertLessEqual(held, self.BUFFERS // 2 + world.MIB, "P4: its share")
+        if peak is not None:
+            self.assertLessEqual(peak, self.BUFFERS + MEMORY_BYTES_MORE, "P10")
+
+    def import_one(self, recorder, content):
+        result = world.import_files(recorder, "r", [("all.pcap", content)])
+        self.assertIsNone(result["files"][0]["error"], "P4")
+
+    @staticmethod
+    def free(recorder):
+        return recorder.call("status")["rings"][0]["buffers"]["free"] * 256 * 1024
+
+    @staticmethod
+    def in_flight(recorder, path):
+        return next(disk["in_flight_bytes"] for disk in recorder.call("disk.list")["disks"] if disk["path"] == path)
+
+
 if __name__ == "__main__":
     faulty_world.require()
-    sys.argv = sys.argv[:1]
+    sys.argv = sys.argv[:1] + [sys.argv[-1] if sys.argv[-1] == "DiskMemory" else "DiskFaults"]
     world.main()

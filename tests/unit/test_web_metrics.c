@@ -15,7 +15,9 @@ static const char status_text[] =
     "\"duplicates\": 60, \"sampled_out\": 20, \"dropped_queue\": 100, \"dropped_kernel\": 80, "
     "\"lost_disk\": 40, \"refused\": 30},"
     "  \"account_bytes\": {\"stored\": 5000, \"discarded\": 1500, \"dropped_queue\": 7},"
-    "  \"buffers\": {\"total\": 200, \"free\": 150}, \"bytes_per_s\": 1000000, \"cut_packets\": 9,"
+    "  \"buffers\": {\"total\": 200, \"free\": 150}, \"bytes_per_s\": 1000000,"
+    "  \"yielding\": {\"level_permille\": 1062, \"readers\": 3, \"readers_held_back_ms\": 61007, \"mending_held_back_ms\": 20},"
+    "  \"cut_packets\": 9,"
     "  \"interfaces\": [{\"name\": \"a\\\"b\\\\\\n\", \"stream\": 3, \"account\": {\"stored\": "
     "5}}],"
     "  \"recordings\": [{\"batches\": {\"count\": 4, \"ns\": 100, \"ns_max\": 70, \"ns_min\": 5}},"
@@ -53,6 +55,10 @@ static void test_names_are_escaped(void **unused)
     assert_non_null(strstr(text, "tapeloop_packets_total{ring=\"r\",interface=\"a\\\"b\\\\\\n\","
                                  "stream=\"3\",outcome=\"stored\"} 5\n"));
     assert_non_null(strstr(text, "tapeloop_cut_packets_total{ring=\"r\"} 9\n"));
+    assert_non_null(strstr(text, "tapeloop_held_back_seconds_total{ring=\"r\",who=\"readers\"} 61.007\n"));
+    assert_non_null(strstr(text, "tapeloop_held_back_seconds_total{ring=\"r\",who=\"mender\"} 0.020\n"));
+    assert_non_null(strstr(text, "tapeloop_pressure_ratio{ring=\"r\"} 1.062\n"));
+    assert_non_null(strstr(text, "tapeloop_reading_processes{ring=\"r\"} 3\n"));
     assert_string_equal(text + strlen(text) - 6, "# EOF\n");
     free(text);
     json_decref(status);
