@@ -8,6 +8,7 @@
  * It is here and not in storage/ because some jobs look at headers: the decoder is rules', which the store may not include.
  * It is here and not in storage/ because filters look at headers: the decoder is rules', which the store may not include.
  */
+#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -21,6 +22,8 @@
 #include "header_end.h"
 #include "level_list.h"
 #include "worker.h"
+
+#define KEPT_BYTES_MAX (32 << 20)
 
 /* A process that waits in a write or for a disk would not notice that nobody wants its work any
  * more. */
@@ -55,6 +58,9 @@ int main(void)
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
+    /* Of each segment's key index a megabyte is decoded, again and again: memory that is given back would come back a page fault at a time. */
+    mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_MAX);
+    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES_MAX);
 
     struct extraction *extraction = NULL;
     if (confinement_begin(CONFINEMENT_READING, &failure) != 0) {

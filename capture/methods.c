@@ -66,7 +66,7 @@ static const struct method {
     {"record.stop", "ring", AUDIT_CHANGE, method_record_stop},
     {"import", "ring names", AUDIT_CHANGE, method_import},
     {"estimate", "ring from_ns to_ns filter", AUDIT_NONE, method_estimate},
-    {"extract", "ring from_ns to_ns filter format follow packets_max bytes_max seconds_max headers", AUDIT_READING,
+    {"extract", "ring from_ns to_ns filter format follow packets_max bytes_max seconds_max headers no_index", AUDIT_READING,
      method_extract},
     {"job.start",
      "ring from_ns to_ns filter format packets_max bytes_max seconds_max headers name expires_ns wait",

@@ -32,7 +32,9 @@
 #include "answer_json.h"
 #include "event_log.h"
 #include "methods.h"
+#include "key_run.h"
 #include "privileges.h"
+#include "run_care.h"
 
 #define MEMORY_MAX (64u << 20) /* of a worker's buffers */
 #define FLUSH_MS 10000
@@ -90,6 +92,7 @@ struct reading {
     bool finish_wanted;
     bool finishing; /* FINISH has been sent */
     uint64_t counts_seen;
+    uint64_t position_min, position_max; /* of what was planned; min above max: nothing */
     /* Of a follow job: what it takes to see that the ring has turned past what was never sent. */
     bool looked;            /* there was a full look, so the next is set */
     uint64_t looked_to;     /* the last position there was before it */
@@ -257,6 +260,8 @@ static int plan_row(const struct segment_row *row, void *context)
         reading->segments++;
     }
     sent->seen = true;
+    reading->position_min = row->position < reading->position_min ? row->position : reading->position_min;
+    reading->position_max = row->position > reading->position_max ? row->position : reading->position_max;
     if (row->packets > 0 && row->first_ns <= row->last_ns) {
         if (row->position < reading->oldest_found) {
             reading->oldest_found = row->position;
@@ -322,8 +327,11 @@ static int look_at_all(struct reading *reading)
     int64_t sent_ns = reading->newest_sent > 0 ? reading->newest_sent_ns : reading->options->from_ns;
     reading->oldest_found = UINT64_MAX;
     ring_positions(reading->ring, &oldest, &newest);
-    int result = ring_find(reading->ring, reading->options->from_ns, reading->options->to_ns,
-                           plan_row, reading);
+    const struct reading_options *options = reading->options;
+    int result = options->kind == WORKER_RUN_MAKE
+                     ? ring_find_sealed(reading->ring, options->from_position, options->to_position,
+                                        KEY_RUN_SEGMENTS_MAX - 1, plan_row, reading)
+                     : ring_find(reading->ring, options->from_ns, options->to_ns, plan_row, reading);
     if (result == 0)
         result = batch_send(reading);
     if (result == 0 && reading->options->follow) {
@@ -537,6 +545,8 @@ static int take_message(struct reading *reading)
         reading->result->done = *(const struct worker_done *)element;
         note_progress(reading, &reading->result->done.total);
         reading->result->done.gaps += reading->overtaken;
+        if (reading->result->done.runs_bad > 0)
+            run_care_doubt(reading->request->recorder->run_care);
         return 1;
     case ERR_CLOSED:
         return ERR_CLOSED;
@@ -663,6 +673,12 @@ static int open_disks(struct reading *reading, struct worker_job *job, int *desc
     return result;
 }
 
+static int send_run(int fd, void *context)
+{
+    struct reading *reading = context;
+    return worker_send(&reading->worker, WORKER_RUN, NULL, 0, 0, &fd, 1);
+}
+
 /* Job, disks, filter, plan. */
 static int brief(struct reading *reading)
 {
@@ -680,6 +696,7 @@ static int brief(struct reading *reading)
     job->to_ns = options->to_ns;
     job->follow = options->follow;
     job->headers_only = options->headers_only;
+    job->no_index = options->no_index;
     job->packets_max = options->packets_max;
     job->bytes_max = options->bytes_max;
     job->seconds_max = options->seconds_max;
@@ -706,6 +723,9 @@ static int brief(struct reading *reading)
         reading->counts_seen = ring_changes(reading->ring);
         result = look_at_all(reading);
     }
+    if (result == 0 && options->kind == WORKER_EXTRACT && options->filter && options->filter[0] && !options->no_index)
+        result = run_care_each(reading->request->recorder->run_care, &ring->ring, reading->position_min,
+                               reading->position_max, send_run, reading);
     if (result == 0)
         result = worker_send(&reading->worker, WORKER_PLAN_END, NULL, 0, 0, NULL, 0);
     return result;
@@ -730,11 +750,13 @@ static int run(struct request *request, struct ring_entry *entry,
     reading->ring = entry->ring;
     reading->options = options;
     reading->result = result;
+    reading->position_min = UINT64_MAX;
     for (uint32_t i = 0; i < RING_DISKS_MAX; i++) {
         reading->disk_fd[i] = -1;
         reading->disk_of[i] = NO_DISK;
     }
-    flush(reading);
+    if (options->kind != WORKER_RUN_MAKE)
+        flush(reading);
     reading->seat = ring_reader_comes(reading->ring);
     reading->reads_until_ns = monotonic_ns() + READS_NS;
     int code = worker_start(request->recorder->extract_path, &reading->worker, &request->failure);
@@ -855,6 +877,10 @@ json_t *reading_result_json(const struct reading_result *result)
         json_gaps(result), "gaps_total", (json_int_t)done->gaps, "times_moved",
         (json_int_t)done->times_moved, "flushed", (int)!result->not_flushed, "complete",
         (int)(done->gaps == 0 && !result->not_flushed));
+    json_object_set_new(object, "runs", json_integer((json_int_t)done->runs));
+    json_object_set_new(object, "runs_bad", json_integer((json_int_t)done->runs_bad));
+    json_object_set_new(object, "run_bytes", json_integer((json_int_t)done->run_bytes));
+    json_object_set_new(object, "segments_by_runs", json_integer((json_int_t)done->segments_by_runs));
     json_object_set_new(object, "segments_excluded", json_integer((json_int_t)done->segments_excluded));
     json_object_set_new(object, "blocks_wanted", json_integer((json_int_t)done->blocks_wanted));
     json_object_set_new(object, "blocks_read", json_integer((json_int_t)done->blocks_read));
@@ -879,6 +905,8 @@ int reading_take_options(struct request *request, struct reading_options *option
         code = take_format(request, &options->format);
     if (code == 0)
         code = request_bool(request, "headers", &options->headers_only);
+    if (code == 0)
+        code = request_bool(request, "no_index", &options->no_index);
     if (code == 0)
         code = request_count(request, "packets_max", 0, INT64_MAX, &options->packets_max);
     if (code == 0)

@@ -26,6 +26,8 @@ struct reading_options {
     uint64_t packets_max, bytes_max, seconds_max; /* 0: no limit */
     const char *filter;
     bool headers_only; /* packets are cut where their headers end, before the filter looks */
+    bool no_index; /* everything is read, as if there were neither key indexes nor runs */
+    uint64_t from_position, to_position; /* WORKER_RUN_MAKE: of the sealed segments */
     bool repair; /* what is found damaged is to be mended: waits while too much of it waits */
     int output; /* stays the caller's; -1 for a check */
 };

@@ -29,6 +29,7 @@
 #include "job_list.h"
 #include "recording.h"
 #include "ring_opening.h"
+#include "run_care.h"
 #include "standing.h"
 
 /* ---- the state directory
@@ -214,6 +215,8 @@ int recorder_open(const struct recorder_options *options, struct recorder **resu
     if (code == 0)
         code = disk_care_open(recorder, &recorder->disk_care, failure);
     if (code == 0)
+        code = run_care_open(recorder, &recorder->run_care, failure);
+    if (code == 0)
         code = job_list_open(recorder, &recorder->jobs, failure);
     if (code == 0)
         code = control_server_open(recorder, &recorder->server, failure);
@@ -262,6 +265,7 @@ void recorder_close(struct recorder **slot)
     }
     control_server_close(&recorder->server);
     job_list_close(&recorder->jobs);
+    run_care_close(&recorder->run_care);
     disk_care_close(&recorder->disk_care);
     history_close(&recorder->history);
     if (was_up)

@@ -32,6 +32,7 @@ struct event_log;
 struct history;
 struct job_list;
 struct recording_list;
+struct run_care;
 struct standing_list;
 
 struct recorder_options {
@@ -63,6 +64,7 @@ struct recorder {
     struct job_list *jobs;
     struct history *history;
     struct disk_care *disk_care;
+    struct run_care *run_care;
     struct control_server *server;
 };
 

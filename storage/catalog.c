@@ -337,6 +337,14 @@ int catalog_find(struct catalog *catalog, const struct identity *ring, int64_t f
     return catalog->ops->find(catalog, ring, from_ns, last_ns, each, context);
 }
 
+int catalog_find_sealed(struct catalog *catalog, const struct identity *ring, uint64_t from, uint64_t to, uint32_t count,
+                        int (*each)(const struct segment_row *row, void *context), void *context)
+{
+    to = to < INT64_MAX ? to : INT64_MAX;
+    count = count < CATALOG_PAGE_ROWS ? count : CATALOG_PAGE_ROWS;
+    return from <= to ? catalog->ops->find_sealed(catalog, ring, from, to, count, each, context) : 0;
+}
+
 int catalog_places(struct catalog *catalog, const struct identity *ring,
                    int (*each)(const struct segment_row *row, const struct segment_place *place,
                                void *context),

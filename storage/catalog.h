@@ -120,6 +120,13 @@ int catalog_barrier(struct catalog *catalog);
 int catalog_find(struct catalog *catalog, const struct identity *ring, int64_t from_ns, int64_t to_ns,
                  int (*each)(const struct segment_row *row, void *context), void *context);
 
+/*
+ * Calls `each` for the segments of the ring that are not open, of positions from `from` to `to`, in their order; at most `count` of them (up to 1,000).
+ * Otherwise as catalog_find(). Positions of 2^63 and above are not found.
+ */
+int catalog_find_sealed(struct catalog *catalog, const struct identity *ring, uint64_t from, uint64_t to, uint32_t count,
+                        int (*each)(const struct segment_row *row, void *context), void *context);
+
 /* Every place of the ring with what is known to lie there; for a start without reading the disks. Ordered by disk, slot. */
 int catalog_places(struct catalog *catalog, const struct identity *ring,
                    int (*each)(const struct segment_row *row, const struct segment_place *place, void *context),

@@ -104,6 +104,9 @@ struct catalog_ops {
     int (*find)(struct catalog *catalog, const struct identity *ring, int64_t from_ns,
                 int64_t last_ns, int (*each)(const struct segment_row *row, void *context),
                 void *context);
+    /* from <= to < 2^63, count at most CATALOG_PAGE_ROWS. */
+    int (*find_sealed)(struct catalog *catalog, const struct identity *ring, uint64_t from, uint64_t to, uint32_t count,
+                       int (*each)(const struct segment_row *row, void *context), void *context);
     int (*places)(struct catalog *catalog, const struct identity *ring,
                   int (*each)(const struct segment_row *row, const struct segment_place *place,
                               void *context),

@@ -273,6 +273,35 @@ static int memory_find(struct catalog *catalog, const struct identity *ring, int
     return result;
 }
 
+static int order_positions(const void *a, const void *b)
+{
+    const struct segment_row *one = a, *two = b;
+    return one->position < two->position ? -1 : one->position > two->position;
+}
+
+static int memory_find_sealed(struct catalog *catalog, const struct identity *ring, uint64_t from, uint64_t to, uint32_t most,
+                              int (*each)(const struct segment_row *row, void *context), void *context)
+{
+    struct catalog_memory *memory = (struct catalog_memory *)catalog;
+    pthread_mutex_lock(&catalog->lock);
+    struct segment_row *found = malloc((memory->segments + 1) * sizeof *found);
+    uint32_t count = 0;
+    for (uint32_t i = 0; found && i < memory->segments; i++) {
+        const struct segment_row *row = &memory->segment[i];
+        if (identity_equal(&row->ring, ring) && row->state != SEGMENT_OPEN && row->position >= from && row->position <= to)
+            found[count++] = *row;
+    }
+    pthread_mutex_unlock(&catalog->lock);
+    if (!found)
+        return ERR_NO_MEMORY;
+    qsort(found, count, sizeof *found, order_positions);
+    int result = 0;
+    for (uint32_t i = 0; i < count && i < most && result == 0; i++)
+        result = each(&found[i], context);
+    free(found);
+    return result;
+}
+
 struct memory_place {
     struct segment_place place;
     struct segment_row row;
@@ -394,6 +423,7 @@ static const struct catalog_ops memory_ops = {
     .posted = memory_posted,
     .barrier = memory_barrier,
     .find = memory_find,
+    .find_sealed = memory_find_sealed,
     .places = memory_places,
     .summary = memory_summary,
     .interfaces = memory_interfaces,

@@ -149,6 +149,9 @@ static const struct database_kind catalog_kind = {
     STATEMENT(SLOTS, "SELECT place.slot, place.segment FROM place CROSS JOIN segment "            \
                      "ON segment.id = place.segment WHERE place.disk = ?1 AND place.slot > ?2 "   \
                      "AND segment.ring = ?3 ORDER BY place.slot LIMIT ?4")                        \
+    STATEMENT(SEALED, "SELECT id, run, stream, position FROM segment INDEXED BY segment_position "  \
+                      "WHERE ring = ?1 AND (position < 0) = 0 AND position BETWEEN ?2 AND ?3 "      \
+                      "AND state <> 1 ORDER BY position LIMIT ?4")                                  \
     STATEMENT(POSITION_MIN, "SELECT position FROM segment INDEXED BY segment_position "           \
                             "WHERE ring = ?1 ORDER BY position < 0, position LIMIT 1")            \
     STATEMENT(POSITION_MAX, "SELECT position FROM segment INDEXED BY segment_position "           \
@@ -1148,18 +1151,10 @@ struct find {
     struct segment_row *page; /* CATALOG_PAGE_ROWS */
 };
 
-/* Adds the segments of one span that begin in [low_ns, high_ns] and end at from_ns or later. Stops
- * when there are too many. */
-static int collect_span(struct find *find, int64_t span, int64_t low_ns, int64_t high_ns,
-                        int64_t from_ns)
+/* Adds what a bound statement names: id, run, stream, position. SQLITE_TOOBIG: that is more than KEYS_MAX. */
+static int collect_keys(struct find *find, sqlite3_stmt *statement)
 {
-    sqlite3_stmt *statement = find->query.read[READ_SPAN];
     int result;
-    sqlite3_bind_int64(statement, 1, find->query.ring);
-    sqlite3_bind_int64(statement, 2, span);
-    sqlite3_bind_int64(statement, 3, low_ns);
-    sqlite3_bind_int64(statement, 4, high_ns);
-    sqlite3_bind_int64(statement, 5, from_ns);
     while ((result = sqlite3_step(statement)) == SQLITE_ROW) {
         if (find->keys == KEYS_MAX) {
             result = SQLITE_TOOBIG;
@@ -1177,6 +1172,20 @@ static int collect_span(struct find *find, int64_t span, int64_t low_ns, int64_t
     }
     sqlite3_reset(statement);
     return result == SQLITE_DONE ? SQLITE_OK : result;
+}
+
+/* Adds the segments of one span that begin in [low_ns, high_ns] and end at from_ns or later. Stops
+ * when there are too many. */
+static int collect_span(struct find *find, int64_t span, int64_t low_ns, int64_t high_ns,
+                        int64_t from_ns)
+{
+    sqlite3_stmt *statement = find->query.read[READ_SPAN];
+    sqlite3_bind_int64(statement, 1, find->query.ring);
+    sqlite3_bind_int64(statement, 2, span);
+    sqlite3_bind_int64(statement, 3, low_ns);
+    sqlite3_bind_int64(statement, 4, high_ns);
+    sqlite3_bind_int64(statement, 5, from_ns);
+    return collect_keys(find, statement);
 }
 
 /* The smallest span above `span` that the ring has; SPAN_ALWAYS where there is none. */
@@ -1390,6 +1399,35 @@ static int sqlite_find(struct catalog *head, const struct identity *ring, int64_
         code = find_by_walk(&find, each, context);
     else if (code == 0)
         code = find_by_keys(&find, each, context);
+    free(find.key);
+    free(find.page);
+    return code;
+}
+
+static int sqlite_find_sealed(struct catalog *head, const struct identity *ring, uint64_t from, uint64_t to, uint32_t count,
+                              int (*each)(const struct segment_row *row, void *context), void *context)
+{
+    struct find find = {
+        .query = {.sqlite = (struct catalog_sqlite *)head},
+        .ring = ring,
+        .key = malloc(KEYS_MAX * sizeof(struct segment_key)),
+        .page = malloc(CATALOG_PAGE_ROWS * sizeof(struct segment_row)),
+    };
+    int code = find.key && find.page ? query_enter(&find.query) : ERR_NO_MEMORY;
+    if (code == 0) {
+        int result = query_ring(&find.query, ring, NULL);
+        if (result == SQLITE_OK && find.query.known) {
+            sqlite3_stmt *statement = find.query.read[READ_SEALED];
+            sqlite3_bind_int64(statement, 1, find.query.ring);
+            sqlite3_bind_int64(statement, 2, (int64_t)from);
+            sqlite3_bind_int64(statement, 3, (int64_t)to);
+            sqlite3_bind_int64(statement, 4, count);
+            result = collect_keys(&find, statement);
+        }
+        code = query_leave(&find.query, result);
+    }
+    if (code == 0)
+        code = hand_out(&find.query, ring, find.key, find.keys, find.page, each, context);
     free(find.key);
     free(find.page);
     return code;
@@ -1629,6 +1667,7 @@ static const struct catalog_ops sqlite_ops = {
     .posted = sqlite_posted,
     .barrier = sqlite_barrier,
     .find = sqlite_find,
+    .find_sealed = sqlite_find_sealed,
     .places = sqlite_places,
     .summary = sqlite_summary,
     .interfaces = sqlite_interfaces,

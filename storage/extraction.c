@@ -24,9 +24,11 @@
 
 #include "capture_writer.h"
 #include "filter.h"
+#include "key_runs.h"
 #include "narrowing.h"
 #include "pressure.h"
 #include "reader.h"
+#include "run_maker.h"
 #include "segment_reader.h"
 #include "text.h"
 #include "verifier.h"
@@ -74,7 +76,8 @@ struct extraction {
     packet_levels_of *levels_of;
     char *filter_text;
     struct filter *filter;
-    struct narrowing *narrowing; /* of the same text */
+    struct narrowing *narrowing; /* of the same text; null: it narrows nothing, or is not to */
+    struct key_runs runs;
     struct reader *reader;
     struct capture_writer *writer;
     struct exit *exit;
@@ -87,7 +90,7 @@ struct extraction {
     enum worker_limit limit; /* the one that was reached */
     int64_t deadline_ns;     /* monotonic; INT64_MAX: none */
     struct worker_progress progress;
-    struct segment_readers verify; /* of a verify job */
+    struct segment_readers single; /* of a job that goes through segments one by one */
 };
 
 /* ---- the conversation --------------------------------------------------------------------------
@@ -121,9 +124,31 @@ static int set_filter(struct extraction *extraction, const char *text, uint32_t 
     if (memchr(text, '\0', count))
         return fail(&extraction->failure, ERR_INVALID, "the filter contains a zero byte");
     extraction->filter_text = strndup(text, count);
-    return extraction->filter_text
-               ? 0
-               : fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the filter");
+    if (!extraction->filter_text)
+        return fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the filter");
+    if (extraction->job.no_index || extraction->filter_text[strspn(extraction->filter_text, " \t\r\n")] == '\0')
+        return 0;
+    if (narrowing_open(extraction->filter_text, &extraction->narrowing) != 0)
+        return fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the filter");
+    if (!narrowing_parsed(extraction->narrowing))
+        narrowing_close(&extraction->narrowing);
+    key_runs_close(&extraction->runs);
+    return 0;
+}
+
+/* A run of keys: what it says is noted, before the segments are given to the reader. */
+static int take_run(struct extraction *extraction, struct worker_received *received)
+{
+    if (received->descriptors != 1 || extraction->planned)
+        return protocol_error(extraction, "a run that is none");
+    received->descriptors = 0;
+    if (!extraction->narrowing) {
+        close(received->descriptor[0]);
+        return 0;
+    }
+    if (key_runs_ask(&extraction->runs, received->descriptor[0], &extraction->job.ring, extraction->narrowing) != 0)
+        return fail(&extraction->failure, ERR_NO_MEMORY, "no memory for what the runs of keys say");
+    return 0;
 }
 
 static void describe_gap(const struct worker_gap *gap, char *text, size_t size)
@@ -185,11 +210,15 @@ static int listen_once(struct extraction *extraction, int timeout_ms)
     int result = worker_take(extraction->socket, extraction->message, &received, timeout_ms);
     if (result)
         return result;
+    if (received.type == WORKER_RUN)
+        result = take_run(extraction, &received);
     for (uint32_t i = 0; i < received.descriptors; i++)
-        close(received.descriptor[i]); /* only a JOB has any, and it was the first message */
+        close(received.descriptor[i]); /* only a JOB has others, and it was the first message */
     switch (received.type) {
     case WORKER_FILTER:
         return set_filter(extraction, received.elements, received.count);
+    case WORKER_RUN:
+        return result;
     case WORKER_SEGMENTS:
         return keep_segments(extraction, received.elements, received.count);
     case WORKER_PLAN_END:
@@ -245,7 +274,7 @@ static void count_up(struct extraction *extraction)
         progress->segments_total = counters.segments_total;
         progress->bytes_read = counters.bytes_read;
     } else {
-        progress->bytes_read = extraction->verify.bytes_read;
+        progress->bytes_read = extraction->single.bytes_read;
     }
     if (extraction->writer) {
         progress->packets = capture_writer_packets(extraction->writer);
@@ -473,6 +502,10 @@ static int listen_and_watch(struct extraction *extraction)
 
 static int give_segments(struct extraction *extraction)
 {
+    for (uint32_t i = 0; i < extraction->inbox_count; i++) {
+        struct worker_segment *segment = &extraction->inbox[i];
+        segment->nothing = segment->state != SEGMENT_OPEN && key_runs_exclude(&extraction->runs, &segment->segment, segment->revision);
+    }
     int result = reader_add(extraction->reader, extraction->inbox, extraction->inbox_count);
     extraction->inbox_count = 0;
     return result ? fail(&extraction->failure, result, "the recorder sent a segment that cannot be")
@@ -527,10 +560,6 @@ static int open_writer(struct extraction *extraction)
 
 static int open_reader(struct extraction *extraction)
 {
-    if (extraction->filter_text && narrowing_open(extraction->filter_text, &extraction->narrowing) != 0)
-        return fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the filter");
-    bool narrows = extraction->narrowing && narrowing_parsed(extraction->narrowing) &&
-                   extraction->filter_text[strspn(extraction->filter_text, " \t\r\n")] != '\0';
     struct reader_options options = {
         .disk = extraction->disk,
         .disks = extraction->job.disks,
@@ -539,7 +568,7 @@ static int open_reader(struct extraction *extraction)
         .to_ns = extraction->job.to_ns,
         .follow = extraction->job.follow != 0,
         .memory_max = extraction->job.memory_max,
-        .narrowing = narrows ? extraction->narrowing : NULL,
+        .narrowing = extraction->narrowing,
         .judge = judge,
         .gap = note_gap,
         .tick = tick,
@@ -608,19 +637,20 @@ static int run_extract(struct extraction *extraction)
     return result ? result : finish_output(extraction);
 }
 
-static int run_verify(struct extraction *extraction)
+/* For jobs that go through the segments one by one: awaits the plan, checks it and opens what reads them. */
+static int open_segments(struct extraction *extraction, bool everything)
 {
     int result = await_plan(extraction);
     if (result)
         return result;
-    struct segment_readers *shared = &extraction->verify;
+    struct segment_readers *shared = &extraction->single;
     *shared = (struct segment_readers){
         .disk = extraction->disk,
         .disks = extraction->job.disks,
         .ring = extraction->job.ring,
         .from_ns = INT64_MIN,
         .to_ns = INT64_MAX,
-        .everything = true,
+        .everything = everything,
         .judge = judge,
         .may_read = extraction->pressure.page ? may_read : NULL,
         .context = extraction,
@@ -631,13 +661,26 @@ static int run_verify(struct extraction *extraction)
     reader_close(&extraction->reader);
     if (result)
         return fail(&extraction->failure, result, "the recorder sent a segment that cannot be");
-    result = segment_readers_open(shared, extraction->job.memory_max);
     extraction->progress.segments_total = extraction->inbox_count;
+    return segment_readers_open(shared, extraction->job.memory_max);
+}
+
+static int run_verify(struct extraction *extraction)
+{
+    int result = open_segments(extraction, true);
     for (uint32_t i = 0; i < extraction->inbox_count && !result; i++) {
-        result = verifier_check(shared, &extraction->inbox[i], tick, extraction);
+        result = verifier_check(&extraction->single, &extraction->inbox[i], tick, extraction);
         extraction->progress.segments_done += !result;
         extraction->progress.at_ns = extraction->inbox[i].last_ns;
     }
+    return result;
+}
+
+static int run_make(struct extraction *extraction)
+{
+    int result = open_segments(extraction, false);
+    if (!result)
+        result = run_maker_write(&extraction->single, extraction->inbox, extraction->inbox_count, extraction->output, tick, extraction);
     return result;
 }
 
@@ -646,8 +689,8 @@ static int run_verify(struct extraction *extraction)
 
 static bool job_fits(const struct worker_job *job, uint32_t descriptors)
 {
-    uint32_t outputs = job->kind == WORKER_EXTRACT;
-    if (job->kind != WORKER_EXTRACT && job->kind != WORKER_VERIFY)
+    uint32_t outputs = job->kind != WORKER_VERIFY;
+    if (job->kind < WORKER_EXTRACT || job->kind > WORKER_RUN_MAKE)
         return false;
     if (job->disks > RING_DISKS_MAX || job->gauge > 1)
         return false;
@@ -656,7 +699,7 @@ static bool job_fits(const struct worker_job *job, uint32_t descriptors)
             return false;
     return descriptors == job->disks + outputs + job->gauge &&
            job->from_ns <= job->to_ns && job->seconds_max <= WORKER_SECONDS_MAX &&
-           (!outputs || (job->format >= WORKER_PCAPNG && job->format <= WORKER_PCAP_US));
+           (job->kind != WORKER_EXTRACT || (job->format >= WORKER_PCAPNG && job->format <= WORKER_PCAP_US));
 }
 
 static int open_disk(struct extraction *extraction, uint32_t i, int fd)
@@ -696,7 +739,7 @@ static int take_job(struct extraction *extraction)
     if (received.type != WORKER_JOB || !job_fits(&extraction->job, received.descriptors)) {
         result = protocol_error(extraction, "something else than a job");
     } else {
-        if (extraction->job.kind == WORKER_EXTRACT)
+        if (extraction->job.kind != WORKER_VERIFY)
             extraction->output = received.descriptor[used++];
         for (uint32_t i = 0; i < extraction->job.disks && !result; i++)
             result = open_disk(extraction, i, received.descriptor[used++]);
@@ -720,15 +763,19 @@ static void send_done(struct extraction *extraction, int result)
         reader_counters(extraction->reader, &counters);
         done.frames_checked = counters.frames_checked;
         done.frames_bad = counters.frames_bad;
+        done.segments_by_runs = counters.segments_by_runs;
         done.segments_narrowed = counters.segments_narrowed;
         done.segments_excluded = counters.segments_excluded;
         done.blocks_wanted = counters.blocks_wanted;
         done.blocks_read = counters.blocks_read;
         done.indexes_bad = counters.indexes_bad;
     } else {
-        done.frames_checked = extraction->verify.frames_checked;
-        done.frames_bad = extraction->verify.frames_bad;
+        done.frames_checked = extraction->single.frames_checked;
+        done.frames_bad = extraction->single.frames_bad;
     }
+    done.runs = extraction->runs.asked;
+    done.runs_bad = extraction->runs.bad;
+    done.run_bytes = extraction->runs.bytes_read;
     if (extraction->writer)
         done.times_moved = capture_writer_times_moved(extraction->writer);
     const char *text = extraction->failure.code ? extraction->failure.text : error_text(result);
@@ -769,7 +816,8 @@ int extraction_run(struct extraction *extraction)
     extraction->reported_ns = now_ns();
     int result = extraction->job.headers_only && !extraction->headers_of
                      ? fail(&extraction->failure, ERR_UNSUPPORTED, "nobody here knows headers")
-                 : extraction->job.kind == WORKER_VERIFY ? run_verify(extraction)
+                 : extraction->job.kind == WORKER_VERIFY   ? run_verify(extraction)
+                 : extraction->job.kind == WORKER_RUN_MAKE ? run_make(extraction)
                                                          : run_extract(extraction);
     send_done(extraction, result);
     return result;
@@ -787,11 +835,12 @@ void extraction_close(struct extraction **out)
     if (!extraction)
         return;
     reader_close(&extraction->reader);
-    if (extraction->verify.scratch)
-        segment_readers_close(&extraction->verify);
+    if (extraction->single.scratch)
+        segment_readers_close(&extraction->single);
     capture_writer_close(&extraction->writer);
     filter_close(&extraction->filter);
     narrowing_close(&extraction->narrowing);
+    key_runs_close(&extraction->runs);
     for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
         disk_close(&extraction->disk[i]);
     pressure_gauge_unmap(&extraction->pressure.page);

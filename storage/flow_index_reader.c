@@ -327,7 +327,7 @@ static int load_flow_ends(struct flow_reader *reader)
     return 0;
 }
 
-static int load_kinds(struct flow_reader *reader)
+static int load_kind_table(struct flow_reader *reader)
 {
     struct bit_reader bits;
     uint8_t now[16] = {0};
@@ -358,7 +358,13 @@ static int load_kinds(struct flow_reader *reader)
         }
         reader->column.kind = kind;
     }
-    return load_numbers(reader, FLOW_PART_KIND, reader->flows, bits_width(reader->kinds),
+    return 0;
+}
+
+static int load_kinds(struct flow_reader *reader)
+{
+    int code = load_kind_table(reader);
+    return code != 0 ? code : load_numbers(reader, FLOW_PART_KIND, reader->flows, bits_width(reader->kinds),
                         reader->kinds, &reader->column.flow_kind);
 }
 
@@ -640,19 +646,32 @@ static int candidates_by_end(struct flow_reader *reader, const struct narrowing 
 {
     int code = load_addresses(reader);
     if (code == 0)
-        code = load_flow_ends(reader);
-    if (code == 0)
-        code = load_kinds(reader);
+        code = load_kind_table(reader);
     if (code < 0)
         return code;
     uint8_t *end_good = malloc(reader->all_ends + 1ul);
     if (!end_good)
         return ERR_NO_MEMORY;
-    for (uint32_t i = 0; i < reader->all_ends; i++)
+    bool possible = false; /* mostly no end is one that is wanted, and which flow has which need not be decoded */
+    for (uint32_t i = 0; i < reader->all_ends; i++) {
         end_good[i] = i >= reader->ends[0] &&
                       narrowing_end(tree, i < reader->ends[0] + reader->ends[1] ? 4 : 6,
                                     reader->column.address[i]);
+        possible |= end_good[i] != 0;
+    }
+    for (uint32_t i = 0; i < reader->kinds; i++)
+        possible |= narrowing_end_unsure(tree, &reader->column.kind[i]);
     *any = false;
+    if (!possible)
+        memset(wanted, 0, reader->flows);
+    else
+        code = load_flow_ends(reader);
+    if (code == 0 && possible)
+        code = load_kinds(reader);
+    if (code < 0 || !possible) {
+        free(end_good);
+        return code;
+    }
     for (uint32_t i = 0; i < reader->flows; i++) {
         wanted[i] = end_good[reader->column.first[i]] || end_good[reader->column.second[i]] ||
                     narrowing_end_unsure(tree, kind_of(reader, i));

@@ -9,6 +9,7 @@
  */
 #include "key_run.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -221,7 +222,7 @@ static void write_bytes(struct run_writer *writer, const void *bytes, size_t cou
 {
     const uint8_t *at = bytes;
     while (count > 0 && writer->code == 0) {
-        ssize_t written = pwrite(writer->fd, at, count, (off_t)writer->offset);
+        ssize_t written = write(writer->fd, at, count);
         if (written < 0 && errno == EINTR)
             continue;
         if (written <= 0) {
@@ -329,50 +330,107 @@ static void write_segments(const struct key_run_maker *maker, struct run_writer 
     head->segments_crc = le32_of(crc);
 }
 
+/* Where the next bytes go. */
+static void write_at(struct run_writer *writer, uint64_t offset)
+{
+    writer->offset = offset;
+    if (writer->code == 0 && lseek(writer->fd, (off_t)offset, SEEK_SET) < 0)
+        writer->code = ERR_IO;
+}
+
 static void write_run(struct key_run_maker *maker, struct run_writer *writer)
 {
     struct run_head head = {.version = le32_of(RUN_VERSION), .ring = maker->ring};
     memcpy(head.magic, RUN_MAGIC, sizeof head.magic);
     memcpy(head.always, maker->always, sizeof head.always);
-    writer->offset = PAGE_BYTES;
+    write_at(writer, PAGE_BYTES);
     write_segments(maker, writer, &head);
     for (unsigned type = 0; type < KEY_TYPES && writer->code == 0; type++)
         write_section(maker, writer, (enum narrowing_key_type)type, &head.section[type]);
     uint64_t bytes = writer->offset;
     head.bytes = le64_of(bytes);
     head.crc = le32_of(checksum_crc32c(&head, sizeof head));
-    writer->offset = 0;
+    write_at(writer, 0);
     write_bytes(writer, &head, sizeof head);
     writer->offset = bytes;
 }
 
-int key_run_publish(struct key_run_maker *maker, int directory, const char *name, uint64_t *bytes)
+int key_run_write(struct key_run_maker *maker, int fd, uint64_t *bytes)
 {
-    char fresh[FILE_NAME_MAX + 8];
-    if (strlen(name) > FILE_NAME_MAX)
-        return ERR_TOO_LARGE;
-    if (maker->code != 0)
-        return maker->code;
-    snprintf(fresh, sizeof fresh, "%s.new", name);
-    struct run_writer writer = {
-        .fd = openat(directory, fresh, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0640)};
-    if (writer.fd < 0)
-        return errno == ENOSPC ? ERR_NO_SPACE : ERR_IO;
-    write_run(maker, &writer);
-    if (writer.code == 0 && fsync(writer.fd) != 0)
-        writer.code = ERR_IO;
-    close(writer.fd);
-    if (writer.code == 0 && renameat(directory, fresh, directory, name) != 0)
-        writer.code = ERR_IO;
-    if (writer.code == 0 && fsync(directory) != 0) {
-        unlinkat(directory, name, 0); /* it is there or not after a crash: better not now, either */
-        writer.code = ERR_IO;
-    }
-    if (writer.code != 0)
-        unlinkat(directory, fresh, 0);
-    else if (bytes)
+    struct run_writer writer = {.fd = fd, .code = maker->code};
+    if (writer.code == 0)
+        write_run(maker, &writer);
+    if (writer.code == 0 && bytes)
         *bytes = writer.offset;
     return writer.code;
+}
+
+#define FRESH ".new"
+
+static int fresh_name(const char *name, char fresh[FILE_NAME_MAX + 8])
+{
+    if (strlen(name) > FILE_NAME_MAX)
+        return ERR_TOO_LARGE;
+    snprintf(fresh, FILE_NAME_MAX + 8, "%s" FRESH, name);
+    return 0;
+}
+
+int key_run_create(int directory, const char *name, int *fd)
+{
+    char fresh[FILE_NAME_MAX + 8];
+    int code = fresh_name(name, fresh);
+    if (code != 0)
+        return code;
+    *fd = openat(directory, fresh, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
+    return *fd >= 0 ? 0 : errno == ENOSPC || errno == EDQUOT ? ERR_NO_SPACE : ERR_IO;
+}
+
+int key_run_settle(int directory, const char *name, int fd, int code)
+{
+    char fresh[FILE_NAME_MAX + 8];
+    if (fresh_name(name, fresh) != 0) {
+        close(fd);
+        return ERR_TOO_LARGE;
+    }
+    if (code == 0 && fsync(fd) != 0)
+        code = ERR_IO;
+    close(fd);
+    if (code == 0 && renameat(directory, fresh, directory, name) != 0)
+        code = ERR_IO;
+    if (code == 0 && fsync(directory) != 0) {
+        unlinkat(directory, name, 0); /* it is there or not after a crash: better not now, either */
+        code = ERR_IO;
+    }
+    if (code != 0)
+        unlinkat(directory, fresh, 0);
+    return code;
+}
+
+void key_run_tidy(int directory)
+{
+    int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *names = fd >= 0 ? fdopendir(fd) : NULL;
+    const struct dirent *entry;
+    if (!names) {
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    while ((entry = readdir(names))) {
+        size_t length = strlen(entry->d_name);
+        if (length >= sizeof FRESH && strcmp(entry->d_name + length - (sizeof FRESH - 1), FRESH) == 0)
+            unlinkat(directory, entry->d_name, 0);
+    }
+    closedir(names);
+}
+
+int key_run_publish(struct key_run_maker *maker, int directory, const char *name, uint64_t *bytes)
+{
+    int fd;
+    int code = maker->code != 0 ? maker->code : key_run_create(directory, name, &fd);
+    if (code != 0)
+        return code;
+    return key_run_settle(directory, name, fd, key_run_write(maker, fd, bytes));
 }
 
 /* ---- asking ------------------------------------------------------------------------------------ */
@@ -650,5 +708,20 @@ int key_run_narrow(struct key_run *run, const struct narrowing *tree, struct seg
     for (uint32_t i = 0; i < run->segments; i++)
         if ((run->always[i / 8] >> i % 8 & 1) != 0)
             set->word[i / 64] |= UINT64_C(1) << i % 64;
+    return code;
+}
+
+int key_run_check(struct key_run *run)
+{
+    int code = 0;
+    for (unsigned type = 0; type < KEY_TYPES && code == 0; type++) {
+        const uint8_t none[KEY_BYTES_MAX] = {0}, all[KEY_BYTES_MAX] = {[0 ... KEY_BYTES_MAX - 1] = 0xff};
+        struct segment_set set = {{0}};
+        if (!run->section[type].present)
+            continue;
+        code = fences_load(run, (enum narrowing_key_type)type);
+        for (uint32_t page = 0; page < run->section[type].pages && code == 0; page++)
+            code = page_find(run, (enum narrowing_key_type)type, page, none, all, &set);
+    }
     return code;
 }

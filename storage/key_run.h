@@ -1,7 +1,8 @@
 /*
  * key_run.h - which of a few hundred segments hold a key: one immutable file, beside the catalog.
  *
- *     key_run_begin() -> { key_run_add_segment() } ... -> key_run_publish() -> key_run_end()
+ *     key_run_begin() -> { key_run_add_segment() } ... -> key_run_write() or key_run_publish() -> key_run_end()
+ *     key_run_create() -> (somebody writes) -> key_run_settle()
  *     key_run_open() -> { key_run_narrow() } ... -> key_run_close()
  *
  * A run is written once, from the segments' own indexes, and appears under its name complete and on
@@ -48,6 +49,16 @@ void key_run_end(struct key_run_maker **maker); /* null is allowed */
 int key_run_add_segment(struct key_run_maker *maker, const struct key_run_segment *segment,
                         struct flow_reader *index, bool whole);
 
+/* Writes the run into an empty file. ERR_IO, ERR_NO_SPACE: it holds nothing of use. *bytes (may be null): how long it is. */
+int key_run_write(struct key_run_maker *maker, int fd, uint64_t *bytes);
+
+/* A file that key_run_settle() gives the name to when somebody, perhaps another process, has written a run into it. ERR_IO, ERR_NO_SPACE. */
+int key_run_create(int directory, const char *name, int *fd);
+/* Closes it. `code` 0: the run is written, and gets its name, on stable storage; else it is removed. 0, `code`, or ERR_IO: nothing is there under that name. */
+int key_run_settle(int directory, const char *name, int fd, int code);
+/* Removes from a directory what was created and never settled. */
+void key_run_tidy(int directory);
+
 /* Writes the run into a directory: a new file, synced, then renamed, the directory synced. ERR_IO,
  * ERR_NO_SPACE: nothing is there under that name. *bytes (may be null): how long it is. */
 int key_run_publish(struct key_run_maker *maker, int directory, const char *name, uint64_t *bytes);
@@ -68,6 +79,9 @@ const struct key_run_segment *key_run_segment(const struct key_run *run, uint32_
 
 /* Bytes read so far: for --explain. */
 uint64_t key_run_bytes_read(const struct key_run *run);
+
+/* Reads all of it. 0, ERR_CORRUPT, ERR_IO, ERR_NO_MEMORY. */
+int key_run_check(struct key_run *run);
 
 /* Segments in which something may match: bit n is segment n. ERR_CORRUPT, ERR_IO: all of them may. */
 int key_run_narrow(struct key_run *run, const struct narrowing *tree, struct segment_set *set);

@@ -91,6 +91,7 @@ struct reader {
     uint64_t stash_max;         /* bytes for all stashes */
     uint64_t segments_total;
     uint64_t segments_done;
+    uint64_t segments_by_runs;
     struct worker_segment **known; /* hash table of all, by identity; owns them */
     uint32_t known_room;           /* a power of two */
     struct interface_description *interface;
@@ -345,11 +346,33 @@ static uint32_t stash_quota(const struct reader *reader)
                                       : (uint32_t)fair;
 }
 
-/* Nothing of it can be wanted, or nothing of it can be read. */
-static bool passes_by(const struct reader *reader, const struct worker_segment *segment)
+/* Nothing of it lies in the range, or nothing of it can be read. */
+static bool is_outside(const struct reader *reader, const struct worker_segment *segment)
 {
     return segment->places == 0 || (segment->state != SEGMENT_OPEN &&
                                     !in_range(reader, segment->first_ns, segment->last_ns));
+}
+
+/* Whether segment `i` of a stream is the first, or the last one of the range. */
+static bool is_first(const struct reader *reader, const struct reader_stream *stream, uint32_t i)
+{
+    while (i > 0 && is_outside(reader, stream->segment[i - 1]))
+        i--;
+    return i == 0;
+}
+
+static bool is_last(const struct reader *reader, const struct reader_stream *stream, uint32_t i)
+{
+    while (i + 1 < stream->segments && is_outside(reader, stream->segment[i + 1]))
+        i++;
+    return i + 1 == stream->segments;
+}
+
+/* Nothing of it need be read. The accounts at both ends of the range are wanted even where nothing matches. */
+static bool passes_by(const struct reader *reader, const struct reader_stream *stream, uint32_t i)
+{
+    const struct worker_segment *segment = stream->segment[i];
+    return is_outside(reader, segment) || (segment->nothing && !is_first(reader, stream, i) && !is_last(reader, stream, i));
 }
 
 /* Segment `i` of a stream. Where no other one before or behind it is of the range, it has the range's first or last account. */
@@ -359,13 +382,8 @@ static void open_segment(struct reader *reader, struct segment_reader *out,
     const struct worker_segment *segment = stream->segment[i];
     segment_reader_open(out, &reader->shared, segment,
                         (uint32_t)(segment->position % segment->places), -1);
-    uint32_t before = i, behind = i + 1;
-    while (before > 0 && passes_by(reader, stream->segment[before - 1]))
-        before--;
-    while (behind < stream->segments && passes_by(reader, stream->segment[behind]))
-        behind++;
-    out->keep_first = before == 0;
-    out->keep_last = behind == stream->segments;
+    out->keep_first = is_first(reader, stream, i);
+    out->keep_last = is_last(reader, stream, i);
 }
 
 static void close_next(struct reader_stream *stream)
@@ -393,8 +411,9 @@ static bool open_current(struct reader *reader, struct reader_stream *stream)
         if (stream->current >= stream->segments)
             return false;
         const struct worker_segment *segment = stream->segment[stream->current];
-        if (passes_by(reader, segment)) {
+        if (passes_by(reader, stream, stream->current)) {
             close_next(stream);
+            reader->segments_by_runs += segment->nothing && !is_outside(reader, segment);
             if (segment->places > 0 || !in_range(reader, segment->first_ns, segment->last_ns))
                 skip_packets(reader, stream, segment->first_packet, segment->packets,
                              segment->head_ns, segment->last_ns);
@@ -422,8 +441,7 @@ static int read_ahead(struct reader *reader, struct reader_stream *stream)
     if (!stream->next_open) {
         if (stream->current + 1 >= stream->segments)
             return 0;
-        const struct worker_segment *segment = stream->segment[stream->current + 1];
-        if (passes_by(reader, segment))
+        if (passes_by(reader, stream, stream->current + 1))
             return 0;
         open_segment(reader, &stream->next, stream, stream->current + 1);
         stream->next_open = true;
@@ -1087,6 +1105,7 @@ void reader_counters(const struct reader *reader, struct reader_counters *counte
         .bytes_read = reader->shared.bytes_read,
         .frames_checked = reader->shared.frames_checked,
         .frames_bad = reader->shared.frames_bad,
+        .segments_by_runs = reader->segments_by_runs + reader->shared.segments_by_runs,
         .segments_narrowed = reader->shared.segments_narrowed,
         .segments_excluded = reader->shared.segments_excluded,
         .blocks_wanted = reader->shared.blocks_wanted,

@@ -1153,6 +1153,13 @@ int ring_find(struct ring *ring, int64_t from_ns, int64_t to_ns,
     return result;
 }
 
+int ring_find_sealed(struct ring *ring, uint64_t from, uint64_t to, uint32_t count,
+                     int (*each)(const struct segment_row *row, void *context), void *context)
+{
+    int result = catalog_barrier(ring->options.catalog);
+    return result ? result : catalog_find_sealed(ring->options.catalog, &ring->options.ring, from, to, count, each, context);
+}
+
 int ring_open_segments(struct ring *ring, int (*each)(const struct segment_row *row, void *context), void *context)
 {
     struct row_list open = {0};

@@ -111,6 +111,10 @@ int ring_flush(struct ring *ring, int timeout_ms);
 int ring_find(struct ring *ring, int64_t from_ns, int64_t to_ns,
               int (*each)(const struct segment_row *row, void *context), void *context);
 
+/* Those that are not open, of positions from `from` to `to`, in their order; at most `count` of them (up to 1,000). */
+int ring_find_sealed(struct ring *ring, uint64_t from, uint64_t to, uint32_t count,
+                     int (*each)(const struct segment_row *row, void *context), void *context);
+
 /* The open segments only: for following. */
 int ring_open_segments(struct ring *ring, int (*each)(const struct segment_row *row, void *context), void *context);
 

@@ -6,14 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BYTES (64u * 1024) /* read at once at most */
+#define WHOLE_BYTES (512u * 1024) /* what is no longer is read in one go: ten small reads take longer */
+#define WINDOW_BYTES (64u * 1024) /* else, at once at most */
 
-/* Sees to it that [offset, offset + bytes) of the slot, at most a window, is in memory. */
+/* Sees to it that [offset, offset + bytes) of the slot, at most a window of the FLOWS frames, is in memory. */
 static int window_move(struct segment_flows *flows, uint32_t offset, uint32_t bytes)
 {
     if (offset >= flows->from && offset + bytes <= flows->to)
         return 0;
     uint32_t from = (uint32_t)round_down(offset, PAGE_BYTES), to = (uint32_t)round_up(offset + bytes, PAGE_BYTES);
+    if (flows->end - flows->offset <= WHOLE_BYTES) {
+        from = flows->offset;
+        to = flows->end;
+    }
     const struct worker_segment *segment = flows->segment;
     flows->from = flows->to = 0;
     if (segment_read_place(flows->shared, segment, flows->place, from, flows->window, to - from) != 0)
@@ -59,7 +64,7 @@ static int read_range(void *context, uint32_t offset, uint32_t count, uint8_t *i
         uint32_t bytes = FLOWS_PIECE_BYTES - within < count ? FLOWS_PIECE_BYTES - within : count;
         if (bytes > WINDOW_BYTES - PAGE_BYTES)
             bytes = WINDOW_BYTES - PAGE_BYTES;
-        int result = window_move(flows, at, bytes);
+        int result = at + bytes <= flows->end ? window_move(flows, at, bytes) : ERR_CORRUPT;
         if (result != 0)
             return result;
         memcpy(into, flows->window + (at - flows->from), bytes);
@@ -83,8 +88,8 @@ int segment_flows_open(struct segment_flows *flows, struct segment_reader *reade
         .offset = segment->index_offset + segment->index_bytes - reader->flows_bytes,
         .end = segment->index_offset + segment->index_bytes,
         .frames = (reader->flows_bytes + FLOWS_FRAME_BYTES - 1) / FLOWS_FRAME_BYTES,
-        .window = aligned_alloc(PAGE_BYTES, WINDOW_BYTES),
     };
+    flows->window = aligned_alloc(PAGE_BYTES, reader->flows_bytes <= WHOLE_BYTES ? reader->flows_bytes : WINDOW_BYTES);
     if (!flows->window)
         return ERR_NO_MEMORY;
     struct frame_info info;

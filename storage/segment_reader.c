@@ -601,6 +601,20 @@ static int narrow_by(struct segment_reader *reader, uint32_t place)
     return result ? result : 1;
 }
 
+/* A run of keys says that nothing in the segment can match: the same as if its key index had said so. 0 or ERR_NO_MEMORY. */
+static int narrow_by_run(struct segment_reader *reader)
+{
+    struct flow_selection none = {.sure = true};
+    for (uint32_t i = 0; i < reader->entries; i++)
+        none.blocks += (le32_get(reader->entry[i].frame_bytes) + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    none.block = calloc(none.blocks + 1ul, sizeof *none.block);
+    int result = none.block ? take_selection(reader, NULL, &none) : ERR_NO_MEMORY;
+    reader->shared->segments_by_runs++;
+    reader->shared->segments_excluded--; /* it is not the key index that says so */
+    flow_selection_clear(&none);
+    return result;
+}
+
 /* A key index that is damaged, at every place, costs the time to read the segment, and never an answer. 0 or a negative code. */
 static int narrow(struct segment_reader *reader)
 {
@@ -639,7 +653,7 @@ static int decide(struct segment_reader *reader)
     if (good <= 0)
         return good;
     if (shared->narrowing) {
-        int result = narrow(reader);
+        int result = segment->nothing ? narrow_by_run(reader) : narrow(reader);
         if (result < 0)
             return result;
     }

@@ -82,6 +82,7 @@ struct segment_readers {
     uint64_t bytes_read;
     uint64_t frames_checked;
     uint64_t frames_bad;
+    uint64_t segments_by_runs;  /* of which no more than an account was read, for runs of keys say that nothing in them can match */
     uint64_t segments_narrowed; /* by their key indexes */
     uint64_t segments_excluded; /* of those: nothing in them can match */
     uint64_t indexes_bad;       /* key indexes of no use: their segments are read as if there were none */

@@ -39,6 +39,7 @@ static bool element_size(uint32_t type, bool from_worker, uint32_t *bytes)
         return !from_worker;
     case WORKER_PLAN_END:
     case WORKER_FINISH:
+    case WORKER_RUN:
         *bytes = 0;
         return !from_worker;
     case WORKER_VERDICT:
@@ -73,6 +74,7 @@ static bool count_fits(uint32_t type, uint32_t count)
         return true;
     case WORKER_PLAN_END:
     case WORKER_FINISH:
+    case WORKER_RUN:
     case WORKER_CAUGHT_UP:
         return count == 0;
     default:

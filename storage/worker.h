@@ -12,6 +12,8 @@
  *             pressure gauge or none)
  *   FILTER    (count bytes of text, no zero)          GAP      (1 worker_gap), for each gap in the result
  *   SEGMENTS  (count worker_segment) any number       CAUGHT_UP (none) follow: everything sent so far is written out
+ *   RUN       (none; descriptor: a run of keys)
+ *             any number, behind FILTER
  *   PLAN_END  (none) the plan is complete             DONE     (1 worker_done), then it exits 0
  *   SEGMENTS again, in a follow job: new segments,
  *             and known ones with more in them or sealed
@@ -42,6 +44,7 @@ enum worker_message_type {
     WORKER_PLAN_END,
     WORKER_VERDICT,
     WORKER_FINISH,
+    WORKER_RUN,
     WORKER_PROGRESS = 64,
     WORKER_BAD,
     WORKER_GAP,
@@ -57,6 +60,7 @@ struct worker_message {
 enum worker_kind {
     WORKER_EXTRACT = 1, /* write packets to the output */
     WORKER_VERIFY = 2,  /* read every frame and seal of every place, write nothing */
+    WORKER_RUN_MAKE = 3, /* read the key indexes of the segments, write a run of keys (key_run.h) to the output, an empty file */
 };
 
 enum worker_format {
@@ -78,6 +82,8 @@ struct worker_job {
     uint64_t packets_max; /* 0: no limit */
     uint64_t bytes_max;   /* of output, 0: no limit */
     uint64_t seconds_max; /* that it works, waiting included; 0: no limit */
+    uint32_t no_index;    /* 1: everything is read, as if there were neither key indexes nor runs */
+    uint32_t reserved;
     uint64_t memory_max;  /* for buffers, bytes */
     struct identity ring;
     char ring_name[64];
@@ -103,6 +109,7 @@ struct worker_segment {
     uint32_t index_bytes;
     uint32_t places;
     struct { uint32_t disk, slot; } place[COPIES_MAX]; /* disk: index into the job's disks */
+    uint32_t nothing;    /* the worker's own: 1: a run of keys says that nothing in it can match */
 };
 
 struct worker_progress {
@@ -171,6 +178,10 @@ struct worker_done {
     struct worker_progress total;
     uint64_t frames_checked;
     uint64_t frames_bad;
+    uint64_t runs;              /* of keys, that were asked */
+    uint64_t runs_bad;          /* of those, of no use */
+    uint64_t run_bytes;         /* read for that */
+    uint64_t segments_by_runs;  /* that were not read because of what runs say */
     uint64_t segments_narrowed; /* of which the key index said what need not be read */
     uint64_t segments_excluded; /* of those: nothing in them can match */
     uint64_t blocks_wanted;     /* of 16 KiB, by the key indexes: that may hold a match */
