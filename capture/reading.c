@@ -882,6 +882,8 @@ json_t *reading_result_json(const struct reading_result *result)
     json_object_set_new(object, "run_bytes", json_integer((json_int_t)done->run_bytes));
     json_object_set_new(object, "segments_by_runs", json_integer((json_int_t)done->segments_by_runs));
     json_object_set_new(object, "segments_excluded", json_integer((json_int_t)done->segments_excluded));
+    json_object_set_new(object, "index_bytes", json_integer((json_int_t)done->index_bytes));
+    json_object_set_new(object, "narrowing", json_text(done->narrowing));
     json_object_set_new(object, "blocks_wanted", json_integer((json_int_t)done->blocks_wanted));
     json_object_set_new(object, "blocks_read", json_integer((json_int_t)done->blocks_read));
     bool limited = done->limit > WORKER_LIMIT_NONE && done->limit <= WORKER_LIMIT_SECONDS;

@@ -24,6 +24,7 @@ struct extraction {
     struct progress progress;
     struct failure failure; /* of the output */
     bool follow;
+    bool explain;
     bool stopped;
     uint64_t packets; /* handed out, as of the last progress */
     struct range range;
@@ -80,6 +81,8 @@ static json_t *extract_params(const struct invocation *invocation, struct extrac
     extraction->follow = options_given(invocation, "follow");
     if (params)
         json_object_set_new(params, "follow", json_boolean(extraction->follow));
+    if (params && options_given(invocation, "no-index"))
+        json_object_set_new(params, "no_index", json_true());
     return params;
 }
 
@@ -116,6 +119,26 @@ static void summary_print(const struct extraction *extraction, const json_t *res
     range_gaps_print(result);
 }
 
+/* How the answer was found: what each step has left for the next, and read for it. */
+static void plan_print(const json_t *result)
+{
+    uint64_t segments = answer_count(result, "segments"), left = segments - answer_count(result, "segments_by_runs");
+    uint64_t index_bytes = answer_count(result, "index_bytes");
+    const char *narrowing = answer_text(result, "narrowing");
+    char size[TEXT_SIZE_SIZE];
+    printf("by index     %s\n", narrowing[0] ? output_printable(narrowing) : "nothing: every packet of the range is judged");
+    printf("catalog      %" PRIu64 " segments that may hold packets of the range\n", segments);
+    printf("runs         %" PRIu64 " asked (%" PRIu64 " of no use), %s read: %" PRIu64 " segments are left\n", answer_count(result, "runs"),
+           answer_count(result, "runs_bad"), text_size(answer_count(result, "run_bytes"), size), left);
+    printf("key indexes  %" PRIu64 " asked (%" PRIu64 " more of no use), %s read: %" PRIu64 " segments are left, %" PRIu64
+           " blocks of 16 KiB that may hold a match\n",
+           answer_count(result, "segments_narrowed"), answer_count(result, "indexes_bad"), text_size(index_bytes, size),
+           left - answer_count(result, "segments_excluded"), answer_count(result, "blocks_wanted"));
+    printf("blocks       %" PRIu64 " read, %s with the headers of their frames\n", answer_count(result, "blocks_read"),
+           text_size(answer_count(result, "bytes_read") - index_bytes, size));
+    printf("packets      %" PRIu64 " judged, %" PRIu64 " match\n", answer_count(result, "packets_judged"), answer_count(result, "packets"));
+}
+
 /* What the exit status says of a job that came to its end. */
 static int extraction_status(const json_t *result)
 {
@@ -128,7 +151,9 @@ static int extraction_status(const json_t *result)
 
 static int extraction_report(const struct extraction *extraction, const json_t *result)
 {
-    if (!output_is_json())
+    if (extraction->explain && !output_is_json())
+        plan_print(result);
+    else if (!output_is_json())
         summary_print(extraction, result);
     else if (extraction->output.standard_output)
         output_json_aside(result);
@@ -199,7 +224,13 @@ static int extract_run(const struct invocation *invocation, struct failure *fail
     json_t *params = extract_params(invocation, &extraction, failure);
     if (!params)
         return failure->code;
-    int code = capture_output_open(&extraction.output, options_text(invocation, "write"), failure);
+    const char *output = options_text(invocation, "write");
+    extraction.explain = options_given(invocation, "explain");
+    if (extraction.explain && !output)
+        output = "/dev/null"; /* standard output is for the plan */
+    int code = extraction.explain && output && strcmp(output, "-") == 0
+                   ? fail(failure, ERR_INVALID, "--explain and the packets cannot both go to standard output")
+                   : capture_output_open(&extraction.output, output, failure);
     if (code == 0)
         code = extract_to_output(invocation, &extraction, params, failure);
     else
@@ -212,6 +243,8 @@ static const struct option_row options[] = {
     RANGE_OPTIONS,
     {"write", 'w', false, "FILE", "write there; - or nothing: standard output"},
     {"follow", 0, false, NULL, "go on with what is recorded, until ^C"},
+    {"explain", 0, false, NULL, "say how it was found, step by step; without --write the packets go nowhere"},
+    {"no-index", 0, false, NULL, "read everything, as if there were no index"},
     {0},
 };
 

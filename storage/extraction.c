@@ -766,6 +766,7 @@ static void send_done(struct extraction *extraction, int result)
         done.segments_by_runs = counters.segments_by_runs;
         done.segments_narrowed = counters.segments_narrowed;
         done.segments_excluded = counters.segments_excluded;
+        done.index_bytes = counters.index_bytes;
         done.blocks_wanted = counters.blocks_wanted;
         done.blocks_read = counters.blocks_read;
         done.indexes_bad = counters.indexes_bad;
@@ -773,6 +774,8 @@ static void send_done(struct extraction *extraction, int result)
         done.frames_checked = extraction->single.frames_checked;
         done.frames_bad = extraction->single.frames_bad;
     }
+    if (extraction->narrowing)
+        narrowing_describe(extraction->narrowing, done.narrowing, sizeof done.narrowing);
     done.runs = extraction->runs.asked;
     done.runs_bad = extraction->runs.bad;
     done.run_bytes = extraction->runs.bytes_read;

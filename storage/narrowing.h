@@ -62,6 +62,11 @@ void narrowing_close(struct narrowing **tree); /* null is allowed */
 /* Whether the whole text was understood as a filter; false: it narrows nothing. */
 bool narrowing_parsed(const struct narrowing *tree);
 
+/*
+ * For people: the tree, with "(packets)" where the packets themselves have to be looked at. Terminated, and cut with "..." where it is too long; printable.
+ */
+void narrowing_describe(const struct narrowing *tree, char *text, size_t size);
+
 enum narrowing_verdict narrowing_judge(const struct narrowing *tree, const struct flow_keys *keys,
                                        const struct flow_seen *seen);
 

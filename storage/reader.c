@@ -1108,6 +1108,7 @@ void reader_counters(const struct reader *reader, struct reader_counters *counte
         .segments_by_runs = reader->segments_by_runs + reader->shared.segments_by_runs,
         .segments_narrowed = reader->shared.segments_narrowed,
         .segments_excluded = reader->shared.segments_excluded,
+        .index_bytes = reader->shared.index_bytes,
         .blocks_wanted = reader->shared.blocks_wanted,
         .blocks_read = reader->shared.blocks_read,
         .indexes_bad = reader->shared.indexes_bad,

@@ -23,6 +23,7 @@ static int window_move(struct segment_flows *flows, uint32_t offset, uint32_t by
     flows->from = flows->to = 0;
     if (segment_read_place(flows->shared, segment, flows->place, from, flows->window, to - from) != 0)
         return ERR_IO;
+    flows->shared->index_bytes += to - from;
     flows->from = from;
     flows->to = to;
     return 0;

@@ -368,6 +368,7 @@ static int index_have(struct segment_reader *reader, uint32_t place, uint8_t *bu
         return 0;
     int result = segment_read_place(reader->shared, segment, place, segment->index_offset + *have,
                             buffer + *have, bytes - *have);
+    reader->shared->index_bytes += result == 0 ? bytes - *have : 0;
     *have = bytes;
     return result;
 }

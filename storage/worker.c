@@ -112,6 +112,7 @@ static void terminate_texts(uint32_t type, void *element)
     } else if (type == WORKER_DONE) {
         struct worker_done *done = element;
         terminate(done->text, sizeof done->text);
+        terminate(done->narrowing, sizeof done->narrowing);
     }
 }
 

@@ -184,11 +184,13 @@ struct worker_done {
     uint64_t segments_by_runs;  /* that were not read because of what runs say */
     uint64_t segments_narrowed; /* of which the key index said what need not be read */
     uint64_t segments_excluded; /* of those: nothing in them can match */
+    uint64_t index_bytes;       /* of total.bytes_read: where frames lie, and key indexes */
     uint64_t blocks_wanted;     /* of 16 KiB, by the key indexes: that may hold a match */
     uint64_t blocks_read;       /* of data frames */
     uint64_t indexes_bad;       /* key indexes that could not be used: their segments were read whole */
     uint64_t times_moved;   /* pcap formats: packets whose time did not fit and was moved to the nearest that does */
     char text[384];         /* the sentence for result != 0 */
+    char narrowing[1024];   /* what of the filter key indexes and runs decide, for people; empty: nothing */
 };
 
 /* ---- the recorder's side ------------------------------------------------------------------------ */

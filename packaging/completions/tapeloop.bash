@@ -78,7 +78,7 @@ _tapeloop() {
         options="--interface --backend --snapshot-length --buffer --no-promiscuous --outgoing --no-outgoing --for
             --detach --stop"
         ;;
-    extract) options="--from --to --write --format --query --follow --headers --packets-max --bytes-max --seconds-max" ;;
+    extract) options="--from --to --write --format --query --follow --headers --packets-max --bytes-max --seconds-max --explain --no-index" ;;
     estimate) options="--from --to --query" ;;
     keep)
         options="--from --to --format --query --headers --packets-max --bytes-max --seconds-max --name --expires

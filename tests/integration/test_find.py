@@ -154,6 +154,24 @@ class Find(unittest.TestCase):
         self.assertLess(needle_done["bytes_read"] * 3, everything["bytes_read"])
         self.assertLess(needle_done["packets_judged"] * 3, everything["packets_judged"])
 
+    def test_it_says_how_it_was_found(self):
+        plan = self.tapeloop("extract", "r", "--explain", "host 203.0.113.9 and less 61 and vlan").stdout
+        self.assertIn("host 203.0.113.9 and (packets) and vlan", plan)
+        for step in ("catalog", "runs", "key indexes", "blocks", "packets"):
+            self.assertIn("\n" + step, plan)
+        self.assertIn("every packet", self.tapeloop("extract", "r", "--explain").stdout)
+        ours, with_it = self.extract("--explain", "port 4445")
+        whole, without = self.extract("--no-index", "port 4445")
+        self.assertEqual(ours, whole)
+        self.assertEqual(with_it["narrowing"], "port 4445")
+        self.assertEqual((without["narrowing"], without["segments_narrowed"], without["index_bytes"]), ("", 0, 0))
+        self.assertGreater(with_it["index_bytes"], 0)
+        self.assertLessEqual(with_it["blocks_wanted"], with_it["blocks_read"])
+        refused = subprocess.run([TAPELOOP, "--state", os.path.join(self.folder.name, "state"), "extract", "r", "--explain", "-w", "-"],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("standard output", refused.stderr)
+
     def test_damaged_indexes_cost_time_and_no_packet(self):
         """Other bytes in the frames of the key indexes: whatever is still believed of them, the answers stay."""
         generator, disk = random.Random(SEED), os.path.join(self.folder.name, "disk")
