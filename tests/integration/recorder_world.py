@@ -14,6 +14,8 @@ import threading
 import time
 import unittest
 
+import control_schema
+
 BIN = os.environ.get("TAPELOOP_BIN", "")
 RECORDER = os.path.join(BIN, "tapeloopd")
 ROOT = os.geteuid() == 0
@@ -122,11 +124,14 @@ class Client:
             os.close(directory)
         self.number = 0
         self.progress = []
+        self.asked = None  # the last request, as far as it was made by send()
 
     def raw(self, data):
         self.socket.sendall(data)
 
     def send(self, message, descriptors=()):
+        if isinstance(message, dict) and message.get("method") in control_schema.METHODS:
+            self.asked = self.asked if message["method"] == "extract.finish" else message
         body = json.dumps(message).encode()
         data = struct.pack("<I", len(body)) + body
         rights = []
@@ -146,7 +151,11 @@ class Client:
         return data
 
     def receive(self):
-        return json.loads(self.read(struct.unpack("<I", self.read(4))[0]))
+        """The next message. What answers a request is held against the schema."""
+        message = json.loads(self.read(struct.unpack("<I", self.read(4))[0]))
+        if self.asked and message.get("id") == self.asked.get("id"):
+            control_schema.check_answer(self.asked, message, strict=False)
+        return message
 
     def ask(self, method, descriptors=(), request_id=None, **params):
         """Sends a request, waits for nothing."""
