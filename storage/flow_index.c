@@ -13,6 +13,7 @@
 #include "flow_index.h"
 
 #include <assert.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -351,23 +352,25 @@ static uint32_t mac_take(struct flow_index *index, uint64_t mac, uint64_t hash)
     return index->macs - 1;
 }
 
-static struct end_record end_of(const struct flow_end *end, uint32_t version)
+static inline uint64_t be64_at(const void *bytes, uint32_t at)
+{
+    uint64_t word = word_at(bytes, at);
+    return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_bswap64(word) : word;
+}
+
+static inline struct end_record end_of(const struct flow_end *end, uint32_t version)
 {
     struct end_record record = {.version = version};
-    uint64_t high = __builtin_bswap64(word_at(end->address, 0));
-    uint64_t low = __builtin_bswap64(word_at(end->address, 8));
-    if (__BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) {
-        high = word_at(end->address, 0);
-        low = word_at(end->address, 8);
-    }
+    uint64_t high = be64_at(end->address, 0), low = be64_at(end->address, 8);
     if (version == 4)
         record.low = high >> 32;
     else if (version == 6)
         record.high = high, record.low = low;
-    for (unsigned i = 0; i < 6; i++)
-        record.mac = record.mac << 8 | end->mac[i];
+    record.mac = be64_at(end, offsetof(struct flow_end, mac)) >> 16; /* the port lies behind it */
     return record;
 }
+
+_Static_assert(offsetof(struct flow_end, mac) + 8 == sizeof(struct flow_end), "eight bytes are there");
 
 /* An end that is looked for: it, its hash and its MAC's. */
 struct end_search {
@@ -760,6 +763,7 @@ struct encoding {
     bool failed;
     uint32_t kind_uses[FLOW_INDEX_KINDS_MAX];
     struct flow_index_state state[FLOW_INDEX_STATES_MAX];
+    uint64_t state_word[FLOW_INDEX_STATES_MAX]; /* each as a number, by which it is looked for */
     uint32_t state_uses[FLOW_INDEX_STATES_MAX];
     uint16_t state_slot[STATE_SLOTS];
     uint32_t states;
@@ -909,18 +913,17 @@ static void encode_kinds(struct encoding *encoding)
 /* States are gathered in a small table. What finds no room gets state 0, which allows everything. */
 static uint16_t state_take(struct encoding *encoding, const struct flow_state *flow)
 {
-    struct flow_index_state wanted = {.tcp_flags = flow->tcp_flags,
-                                      .ways = flow->ways,
-                                      .set = le16_of(flow->set),
-                                      .app = le16_of(flow->app)};
     uint64_t word = flow->tcp_flags | (uint64_t)flow->ways << 8 | (uint64_t)flow->set << 16 |
                     (uint64_t)flow->app << 32;
     uint32_t at = (uint32_t)fold(word, encoding->index->seed[2] | 1) % STATE_SLOTS;
-    while (encoding->state_slot[at] != 0 &&
-           memcmp(&encoding->state[encoding->state_slot[at]], &wanted, sizeof wanted) != 0)
+    while (encoding->state_slot[at] != 0 && encoding->state_word[encoding->state_slot[at]] != word)
         at = (at + 1) % STATE_SLOTS;
     if (encoding->state_slot[at] == 0 && encoding->states < FLOW_INDEX_STATES_MAX) {
-        encoding->state[encoding->states] = wanted;
+        encoding->state[encoding->states] = (struct flow_index_state){.tcp_flags = flow->tcp_flags,
+                                                                      .ways = flow->ways,
+                                                                      .set = le16_of(flow->set),
+                                                                      .app = le16_of(flow->app)};
+        encoding->state_word[encoding->states] = word;
         encoding->state_slot[at] = (uint16_t)encoding->states++;
     }
     encoding->state_uses[encoding->state_slot[at]]++;
