@@ -13,7 +13,8 @@ import sys
 import time
 import unittest
 
-from recorder_world import BIN, MIB, World, create_ring, extract, import_packets, main, numbered
+import faulty_world
+from recorder_world import BIN, MIB, RemoteError, World, create_ring, extract, import_packets, main, numbered, thread
 
 ROOT = os.geteuid() == 0
 TAPELOOP = os.path.join(BIN, "tapeloop")
@@ -158,8 +159,8 @@ class While(Disks):
         for kind in ("disk-added", "disk-removed", "disk-resumed"):
             self.assertIn(kind, kinds)
 
-    def test_a_disk_away_while_much_is_recorded(self):
-        recorder = self.make(disks=2, size=REMOVED_BYTES + 128 * MIB)
+    def away_while_much_is_recorded(self, disks, copies):
+        recorder = self.make(disks=disks, copies=copies, size=REMOVED_BYTES + 128 * MIB)
         import_packets(recorder, "dmz", numbered(20000, size=1000))
         before = extract(recorder, "dmz")[0]
         used = {number: disk["used_bytes"] for number, disk in self.disks(recorder).items()}
@@ -169,12 +170,55 @@ class While(Disks):
         def written():
             return sum(disk["written_bytes"] for disk in self.disks(recorder).values())
         start = written()
-        self.until(lambda: written() - start >= REMOVED_BYTES)
+        self.until(lambda: written() - start >= copies * REMOVED_BYTES)
         self.stop(recorder)
         recorder.call("disk.resume", ring="dmz", disk=str(away))
         imported = {"from_ns": str(1_700_000_000 * 10**9), "to_ns": str(1_700_000_100 * 10**9)}
         self.assertEqual(extract(recorder, "dmz", **imported)[0], before)
+        return recorder
+
+    def test_a_disk_away_while_much_is_recorded(self):
+        self.check_clean(self.away_while_much_is_recorded(2, 1), "dmz")
+
+    def test_a_copy_away_while_much_is_recorded(self):
+        """What it had is found again; what has only one copy, and that is what was on it when it went, is healed."""
+        recorder = self.away_while_much_is_recorded(3, 2)
+        recorder.call("ring.set", ring="dmz", settings={"heal_delay": "0s"})
+        self.until(lambda: not recorder.call("status", ring="dmz")["rings"][0]["degraded"])
         self.check_clean(recorder, "dmz")
+
+    def test_a_disk_that_hangs_while_it_is_taken_in(self):
+        """It is given up with a sentence; until then, and no longer, whoever wants to change the ring waits."""
+        if not os.access(faulty_world.PROGRAM, os.X_OK) or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            self.skipTest("no FUSE, or it was not built: no disk that hangs")
+        with faulty_world.FaultyDisks() as faulty:
+            recorder = self.make(disks=2)
+            slow = faulty.path("slow")
+            recorder.call("disk.add", ring="dmz", disk={"path": slow, "bytes": 64 * MIB})
+            self.record(recorder)
+            self.more(recorder)
+            recorder.call("disk.remove", ring="dmz", disk=slow)
+            faulty.hang("slow")
+            said = []
+            resume = thread(lambda: said.append(self.refused("timeout", recorder, "disk.resume", ring="dmz", disk=slow)))
+            recorder.call("disk.remove", ring="dmz", disk="2")
+            recorder.call("disk.resume", ring="dmz", disk="2")
+            self.more(recorder)
+            resume.join()
+            self.assertIn("does not answer", said[0])
+            self.assertEqual(self.states(recorder), {1: "active", 2: "active", 3: "removed"})
+            self.refused("busy", recorder, "disk.resume", ring="dmz", disk=slow)  # we hold its lock until it answers
+            faulty.heal("slow")
+            while True:
+                try:
+                    recorder.call("disk.resume", ring="dmz", disk=slow)
+                    break
+                except RemoteError as error:
+                    self.assertEqual(error.code, "busy")
+            self.more(recorder)
+            self.stop(recorder)
+            self.check_clean(recorder, "dmz")
+            recorder.stop()
 
     def test_copies_are_set(self):
         recorder = self.make()
