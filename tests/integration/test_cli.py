@@ -217,7 +217,7 @@ class Works(Recorder):
         self.refused("job", "get", "nothing", "-w", self.path("got.pcap"), status=1, says="no such job")
         self.assertEqual(packets_of(self.read("got.pcap")), (wanted, True))  # an old file stays
 
-        self.daemon()
+        daemon = self.daemon()
         started = self.run_command("job", "start", "dmz", "-c", "7", "--format", "pcap", status=0).out
         number = started.split()[1].rstrip(":,")
         while "done" not in self.run_command("job", "show", number, status=0).out:
@@ -231,6 +231,8 @@ class Works(Recorder):
         for job in (number, "incident-7"):
             self.run_command("job", "delete", job, status=0)
         self.assertIn("no job", self.run_command("job", "list", status=0).err)
+        self.run_command("shutdown", status=0)
+        self.assertEqual(daemon.wait(), 0)
 
     def test_commands_at_once_share_a_recorder(self):
         self.create()
