@@ -128,6 +128,16 @@ class Mending(World):
         self.assertIn('"heal_rate": "8M"', json.dumps(shown))
         self.run_command("ring", "set", "dmz", "scrub_rate=0", status=2)
 
+    def test_waiting_for_recording_is_told(self):
+        yielding = json.loads(self.run_command("status", "dmz", "--json", status=0).out)["rings"][0]["yielding"]
+        self.assertEqual((yielding["readers"], yielding["readers_held_back_ms"]), (0, 0))
+        self.assertLess(yielding["level_permille"], 1000)
+        for setting in ("off", "on"):
+            answer = self.run_command("ring", "set", "dmz", f"yielding={setting}", status=0)
+            self.assertNotIn("in use", answer.out + answer.err)
+            self.assertEqual(self.verify()["held_back_ms"], 0)  # nothing is recorded
+        self.run_command("ring", "set", "dmz", "yielding=often", status=2)
+
     def test_settings_while_recording(self):
         process = self.start("record", "dmz", "--backend", "generator", "--json")
         while json.loads(self.run_command("status", "dmz", "--json", status=0).out)["rings"][0]["account"]["seen"] <= 9000:
