@@ -584,9 +584,11 @@ static int relay(struct reading *reading)
         int wait_ms = RELAY_MS;
         if (options->follow && !reading->finishing) {
             wait_ms = (int)(FOLLOW_NS / 1000000);
-            result = reading->caught_up ? follow_look(reading) : 0;
-            if (result == 0 && (reading->finish_wanted || range_is_over(reading)))
+            /* Another look in front of the last one would find something each time, in a ring that is fast. */
+            if (reading->finish_wanted || range_is_over(reading))
                 result = finish(reading);
+            else
+                result = reading->caught_up ? follow_look(reading) : 0;
             if (result == ERR_CLOSED)
                 return worker_died(reading);
             if (result != 0)

@@ -327,6 +327,12 @@ static bool may_read(void *context, uint32_t disk, uint32_t ahead, bool wait)
     return may;
 }
 
+static bool is_gone(void *context, uint64_t position)
+{
+    const struct extraction *extraction = context;
+    return position < pressure_oldest(extraction->pressure.page);
+}
+
 static int judge(void *context, const struct worker_bad *bad)
 {
     struct extraction *extraction = context;
@@ -573,6 +579,7 @@ static int open_reader(struct extraction *extraction)
         .gap = note_gap,
         .tick = tick,
         .may_read = extraction->pressure.page ? may_read : NULL,
+        .is_gone = extraction->pressure.page ? is_gone : NULL,
         .context = extraction,
     };
     int result = reader_open(&options, &extraction->reader);
@@ -653,6 +660,7 @@ static int open_segments(struct extraction *extraction, bool everything)
         .everything = everything,
         .judge = judge,
         .may_read = extraction->pressure.page ? may_read : NULL,
+        .is_gone = extraction->pressure.page ? is_gone : NULL,
         .context = extraction,
     };
     result = open_reader(extraction); /* only to check what the recorder has sent */

@@ -24,6 +24,7 @@
 #include "stream.h"
 
 #define SUSPECT_AFTER_NS 2000000000ull
+#define OLDEST_PERIOD_NS 100000000ull /* readers are told how far the ring has got */
 
 struct call {
     struct call *next;
@@ -213,11 +214,35 @@ static uint32_t disk_level(const struct keeper_disk *disk, uint64_t without_byte
     return pressure_level(bytes, disk->keeper->pool_bytes / PRESSURE_SHARE);
 }
 
-static void publish_pressure(const struct keeper *keeper, uint64_t now_ns)
+static uint64_t oldest_on(const struct keeper_disk *disk)
+{
+    uint64_t oldest = POSITION_IN_USE;
+    for (uint32_t slot = 0; slot < disk->slots && disk->io; slot++)
+        if (disk->position[slot] != 0 && disk->position[slot] < oldest)
+            oldest = disk->position[slot];
+    return oldest;
+}
+
+/* Of a segment that is still there; 0: there is none. Looks at every slot. */
+static uint64_t oldest_position(const struct keeper *keeper)
+{
+    uint64_t oldest = POSITION_IN_USE;
+    for (uint32_t i = 0; i < keeper->disks; i++) {
+        uint64_t here = oldest_on(keeper->disk[i]);
+        oldest = here < oldest ? here : oldest;
+    }
+    return oldest == POSITION_IN_USE ? 0 : oldest;
+}
+
+static void publish_pressure(struct keeper *keeper, uint64_t now_ns)
 {
     struct pressure_page *page = keeper->options.gauge;
     if (!page)
         return;
+    if (pressure_readers(page) > 0 && now_ns - keeper->oldest_told_ns >= OLDEST_PERIOD_NS) {
+        pressure_publish_oldest(page, oldest_position(keeper));
+        keeper->oldest_told_ns = now_ns;
+    }
     uint32_t ring = ring_level(keeper);
     for (uint32_t i = 0; i < keeper->disks; i++) {
         uint32_t level = disk_level(keeper->disk[i], 0);
@@ -435,7 +460,7 @@ static uint8_t copies_in_force(const struct keeper *keeper)
     return (uint8_t)fewest;
 }
 
-static void disk_state(const struct keeper_disk *disk, uint64_t slot_bytes, struct keeper_disk_state *one, uint64_t *oldest)
+static void disk_state(const struct keeper_disk *disk, uint64_t slot_bytes, struct keeper_disk_state *one)
 {
     *one = (struct keeper_disk_state){
         .identity = disk->identity,
@@ -450,10 +475,7 @@ static void disk_state(const struct keeper_disk *disk, uint64_t slot_bytes, stru
         .flushes = disk->flushes,
     };
     for (uint32_t slot = 0; slot < disk->slots && disk->io; slot++) {
-        if (disk->position[slot] == 0)
-            one->free_slots++;
-        else if (disk->position[slot] < *oldest)
-            *oldest = disk->position[slot];
+        one->free_slots += disk->position[slot] == 0;
         one->segments += disk->position[slot] == POSITION_IN_USE || disk->belief[slot].position != 0;
     }
     one->segment_bytes = one->segments * slot_bytes;
@@ -472,10 +494,9 @@ void keeper_state(struct keeper *keeper, struct keeper_state *state)
         .durable_copies = copies_in_force(keeper),
         .dead = keeper->dead,
     };
-    uint64_t oldest = POSITION_IN_USE;
     for (uint32_t i = 0; i < keeper->disks; i++) {
-        disk_state(keeper->disk[i], keeper->options.slot_bytes, &state->disk[i], &oldest);
+        disk_state(keeper->disk[i], keeper->options.slot_bytes, &state->disk[i]);
         state->in_flight_bytes += keeper->disk[i]->in_flight_bytes;
     }
-    state->oldest_position = oldest == POSITION_IN_USE ? 0 : oldest;
+    state->oldest_position = oldest_position(keeper);
 }

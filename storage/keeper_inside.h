@@ -113,6 +113,7 @@ struct keeper {
     uint64_t segments_opened, segments_sealed, segments_coarse, stale_beliefs;
     uint64_t requests_under_way;
     uint64_t pool_bytes;
+    uint64_t oldest_told_ns; /* when the gauge was last told */
     bool dead;
     bool expecting;     /* see keeper_expect_disk() */
     struct identity *expired;

@@ -19,6 +19,7 @@
 /* Each value stands for itself: a reader that sees a level a moment before its time errs by one look. */
 struct pressure_page {
     _Atomic uint64_t written_ns;
+    _Atomic uint64_t oldest; /* position */
     _Atomic uint32_t readers; /* who sit and read */
     _Atomic bool mends;
     _Atomic uint32_t turn[PRESSURE_SEATS];
@@ -127,6 +128,21 @@ void pressure_publish_time(struct pressure_page *page, bool mends, uint64_t now_
 {
     atomic_store_explicit(&page->mends, mends, memory_order_relaxed);
     atomic_store_explicit(&page->written_ns, now_ns, memory_order_release);
+}
+
+void pressure_publish_oldest(struct pressure_page *page, uint64_t position)
+{
+    atomic_store_explicit(&page->oldest, position, memory_order_relaxed);
+}
+
+uint64_t pressure_oldest(const struct pressure_page *page)
+{
+    return atomic_load_explicit(&page->oldest, memory_order_relaxed);
+}
+
+uint32_t pressure_readers(const struct pressure_page *page)
+{
+    return atomic_load_explicit(&page->readers, memory_order_relaxed);
 }
 
 /* ---- seats -------------------------------------------------------------------------------------- */

@@ -92,6 +92,11 @@ void pressure_publish(struct pressure_page *page, uint32_t disk, uint32_t level,
 /* mends: the mender has work. */
 void pressure_publish_time(struct pressure_page *page, bool mends, uint64_t now_ns);
 
+/* The position of the oldest segment that is still on the disks, for who has a long list of segments to read; 0: not known. One thread. */
+void pressure_publish_oldest(struct pressure_page *page, uint64_t position);
+uint64_t pressure_oldest(const struct pressure_page *page);
+uint32_t pressure_readers(const struct pressure_page *page);
+
 /* A seat for a reader, which counts as one that reads; PRESSURE_SEATS where all are taken: such readers share a turn. Any thread. */
 uint32_t pressure_seat_take(struct pressure_gauge *gauge);
 void pressure_seat_give(struct pressure_gauge *gauge, uint32_t seat);

@@ -716,6 +716,7 @@ int reader_open(const struct reader_options *options, struct reader **out)
     reader->shared.narrowing = options->narrowing;
     reader->shared.judge = options->judge;
     reader->shared.may_read = options->may_read;
+    reader->shared.is_gone = options->is_gone;
     reader->shared.context = options->context;
     reader->stash_max = options->memory_max / 4;
     int result = segment_readers_open(&reader->shared, options->memory_max - reader->stash_max);

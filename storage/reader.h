@@ -48,8 +48,9 @@ struct reader_options {
     void (*gap)(void *context, const struct worker_gap *gap);
     /* Called for every frame at least; a negative code ends reader_next(). May be null. */
     int (*tick)(void *context);
-    /* As in struct segment_readers. May be null. */
+    /* As in struct segment_readers. Each may be null. */
     bool (*may_read)(void *context, uint32_t disk, uint32_t ahead, bool wait);
+    bool (*is_gone)(void *context, uint64_t position);
     void *context;
 };
 

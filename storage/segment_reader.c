@@ -637,6 +637,13 @@ static int narrow(struct segment_reader *reader)
     return result < 0 ? result : 0;
 }
 
+/* A long list of segments of which each waited for its turn, only to be found overwritten, would be read for ever, behind the ring. */
+static bool is_gone(const struct segment_reader *reader)
+{
+    const struct segment_readers *shared = reader->shared;
+    return shared->is_gone && reader->at == 0 && reader->submitted == 0 && shared->is_gone(shared->context, reader->segment->position);
+}
+
 /* Once, before the first read: whether the index pays. It does where a part of a sealed segment is
  * wanted, by time or by a filter. */
 static int decide(struct segment_reader *reader)
@@ -648,7 +655,7 @@ static int decide(struct segment_reader *reader)
     reader->decided = true;
     bool whole = segment->first_ns >= shared->from_ns &&
                  (segment->last_ns < shared->to_ns || shared->to_ns == INT64_MAX);
-    if (shared->everything || segment->state == SEGMENT_OPEN || (whole && !shared->narrowing))
+    if (shared->everything || segment->state == SEGMENT_OPEN || (whole && !shared->narrowing) || is_gone(reader))
         return 0;
     int good = segment_reader_index(reader);
     if (good <= 0)
@@ -765,12 +772,13 @@ static bool submit_piece(struct segment_reader *reader)
     if (!piece)
         return false;
     uint32_t disk = segment->place[reader->place].disk;
-    if (shared->may_read && !shared->may_read(shared->context, disk, shared->ahead[disk], reader->pieces == 0)) {
+    bool gone = is_gone(reader);
+    if (shared->may_read && !gone && !shared->may_read(shared->context, disk, shared->ahead[disk], reader->pieces == 0)) {
         piece->waited = true; /* nothing was asked for */
         piece_give(shared, piece);
         return false;
     }
-    uint32_t bytes = to - from < PIECE_BYTES ? to - from : PIECE_BYTES;
+    uint32_t bytes = gone ? PAGE_BYTES : to - from < PIECE_BYTES ? to - from : PIECE_BYTES;
     piece->data = piece->read->memory + PIECE_ROOM_BYTES;
     piece->offset = from;
     piece->bytes = bytes;

@@ -69,6 +69,9 @@ struct segment_readers {
     /* Whether the disk may be asked for a piece now; `wait`: not before it may. ahead: pieces that it was asked for and that nobody has waited for
      * yet. May be null: always. */
     bool (*may_read)(void *context, uint32_t disk, uint32_t ahead, bool wait);
+    /* Whether the ring has probably taken the slots of the segment at this position: then a page is asked for, out of turn, to see. May be
+     * null: never. */
+    bool (*is_gone)(void *context, uint64_t position);
     void *context;
 
     struct patience patience; /* of disks that hang */
