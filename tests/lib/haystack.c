@@ -1,9 +1,9 @@
 /*
  * haystack.c - a capture file of the generator's traffic with needles in it, for measuring how they are found.
  *
- *     tapeloop-haystack FILE BYTES [SEED]
+ *     tapeloop-haystack FILE BYTES [SEED [SECONDS]]
  *
- * Classic pcap, microseconds, about BYTES long, a minute of traffic. Needles: one flow of 20 packets, 10.99.99.1:40001 and
+ * Classic pcap, microseconds, about BYTES long, a minute of traffic, SECONDS later than a certain evening. Needles: one flow of 20 packets, 10.99.99.1:40001 and
  * 10.99.99.2:8443 over TCP, between 30 and 60 percent of the file; one host, 10.98.98.98, in one packet of 10,000, evenly. Says on standard output, as
  * JSON, what is in it.
  */
@@ -82,15 +82,16 @@ int main(int argc, char **argv)
     struct source *source = NULL;
     struct failure failure = {0};
     uint64_t bytes = argc > 2 ? strtoull(argv[2], NULL, 10) : 0;
-    if (argc < 3 || argc > 4 || bytes < 1u << 20) {
-        fprintf(stderr, "usage: tapeloop-haystack FILE BYTES [SEED]\n");
+    if (argc < 3 || argc > 5 || bytes < 1u << 20) {
+        fprintf(stderr, "usage: tapeloop-haystack FILE BYTES [SEED [SECONDS]]\n");
         return 2;
     }
+    int64_t start_ns = START_NS + (argc > 4 ? strtoll(argv[4], NULL, 10) * INT64_C(1000000000) : 0);
     uint64_t total = bytes / (FRAME_MEAN_BYTES + RECORD_BYTES);
     const struct source_generator_options options = {.seed = argc > 3 ? strtoull(argv[3], NULL, 10) : 1,
                                                      .flows = FLOWS,
                                                      .packets = total,
-                                                     .start_ns = START_NS,
+                                                     .start_ns = start_ns,
                                                      .step_ns = (uint64_t)SPAN_NS / total};
     file = fopen(argv[1], "wb");
     if (!file || source_generator_open(&options, &source, &failure) != 0) {
@@ -112,6 +113,6 @@ int main(int argc, char **argv)
     }
     printf("{\"packets\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"flow\": %" PRIu64 ", \"rare\": %" PRIu64 ", \"from_ns\": %" PRId64
            ", \"to_ns\": %" PRId64 "}\n",
-           packets, written, flow_packets, rare_packets, START_NS, START_NS + SPAN_NS);
+           packets, written, flow_packets, rare_packets, start_ns, start_ns + SPAN_NS);
     return 0;
 }
