@@ -10,14 +10,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "catalog.h"
 #include "filter.h"
+#include "key_runs.h"
 #include "level_list.h"
 #include "narrowing.h"
 #include "packet_keys.h"
 #include "packet_mixer.h"
 #include "reader.h"
+#include "run_maker.h"
 #include "segment_fixture.h"
 
 #define SEGMENTS 3u
@@ -40,9 +44,11 @@ struct world {
     uint32_t copies;
     struct kept kept[PACKETS_MAX];
     uint32_t packets;
+    uint8_t *run; /* of keys, of all segments */
+    uint32_t run_bytes;
     struct disk *disk;
     struct reader *reader;
-    uint32_t gaps, bads;
+    uint32_t gaps, bads, runs_bad;
     struct reader_counters counters;
 };
 
@@ -82,6 +88,41 @@ static void rare_packet(struct mixer *mixer, uint8_t *bytes)
     bytes[39] = 26;
 }
 
+static int no_tick(void *context)
+{
+    (void)context;
+    return 0;
+}
+
+static int memory_file(const uint8_t *bytes, size_t count)
+{
+    int fd = memfd_create("run", MFD_CLOEXEC);
+    assert_true(fd >= 0 && write(fd, bytes, count) == (ssize_t)count);
+    return fd;
+}
+
+static void make_run(struct world *world)
+{
+    struct disk *disk = fixture_disk(&world->fixture);
+    struct segment_readers shared = {
+        .disk = &disk, .disks = 1, .ring = world->fixture.ring, .from_ns = INT64_MIN, .to_ns = INT64_MAX, .judge = judge, .context = world};
+    struct worker_segment about[SEGMENTS];
+    int fd = memory_file(NULL, 0);
+    for (uint32_t i = 0; i < SEGMENTS; i++)
+        about[i] = world->segment[i].about;
+    assert_int_equal(segment_readers_open(&shared, 4u << 20), 0);
+    assert_int_equal(run_maker_write(&shared, about, SEGMENTS, fd, no_tick, NULL), 0);
+    segment_readers_close(&shared);
+    disk_close(&disk);
+    off_t bytes = lseek(fd, 0, SEEK_END);
+    assert_true(bytes > PAGE_BYTES);
+    world->run_bytes = (uint32_t)bytes;
+    world->run = malloc((size_t)bytes);
+    assert_non_null(world->run);
+    assert_int_equal(pread(fd, world->run, (size_t)bytes, 0), bytes);
+    close(fd);
+}
+
 static void open_world(struct world *world, struct mixer *mixer, uint32_t copies, bool indexed)
 {
     static uint8_t bytes[LONG_BYTES + MIXED_BYTES_MAX];
@@ -112,6 +153,7 @@ static void open_world(struct world *world, struct mixer *mixer, uint32_t copies
         }
         fixture_seal(segment);
     }
+    make_run(world);
 }
 
 static void close_world(struct world *world)
@@ -121,14 +163,17 @@ static void close_world(struct world *world)
     for (uint32_t i = 0; i < world->packets; i++)
         free(world->kept[i].bytes);
     fixture_close(&world->fixture);
+    free(world->run);
 }
+
+enum runs { RUNS_NONE, RUNS_BEST, RUNS_REAL };
 
 struct question {
     const char *text;
     int64_t from_ns, to_ns;
     bool narrows;
     bool told; /* the reader is told of matches */
-    bool runs; /* of segments in which nothing matches, a run of keys has said so */
+    enum runs runs; /* BEST: of each segment in which nothing matches, one has said so; REAL: the world's is asked */
     uint64_t memory_max;
 };
 
@@ -174,11 +219,16 @@ static bool ask(struct world *world, const struct question *question)
         .context = world,
     };
     assert_int_equal(reader_open(&options, &world->reader), 0);
+    struct key_runs runs = {0};
+    if (question->runs == RUNS_REAL && narrowing_parsed(tree))
+        assert_int_equal(key_runs_ask(&runs, memory_file(world->run, world->run_bytes), &world->fixture.ring, tree), 0);
+    world->runs_bad = runs.bad;
     for (uint32_t i = 0; i < SEGMENTS; i++) {
         struct worker_segment about = world->segment[i].about;
-        about.nothing = question->runs && !has_match(world, &about, program);
+        about.nothing = question->runs == RUNS_BEST ? !has_match(world, &about, program) : key_runs_exclude(&runs, &about.segment, about.revision);
         assert_int_equal(reader_add(world->reader, &about, 1), 0);
     }
+    key_runs_close(&runs);
     for (uint32_t i = 0; i < world->packets; i++)
         world->kept[i].found = false;
     uint32_t next = 0;
@@ -233,7 +283,7 @@ static struct question random_question(struct mixer *mixer, const struct world *
     while (strstr(text, "geneve"));
     if (mixer_below(mixer, 3) == 0)
         snprintf(text, 600, "%s", rare[mixer_below(mixer, COUNT(rare))]);
-    struct question question = {.text = text, .from_ns = INT64_MIN, .to_ns = INT64_MAX, .narrows = true, .told = mixer_below(mixer, 4) > 0, .runs = mixer_below(mixer, 2) > 0};
+    struct question question = {.text = text, .from_ns = INT64_MIN, .to_ns = INT64_MAX, .narrows = true, .told = mixer_below(mixer, 4) > 0, .runs = (enum runs)mixer_below(mixer, 3)};
     if (mixer_below(mixer, 3) == 0) {
         question.from_ns = 1000 * (int64_t)mixer_below(mixer, world->packets);
         question.to_ns = question.from_ns + 1000 * (int64_t)mixer_below(mixer, world->packets);
@@ -323,24 +373,40 @@ static void damage(struct world *world, struct mixer *mixer, uint32_t slot, uint
     }
 }
 
-/* Index damaged: the answer is what it was. Anything damaged: what is missing is told, and nothing wrong comes out. */
+/* Index or run damaged: the answer is what it was. Anything damaged: what is missing is told, and nothing wrong comes out. */
+static void damage_run(struct world *world, struct mixer *mixer)
+{
+    for (uint32_t n = 1 + mixer_below(mixer, 8); n > 0; n--) {
+        uint32_t at = mixer_below(mixer, mixer_below(mixer, 3) == 0 ? 600 : world->run_bytes);
+        world->run[at] ^= (uint8_t)(1 + mixer_below(mixer, 255));
+    }
+    if (mixer_below(mixer, 6) == 0)
+        world->run_bytes = mixer_below(mixer, world->run_bytes);
+}
+
 static void damaged(bool index_only)
 {
     struct mixer mixer = {.state = seed + index_only};
     static struct world world;
     char text[600];
-    uint64_t bad = 0, lacking = 0, asked = 0;
+    uint64_t bad = 0, runs_bad = 0, lacking = 0, asked = 0;
     for (unsigned long i = 0, each = 100; i < damages; i += each) {
         open_world(&world, &mixer, 1 + mixer_below(&mixer, 2), true);
         uint8_t *whole = malloc(world.fixture.bytes);
         assert_non_null(whole);
         memcpy(whole, world.fixture.image, world.fixture.bytes);
+        uint32_t run_bytes = world.run_bytes;
+        uint8_t *run = malloc(run_bytes);
+        assert_non_null(run);
+        memcpy(run, world.run, run_bytes);
         for (unsigned long j = 0; j < each && i + j < damages; j++) {
             for (uint32_t n = 1 + mixer_below(&mixer, 4); n > 0; n--) {
                 uint32_t slot = mixer_below(&mixer, world.fixture.slots);
                 const struct worker_segment *about = &world.segment[slot / world.copies].about;
                 damage(&world, &mixer, slot, index_only ? about->index_offset : 0, about->index_offset + about->index_bytes);
             }
+            if (mixer_below(&mixer, 2) == 0)
+                damage_run(&world, &mixer);
             struct question question = random_question(&mixer, &world, text);
             if (ask(&world, &question)) {
                 uint32_t lack = missed(&world, &question);
@@ -349,17 +415,21 @@ static void damaged(bool index_only)
                 if (index_only)
                     assert_int_equal(world.gaps, 0);
                 bad += world.counters.indexes_bad;
+                runs_bad += world.runs_bad;
                 lacking += lack > 0;
                 asked++;
             }
             memcpy(world.fixture.image, whole, world.fixture.bytes);
+            memcpy(world.run, run, run_bytes);
+            world.run_bytes = run_bytes;
         }
         free(whole);
+        free(run);
         close_world(&world);
     }
-    print_message("%lu questions, %lu key indexes of no use, %lu answers with a gap that is told\n", (unsigned long)asked, (unsigned long)bad,
-                  (unsigned long)lacking);
-    assert_true(damages < 300 || bad > 0);
+    print_message("%lu questions, %lu key indexes and %lu runs of no use, %lu answers with a gap that is told\n", (unsigned long)asked,
+                  (unsigned long)bad, (unsigned long)runs_bad, (unsigned long)lacking);
+    assert_true(!index_only || damages < 300 || (bad > 0 && runs_bad > 0));
 }
 
 static void a_damaged_index_costs_no_packet(void **state)
