@@ -760,7 +760,7 @@ static void ask_blocks(struct segment_reader *reader, struct piece *piece)
 static bool submit_piece(struct segment_reader *reader)
 {
     uint32_t from, to;
-    if (reader->ended || !next_stretch(reader, &from, &to))
+    if (reader->ended || (reader->sees && reader->pieces > 0) || !next_stretch(reader, &from, &to))
         return false;
     struct segment_readers *shared = reader->shared;
     const struct worker_segment *segment = reader->segment;
@@ -778,6 +778,7 @@ static bool submit_piece(struct segment_reader *reader)
         piece_give(shared, piece);
         return false;
     }
+    reader->sees = gone;
     uint32_t bytes = gone ? PAGE_BYTES : to - from < PIECE_BYTES ? to - from : PIECE_BYTES;
     piece->data = piece->read->memory + PIECE_ROOM_BYTES;
     piece->offset = from;

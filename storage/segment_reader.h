@@ -122,6 +122,7 @@ struct segment_reader {
     uint32_t number;                      /* that it has; not `exact`: or a higher one */
     bool exact;
     bool ended;           /* before data_end: overtaken, or torn */
+    bool sees;            /* the first page has been asked for, to see whether the segment is still there */
     uint32_t length;      /* of the step that next() handed out; 0: none */
     uint32_t next_number; /* after that step */
     bool next_exact;

@@ -163,7 +163,7 @@ class Works(Recorder):
         self.assertGreater(seen, 0)
         self.assertEqual(seen, sum(status["account"].values()))
         follow = self.start("extract", "dmz", "--follow", "--from", "now", "-w", self.path("live"))
-        while not os.path.exists(self.path("live")) or os.stat(self.path("live")).st_size < 100000:
+        while not os.path.exists(self.path("live")) or os.stat(self.path("live")).st_size < 4000000:  # behind the ring by then
             self.assertIsNone(follow.poll())
             time.sleep(0.01)
         follow.send_signal(signal.SIGINT)

@@ -31,7 +31,25 @@ struct harness {
     void (*repair)(struct harness *harness, const struct worker_bad *bad);
     uint64_t heap_base;
     uint64_t heap_most;
+    uint64_t oldest; /* what the gauge says */
+    uint32_t turns;  /* that were asked for */
 };
+
+static bool may_read(void *context, uint32_t disk, uint32_t ahead, bool wait)
+{
+    struct harness *harness = context;
+    assert_int_equal(disk, 0);
+    (void)ahead;
+    (void)wait;
+    harness->turns++;
+    return true;
+}
+
+static bool is_gone(void *context, uint64_t position)
+{
+    const struct harness *harness = context;
+    return position < harness->oldest;
+}
 
 static int judge(void *context, const struct worker_bad *bad)
 {
@@ -84,6 +102,8 @@ static void open_harness(struct harness *harness, struct fixture *fixture, int64
         .judge = judge,
         .gap = note_gap,
         .tick = tick,
+        .may_read = may_read,
+        .is_gone = is_gone,
         .context = harness,
     };
     assert_int_equal(reader_open(&options, &harness->reader), 0);
@@ -787,6 +807,47 @@ static void test_slot_reassigned_under_a_reader(void **state)
         }
 }
 
+/*
+ * Of a segment that the gauge says is gone, a page is read out of turn. When it is: overwritten, and nobody has waited. When the gauge is
+ * wrong: all of it, as ever. A reader behind a fast ring waited for its turn for each of a thousand such segments, and never ended.
+ */
+static void test_what_is_gone_costs_no_turn(void **state)
+{
+    (void)state;
+    static const uint32_t slots[] = {0};
+    for (int gone = 0; gone < 2; gone++) {
+        struct fixture fixture;
+        struct fixture_segment segment, newer;
+        struct harness harness;
+        uint32_t offset[5];
+        make_frames(&fixture, &segment, 1, offset);
+        if (gone) {
+            fixture_begin(&newer, &fixture, slots, 1, 1, 0, 177, 4000, 0);
+            fill(&newer, 10, 4000 * SECOND, 1000);
+            fixture_seal(&newer);
+        }
+        open_usual(&harness, &fixture);
+        harness.judgement = WORKER_OVERTAKEN;
+        harness.oldest = 177;
+        add(&harness, &segment);
+        expect(&harness, 0, 0, gone ? 0 : 40);
+        struct reader_packet packet;
+        assert_int_equal(reader_next(harness.reader, &packet), 0);
+        reader_finish(harness.reader, true);
+        assert_int_equal(harness.gaps, gone);
+        if (gone) {
+            expect_gap(&harness, 0, WORKER_GAP_OVERWRITTEN, 40, 0, 39 * SECOND);
+            assert_int_equal(harness.turns, 0);
+            fixture_end(&newer);
+        } else {
+            assert_int_not_equal(harness.turns, 0);
+        }
+        close_harness(&harness);
+        fixture_end(&segment);
+        fixture_close(&fixture);
+    }
+}
+
 static void repair_first(struct harness *harness, const struct worker_bad *bad)
 {
     if (harness->bads == 2) /* the second time it is asked */
@@ -1393,6 +1454,7 @@ int main(void)
         cmocka_unit_test(test_disk_hangs),
         cmocka_unit_test(test_foreign_frame),
         cmocka_unit_test(test_slot_reassigned_under_a_reader),
+        cmocka_unit_test(test_what_is_gone_costs_no_turn),
         cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_recovered),
         cmocka_unit_test(test_time_pruning),
