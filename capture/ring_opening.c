@@ -333,6 +333,8 @@ int ring_entry_open(struct ring_entry *entry, struct failure *failure)
         }
         if (!why)
             why = &wanted.disk[i].failure;
+        if (!wanted.disk[i].done && on_give_up(entry))
+            continue; /* busy, and the waiting was given up: that says nothing of the disk */
         leave_out(entry, &wanted.disk[i]);
         event_log_say(recorder->events, "error", "disk-left-out", entry->row.name,
                       "disk %u is left out: %.400s", wanted.disk[i].row.number,

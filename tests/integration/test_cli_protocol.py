@@ -141,7 +141,7 @@ class Words(World):
             (["analyze", "dmz"], "analyze"),
             (["purge", "dmz"], "remove"),
             (["ring", "create", "x", "--encrypt", "aes"], "encrypt"),
-            (["ring", "create", "x", "--key-file", "k"], "encrypt"), (["extract", "dmz", "--explain"], "explain"),
+            (["ring", "create", "x", "--key-file", "k"], "encrypt"),
             (["--server", "https://other", "status"], "ssh"),
         ]
         overview = everything = self.run_command("help", status=0).out

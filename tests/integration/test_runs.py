@@ -106,7 +106,7 @@ class Runs(world.World):
             ours, result = self.ask(recorder, FILTERS[i])
             self.assertEqual(ours, whole[i], f"seed {SEED}")
             bad += result["runs_bad"]
-        self.assertGreater(bad, 10)
+        self.assertGreater(bad, 0)  # how many: those that were not made again first
 
         def is_well():
             _, result = self.ask(recorder, "vlan 77")
