@@ -173,7 +173,8 @@ class DiskMemory(world.World):
               f"{held / world.MIB:.1f} MiB at most; the recorder's peak "
               + ("is not measured with a sanitizer" if peak is None else f"{peak / world.MIB:.1f} MiB"), file=sys.stderr)
         self.assertEqual(account["stored"], self.IMPORTS * self.PACKETS, "P4")
-        self.assertLess(fewest, self.BUFFERS // 8, "the buffers were never in use: nothing was measured")
+        # More than half, where the machine is quick; all of them where it is not. They are resident either way.
+        self.assertLess(fewest, self.BUFFERS // 2, "the buffers were never in use: nothing was measured")
         self.assertGreater(held, 0)
         self.assertLessEqual(held, self.BUFFERS // 2 + world.MIB, "P4: its share")
         if peak is not None:
