@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "disk_life.h"
 #include "disk_rows.h"
 #include "mending.h"
@@ -370,19 +371,12 @@ static void append_account(int64_t stream, const char *name, uint16_t link_type,
                                     (json_int_t)account->stored_bytes));
 }
 
-static int64_t wall_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 /* Seconds from the oldest packet to now; 0 where packet times are of the future, or of nowhere. */
 static json_int_t reach_back_s(const struct catalog_summary *catalog)
 {
     int64_t reach_ns;
     if (catalog->first_ns > catalog->last_ns ||
-        __builtin_sub_overflow(wall_ns(), catalog->first_ns, &reach_ns) || reach_ns < 0)
+        __builtin_sub_overflow(clock_realtime_ns(), catalog->first_ns, &reach_ns) || reach_ns < 0)
         return 0;
     return reach_ns / 1000000000;
 }

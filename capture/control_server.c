@@ -25,6 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "control.h"
 #include "event_log.h"
 #include "methods.h"
@@ -55,13 +56,6 @@ struct control_server {
     bool leaving;
     struct place place[CONNECTIONS_MAX];
 };
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* ---- one connection
  * -------------------------------------------------------------------------------- */
@@ -156,7 +150,7 @@ static void set_idle(struct place *place, bool idle)
 {
     pthread_mutex_lock(&place->server->lock);
     place->idle = idle;
-    place->idle_since_ns = monotonic_ns();
+    place->idle_since_ns = clock_monotonic_ns();
     pthread_mutex_unlock(&place->server->lock);
 }
 
@@ -243,7 +237,7 @@ static struct place *find_place(struct control_server *server)
 static void make_place(struct control_server *server)
 {
     struct place *oldest = NULL;
-    uint64_t now_ns = monotonic_ns();
+    uint64_t now_ns = clock_monotonic_ns();
     pthread_mutex_lock(&server->lock);
     for (uint32_t i = 0; i < CONNECTIONS_MAX; i++) {
         struct place *place = &server->place[i];

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "disk_life.h"
 #include "disk_rows.h"
 #include "event_log.h"
@@ -27,13 +28,6 @@ struct disk_care {
     pthread_cond_t wake;
     bool stop;
 };
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* ---- rows in memory ----------------------------------------------------------------------------- */
 
@@ -276,7 +270,7 @@ static void look_at_all(struct disk_care *care, bool note)
         if (!looks[i].live || recorder_stopping(care->recorder) ||
             pthread_mutex_trylock(&entry->members_lock) != 0)
             continue;
-        uint64_t now = monotonic_ns();
+        uint64_t now = clock_monotonic_ns();
         uint64_t every = entry->settings.value[SETTING_disk_retry];
         bool search = every > 0 && now - entry->searched_ns >= every;
         if (search)
@@ -290,7 +284,7 @@ static void look_at_all(struct disk_care *care, bool note)
 static void *care_thread(void *context)
 {
     struct disk_care *care = context;
-    uint64_t noted_ns = monotonic_ns();
+    uint64_t noted_ns = clock_monotonic_ns();
     pthread_setname_np(pthread_self(), "disk-care");
     pthread_mutex_lock(&care->lock);
     while (!care->stop) {
@@ -301,9 +295,9 @@ static void *care_thread(void *context)
         if (care->stop)
             break;
         pthread_mutex_unlock(&care->lock);
-        bool note = monotonic_ns() - noted_ns >= NOTE_NS;
+        bool note = clock_monotonic_ns() - noted_ns >= NOTE_NS;
         if (note)
-            noted_ns = monotonic_ns();
+            noted_ns = clock_monotonic_ns();
         look_at_all(care, note);
         pthread_mutex_lock(&care->lock);
     }

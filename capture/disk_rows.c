@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "text.h"
 
 #define NOTE_PREFIX ".disk."
@@ -14,13 +15,6 @@
 /* A superblock is written when members come and go, twice when it is mended; a crash may have kept a note of it from being
  * taken. Another life of a ring is further away than that. */
 #define GENERATION_SLACK 16u
-
-static int64_t wall_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 /* ---- notes -------------------------------------------------------------------------------------- */
 
@@ -97,7 +91,7 @@ void disk_note_take(struct recorder *recorder, const struct state_disk *row, uin
         memcpy(note.enclosure, device.enclosure, sizeof note.enclosure);
         memcpy(note.enclosure_slot, device.enclosure_slot, sizeof note.enclosure_slot);
     }
-    note.last_seen_ns = wall_ns();
+    note.last_seen_ns = clock_realtime_ns();
     if (generation > 0)
         note.generation = generation;
     put_note(recorder, row, &note);

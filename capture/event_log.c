@@ -1,4 +1,5 @@
 #include "event_log.h"
+#include "clock.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -26,13 +27,6 @@ struct event_log {
     uint64_t repeats;
     bool journal;
 };
-
-static int64_t wall_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 static void copy_text(char *to, size_t size, const char *from)
 {
@@ -70,7 +64,7 @@ static void repeats_write(struct event_log *log)
     char text[sizeof event.text];
     snprintf(text, sizeof text, "%" PRIu64 " times more: %.440s", log->repeats, event.text);
     memcpy(event.text, text, sizeof text);
-    event.time_ns = wall_ns();
+    event.time_ns = clock_realtime_ns();
     log->repeats = 0;
     write_down(log, &event);
 }
@@ -115,7 +109,7 @@ static void *log_thread(void *context)
         handle(log, &event);
         if (not_written > 0) {
             struct event lost = {
-                .time_ns = wall_ns(), .severity = "warning", .kind = "events-lost"};
+                .time_ns = clock_realtime_ns(), .severity = "warning", .kind = "events-lost"};
             snprintf(lost.text, sizeof lost.text,
                      "%" PRIu64 " events came too fast to be written down", not_written);
             handle(log, &lost);
@@ -170,7 +164,7 @@ void event_log_close(struct event_log **slot)
 void event_log_say(struct event_log *log, const char *severity, const char *kind, const char *ring,
                    const char *format, ...)
 {
-    struct event event = {.time_ns = wall_ns()};
+    struct event event = {.time_ns = clock_realtime_ns()};
     copy_text(event.severity, sizeof event.severity, severity);
     copy_text(event.kind, sizeof event.kind, kind);
     copy_text(event.ring, sizeof event.ring, ring);

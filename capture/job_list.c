@@ -32,6 +32,7 @@
 
 #include "answer_json.h"
 #include "audit.h"
+#include "clock.h"
 #include "event_log.h"
 #include "ring_opening.h"
 #include "text.h"
@@ -80,20 +81,6 @@ struct job_list {
     pthread_t scheduler;
     bool scheduling;
 };
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static int64_t wall_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 static bool is_under_way(const struct job *job)
 {
@@ -280,7 +267,7 @@ static int measure_range(struct job_run *run, struct measure *measure)
     struct ring *ring = run->entry->ring;
     struct catalog_summary summary;
     *measure = (struct measure){.lo_ns = INT64_MAX, .hi_ns = INT64_MIN, .bytes = FILE_OVERHEAD_BYTES};
-    if (options->to_ns > wall_ns() - (int64_t)ring_options(ring)->flush_window_ns)
+    if (options->to_ns > clock_realtime_ns() - (int64_t)ring_options(ring)->flush_window_ns)
         (void)ring_flush(ring, FLUSH_MS); /* the worker's result says whether it was */
     int code = ring_find(ring, options->from_ns, options->to_ns, measure_segment, measure);
     if (code == 0)
@@ -407,7 +394,7 @@ static json_t *ended_row(const struct job_run *run, enum job_state state,
     pthread_mutex_lock(&run->list->lock);
     json_t *row = json_copy(run->job->row);
     pthread_mutex_unlock(&run->list->lock);
-    int64_t now_ns = wall_ns(), keep_ns = (int64_t)run->settings.value[SETTING_job_keep];
+    int64_t now_ns = clock_realtime_ns(), keep_ns = (int64_t)run->settings.value[SETTING_job_keep];
     json_object_set_new(row, "state", json_string(job_state_word(state)));
     json_set_time(row, "ended", now_ns, true);
     if (state != JOB_DONE || !run->job->facts.kept)
@@ -482,7 +469,7 @@ static bool wait_again(struct job_run *run)
         return false;
     }
     run->job->facts.state = JOB_WAITING;
-    run->job->due_ns = monotonic_ns() + AGAIN_NS;
+    run->job->due_ns = clock_monotonic_ns() + AGAIN_NS;
     run->job->lacks = run->limit;
     run->job->set_aside = 0;
     run->job->written = 0;
@@ -592,12 +579,12 @@ static void start_job(struct runner *runner, struct job *job)
     job->written = 0;
     job->lacks = NULL;
     json_object_set_new(job->row, "state", json_string(job_state_word(JOB_RUNNING)));
-    json_set_time(job->row, "started", wall_ns(), true);
+    json_set_time(job->row, "started", clock_realtime_ns(), true);
     runner->used = pthread_create(&runner->thread, NULL, runner_thread, runner) == 0;
     if (runner->used)
         return;
     job->facts.state = JOB_WAITING; /* no thread left: later */
-    job->due_ns = monotonic_ns() + AGAIN_NS;
+    job->due_ns = clock_monotonic_ns() + AGAIN_NS;
     job->runner = NULL;
     json_object_set_new(job->row, "state", json_string(job_state_word(JOB_WAITING)));
 }
@@ -617,7 +604,7 @@ static bool is_behind(const struct job_list *list, const struct job *job)
 /* Under lock. */
 static void start_waiting(struct job_list *list)
 {
-    uint64_t now_ns = monotonic_ns();
+    uint64_t now_ns = clock_monotonic_ns();
     struct job *job = list->jobs;
     for (uint32_t i = 0; i < JOBS_RUNNING_MAX; i++) {
         if (list->runner[i].used)
@@ -644,7 +631,7 @@ static struct job *find_expired(struct job_list *list, int64_t now_ns)
 static void expire(struct job_list *list)
 {
     struct job *job;
-    int64_t now_ns = wall_ns();
+    int64_t now_ns = clock_realtime_ns();
     pthread_mutex_lock(&list->store_lock);
     while ((job = find_expired(list, now_ns))) {
         if (job->facts.kept && job->facts.state == JOB_DONE)

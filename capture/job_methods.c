@@ -8,17 +8,11 @@
 
 #include "answer_json.h"
 #include "audit.h"
+#include "clock.h"
 #include "job_list.h"
 #include "methods.h"
 
 #define WAIT_MS 200 /* between two looks at a job that somebody waits for */
-
-static int64_t wall_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
@@ -37,7 +31,7 @@ static int check_range(struct request *request, struct reading_options *options,
 static int take_wish(struct request *request, struct job_wish *wish, struct reading_options *options)
 {
     *wish = (struct job_wish){
-        .options = options, .created_ns = wall_ns(), .expires_ns = INT64_MAX, .user = ""};
+        .options = options, .created_ns = clock_realtime_ns(), .expires_ns = INT64_MAX, .user = ""};
     int code = request_string(request, "ring", true, &wish->ring);
     if (code == 0)
         code = reading_take_options(request, options);

@@ -26,6 +26,7 @@
 #include <time.h>
 
 #include "classifier.h"
+#include "clock.h"
 #include "decode.h"
 
 #define TICK_MS 20
@@ -89,20 +90,6 @@ struct pipeline {
     _Atomic uint64_t oversized;
     _Atomic uint64_t time_cut;
 };
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static int64_t wall_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
@@ -203,7 +190,7 @@ static void interface_to_catalog(struct pipeline *pipeline,
                                  const struct interface_description *description)
 {
     const struct ring_options *ring = ring_options(pipeline->options.ring);
-    catalog_put_interface(ring->catalog, &ring->ring, description, wall_ns());
+    catalog_put_interface(ring->catalog, &ring->ring, description, clock_realtime_ns());
 }
 
 /* Interfaces have their source's numbers there, as packets do: those of a source before are told
@@ -530,7 +517,7 @@ static void pace(struct pipeline *pipeline)
     if (rate == 0)
         return;
     while (!atomic_load(&pipeline->stop) &&
-           pipeline->run_packets > (monotonic_ns() - pipeline->run_began_ns) * (double)rate / 1e9) {
+           pipeline->run_packets > (clock_monotonic_ns() - pipeline->run_began_ns) * (double)rate / 1e9) {
         nanosleep(&(struct timespec){.tv_nsec = (long)PACE_NS}, NULL);
         stream_tick(pipeline->stream);
     }
@@ -571,11 +558,11 @@ static int run(struct pipeline *pipeline, struct failure *failure)
             interfaces_grow(pipeline); /* also at the end: an interface without a packet is one */
         rules_take(pipeline);
         if (result > 0) {
-            uint64_t taken_ns = monotonic_ns();
+            uint64_t taken_ns = clock_monotonic_ns();
             if (grown == 0)
                 batch_take(pipeline);
             source_release(source, &pipeline->batch);
-            batch_note(pipeline, monotonic_ns() - taken_ns);
+            batch_note(pipeline, clock_monotonic_ns() - taken_ns);
         }
         if (result >= 0 && source->failure.code != 0 &&
             strcmp(source->failure.text, pipeline->ended_said) != 0) {
@@ -584,7 +571,7 @@ static int run(struct pipeline *pipeline, struct failure *failure)
                 pipeline->options.interface_ended(pipeline->options.context, source->failure.text);
         }
         layer7_turn(pipeline);
-        uint64_t now_ns = monotonic_ns();
+        uint64_t now_ns = clock_monotonic_ns();
         counters_read_if_due(pipeline, now_ns);
         stream_tick(pipeline->stream);
         if (grown != 0)
@@ -614,7 +601,7 @@ int pipeline_run(struct pipeline *pipeline, struct source *source, struct failur
     pipeline->interfaces = 0;
     pipeline->no_disk = false;
     pipeline->ended_said[0] = '\0';
-    pipeline->run_began_ns = monotonic_ns();
+    pipeline->run_began_ns = clock_monotonic_ns();
     pipeline->run_packets = 0;
     pipeline->counters_due_ns = 0;
     atomic_store(&pipeline->bytes_done, 0);

@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "answer_json.h"
+#include "clock.h"
 #include "event_log.h"
 #include "methods.h"
 #include "key_run.h"
@@ -105,20 +106,6 @@ struct reading {
     uint64_t full_look_due_ns;
     uint8_t buffer[WORKER_MESSAGE_BYTES_MAX] __attribute__((aligned(16)));
 };
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static int64_t wall_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 const char *reading_gap_word(uint32_t reason)
 {
@@ -321,7 +308,7 @@ static int look_at_all(struct reading *reading)
 {
     for (uint32_t i = 0; i < reading->sent_room; i++)
         reading->sent[i].seen = false;
-    uint64_t began_ns = monotonic_ns();
+    uint64_t began_ns = clock_monotonic_ns();
     look_at_disks(reading);
     uint64_t oldest, newest;
     int64_t sent_ns = reading->newest_sent > 0 ? reading->newest_sent_ns : reading->options->from_ns;
@@ -344,7 +331,7 @@ static int look_at_all(struct reading *reading)
     /* What the ring has overwritten meanwhile will not come again. */
     if (result == 0 && reading->options->follow)
         result = sent_rehash(reading, true);
-    uint64_t now_ns = monotonic_ns();
+    uint64_t now_ns = clock_monotonic_ns();
     reading->full_look_due_ns = now_ns + (now_ns - began_ns) * LOOK_SHARE;
     return result;
 }
@@ -374,7 +361,7 @@ static int open_row(const struct segment_row *row, void *context)
 /* Tells the worker what has come since the last time. */
 static int follow_look(struct reading *reading)
 {
-    uint64_t now_ns = monotonic_ns();
+    uint64_t now_ns = clock_monotonic_ns();
     if (now_ns < reading->look_due_ns)
         return 0;
     reading->look_due_ns = now_ns + FOLLOW_NS;
@@ -419,7 +406,7 @@ static bool range_is_over(const struct reading *reading)
 {
     int64_t to_ns = reading->options->to_ns;
     uint64_t late_ns = ring_options(reading->ring)->flush_window_ns + FOLLOW_LATE_NS;
-    return to_ns < INT64_MAX - (int64_t)late_ns && wall_ns() > to_ns + (int64_t)late_ns;
+    return to_ns < INT64_MAX - (int64_t)late_ns && clock_realtime_ns() > to_ns + (int64_t)late_ns;
 }
 
 /* ---- what the worker says
@@ -507,14 +494,14 @@ static void note_progress(struct reading *reading, const struct worker_progress 
         return;
     uint64_t held_back_ns =
         progress->held_back_ns > before->held_back_ns ? progress->held_back_ns - before->held_back_ns : 0;
-    reading->reads_until_ns = monotonic_ns() + READS_NS;
+    reading->reads_until_ns = clock_monotonic_ns() + READS_NS;
     reading->progress = *progress;
     ring_reader_reads(reading->ring, reading->seat, true, held_back_ns);
 }
 
 static void watch_turn(struct reading *reading)
 {
-    if (reading->reads_until_ns == 0 || monotonic_ns() < reading->reads_until_ns)
+    if (reading->reads_until_ns == 0 || clock_monotonic_ns() < reading->reads_until_ns)
         return;
     reading->reads_until_ns = 0;
     ring_reader_reads(reading->ring, reading->seat, false, 0);
@@ -737,7 +724,7 @@ static int brief(struct reading *reading)
 static void flush(struct reading *reading)
 {
     int64_t window_ns = (int64_t)ring_options(reading->ring)->flush_window_ns;
-    if (reading->options->to_ns > wall_ns() - window_ns && ring_flush(reading->ring, FLUSH_MS) != 0)
+    if (reading->options->to_ns > clock_realtime_ns() - window_ns && ring_flush(reading->ring, FLUSH_MS) != 0)
         reading->result->not_flushed = true;
 }
 
@@ -760,7 +747,7 @@ static int run(struct request *request, struct ring_entry *entry,
     if (options->kind != WORKER_RUN_MAKE)
         flush(reading);
     reading->seat = ring_reader_comes(reading->ring);
-    reading->reads_until_ns = monotonic_ns() + READS_NS;
+    reading->reads_until_ns = clock_monotonic_ns() + READS_NS;
     int code = worker_start(request->recorder->extract_path, &reading->worker, &request->failure);
     if (code == 0) {
         privileges_offer_child(reading->worker.pid);
@@ -802,7 +789,7 @@ int reading_run(struct request *request, struct ring_entry *entry,
                 const struct reading_options *options, struct reading_result *result)
 {
     atomic_uint *readings = &request->recorder->readings;
-    uint64_t began_ns = monotonic_ns();
+    uint64_t began_ns = clock_monotonic_ns();
     *result = (struct reading_result){0};
     int code = atomic_fetch_add(readings, 1) < READINGS_MAX
                    ? run(request, entry, options, result)
@@ -812,7 +799,7 @@ int reading_run(struct request *request, struct ring_entry *entry,
                           READINGS_MAX);
     atomic_fetch_sub(readings, 1);
     if (code == 0 && !options->follow)
-        note_speed(request->recorder, result->done.total.bytes_read, monotonic_ns() - began_ns);
+        note_speed(request->recorder, result->done.total.bytes_read, clock_monotonic_ns() - began_ns);
     return code;
 }
 

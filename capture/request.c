@@ -11,17 +11,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "text.h"
 
 #define PROGRESS_NS 250000000ull
 #define SECOND_MESSAGE_MS 10000 /* from its first byte to its last */
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* ---- parameters
  * ----------------------------------------------------------------------------------- */
@@ -150,7 +144,7 @@ int request_strings(struct request *request, const char *name, uint32_t max, con
 
 void request_progress(struct request *request, json_t *progress, bool now)
 {
-    uint64_t now_ns = monotonic_ns();
+    uint64_t now_ns = clock_monotonic_ns();
     if (request->gone || !progress || (!now && now_ns - request->progress_ns < PROGRESS_NS)) {
         json_decref(progress);
         return;

@@ -14,6 +14,7 @@
 
 #include "answer_json.h"
 #include "catalog_care.h"
+#include "clock.h"
 #include "disk_rows.h"
 #include "event_log.h"
 #include "job_row.h"
@@ -23,13 +24,6 @@
 #include "ring_opening.h"
 #include "superblock.h"
 #include "text.h"
-
-static int64_t wall_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 /* ---- what create and adopt have in common
  * ------------------------------------------------------------ */
@@ -246,7 +240,7 @@ int method_ring_create(struct request *request, json_t **result)
         identity_make(&making.row.ring);
         memcpy(making.row.name, name, strlen(name) + 1);
         making.row.copies = (uint8_t)copies;
-        making.row.created_ns = wall_ns();
+        making.row.created_ns = clock_realtime_ns();
         code = request_background(request, create_work, NULL, making_cancel, &making);
         if (code != 0 && making.failure.code != 0)
             request->failure = making.failure;

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "catalog_care.h"
+#include "clock.h"
 #include "disk_rows.h"
 #include "event_log.h"
 #include "mending.h"
@@ -25,13 +26,6 @@
 
 #define BUSY_RETRY_NS 100000000ull
 #define BUFFER_SHARE_OF_MEMORY 8
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* ---- settings
  * ------------------------------------------------------------------------------------ */
@@ -199,7 +193,7 @@ static void leave_out(struct ring_entry *entry, struct wanted_disk *wanted)
 /* Opens what can be opened. Returns how many disks are not busy any more. */
 static void open_wanted(struct ring_entry *entry, struct wanted_disks *wanted)
 {
-    uint64_t end_ns = monotonic_ns() + entry->settings.value[SETTING_disk_wait];
+    uint64_t end_ns = clock_monotonic_ns() + entry->settings.value[SETTING_disk_wait];
     for (;;) {
         uint32_t busy = 0;
         for (uint32_t i = 0; i < wanted->count; i++) {
@@ -207,7 +201,7 @@ static void open_wanted(struct ring_entry *entry, struct wanted_disks *wanted)
                 try_disk(entry, &wanted->disk[i]);
             busy += !wanted->disk[i].done;
         }
-        if (busy == 0 || monotonic_ns() >= end_ns || on_give_up(entry))
+        if (busy == 0 || clock_monotonic_ns() >= end_ns || on_give_up(entry))
             return;
         nanosleep(&(struct timespec){.tv_nsec = (long)BUSY_RETRY_NS}, NULL);
     }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "text.h"
 
 void ring_registry_init(struct ring_registry *registry)
@@ -233,14 +234,7 @@ int ring_registry_claim(struct ring_registry *registry, const char *name,
 
 void ring_registry_wait(struct ring_registry *registry, int patience_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += patience_ms / 1000;
-    until.tv_nsec += (patience_ms % 1000) * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
+    struct timespec until = clock_monotonic_in_ms(patience_ms);
     pthread_mutex_lock(&registry->lock);
     for (;;) {
         bool starting = false;

@@ -18,6 +18,7 @@
 #include <time.h>
 
 #include "classifier.h"
+#include "clock.h"
 
 #define IN_FORCE_NS 2000000000ull
 #define LOOK_NS 500000ull
@@ -47,13 +48,6 @@ struct ring_rules {
     struct rule_feed *feeds;
     struct rule_sum *sum; /* one for each rule of the list, in its order, behind the one of 0 */
 };
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static bool list_needs_app(const struct rule_list *list)
 {
@@ -227,10 +221,10 @@ bool ring_rules_in_force(struct ring_rules *rules)
 
 static bool wait_in_force(struct ring_rules *rules)
 {
-    uint64_t end_ns = monotonic_ns() + IN_FORCE_NS;
+    uint64_t end_ns = clock_monotonic_ns() + IN_FORCE_NS;
     for (;;) {
         bool all = ring_rules_in_force(rules);
-        if (all || monotonic_ns() >= end_ns)
+        if (all || clock_monotonic_ns() >= end_ns)
             return all;
         nanosleep(&(struct timespec){.tv_nsec = (long)LOOK_NS}, NULL);
     }

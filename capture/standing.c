@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "event_log.h"
 #include "methods.h"
 
@@ -31,13 +32,6 @@ struct standing_list {
     pthread_mutex_t lock; /* the attempts; and reading and writing the setting as one step */
     struct attempt *attempts;
 };
-
-static uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 int standing_open(struct standing_list **list, struct failure *failure)
 {
@@ -213,7 +207,7 @@ static void revive_one(struct recorder *recorder, const struct ring_entry *entry
     struct request request = {.recorder = recorder, .params = params, .answer_fd = -1, .cancel_fd = -1};
     struct recording_options options = {0};
     struct recording *recording;
-    uint64_t now_ns = monotonic_ns();
+    uint64_t now_ns = clock_monotonic_ns();
     char *key = json_dumps(params, JSON_COMPACT | JSON_SORT_KEYS);
     struct attempt *attempt = key ? attempt_of(recorder->standing, &entry->row.ring, key) : NULL;
     bool runs = key && recording_runs(recorder, entry->row.name, key);

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "answer.h"
+#include "clock.h"
 #include "output.h"
 #include "steno_query.h"
 
@@ -40,17 +41,10 @@ static char *filter_make(const struct invocation *invocation, struct failure *fa
     return filter;
 }
 
-static int64_t realtime_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 static int range_parse(const struct invocation *invocation, struct range *range,
                        struct failure *failure)
 {
-    int64_t now_ns = realtime_ns();
+    int64_t now_ns = clock_realtime_ns();
     const char *from = options_text(invocation, "from");
     const char *to = options_text(invocation, "to");
     int code = from ? text_parse_time(from, now_ns, &range->from_ns, failure) : 0;
@@ -74,7 +68,7 @@ static int query_translate(const char *language, char **filter, struct range *ra
         return 0;
     if (strcmp(language, "steno") != 0)
         return fail(failure, ERR_INVALID, "--query \"%s\": expected pcap or steno", output_printable(language));
-    int code = steno_query_open(*filter, realtime_ns(), &query, failure);
+    int code = steno_query_open(*filter, clock_realtime_ns(), &query, failure);
     if (code != 0)
         return code;
     free(*filter);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "answer.h"
+#include "clock.h"
 #include "commands.h"
 #include "numbered_rows.h"
 #include "interrupt.h"
@@ -20,13 +21,6 @@
 
 #define WATCH_PERIOD_MS 1000
 #define HISTORY_SECONDS 600
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 /* ---- status ---------------------------------------------------------------------------------- */
 
@@ -349,7 +343,7 @@ static int seconds_parse(const struct invocation *invocation, const char *name, 
 
 static int history_run(const struct invocation *invocation, struct failure *failure)
 {
-    int64_t now = now_ns();
+    int64_t now = clock_realtime_ns();
     int64_t to_s = now / 1000000000 + 1;
     int64_t from_s = to_s - HISTORY_SECONDS;
     const char *interface = options_text(invocation, "interface");

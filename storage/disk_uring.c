@@ -44,6 +44,7 @@
 #include <unistd.h>
 
 #include "buffer_poison.h"
+#include "clock.h"
 
 /*
  * liburing unmaps and maps rings by system calls of its own, which the thread sanitizer does not see: to it, a new ring
@@ -142,13 +143,6 @@ static struct disk_uring *uring_of(struct disk *disk)
     return (struct disk_uring *)disk;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /* A disk fails in two ways: it is full, or it is broken. */
 static int result_of_errno(int number)
 {
@@ -173,7 +167,7 @@ static void uring_submit(struct disk *head, struct disk_request *request)
     request->body[2] = (uint64_t)(int64_t)disk_check(head, request, &offset);
     request->body[0] = offset;
     request->next = NULL;
-    request->submitted_ns = now_ns();
+    request->submitted_ns = clock_monotonic_ns();
     if (request->op == DISK_READ && request->body[2] == 0)
         buffer_poison(request->buffer, request->bytes);
 

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "clock.h"
 #include "flow_frames.h"
 
 #define JOBS (INDEXER_FRAMES + INDEXER_LEDGERS)
@@ -278,14 +279,7 @@ void indexer_wait(struct indexer *indexer, int timeout_ms)
         timeout_ms = OTHERS_WAIT_MS; /* other streams hold the buffers: nobody will say when they do not */
     indexer->wake_at = indexer->frames / 2;
     indexer->waiting = true;
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (timeout_ms % 1000) * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
+    struct timespec until = clock_monotonic_in_ms(timeout_ms);
     pthread_cond_timedwait(&indexer->room, &indexer->lock, &until);
     indexer->waiting = false;
     pthread_mutex_unlock(&indexer->lock);

@@ -15,6 +15,7 @@
 #include "keeper.h"
 
 #include <assert.h>
+#include "clock.h"
 #include "keeper_inside.h"
 
 #include <assert.h>
@@ -181,14 +182,7 @@ static int sleep_ms(const struct keeper *keeper, int timeout_ms)
 
 static void mailbox_wait(struct keeper *keeper, int timeout_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (timeout_ms % 1000) * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
+    struct timespec until = clock_monotonic_in_ms(timeout_ms);
     keeper->waiting = true;
     while (mailbox_empty(keeper))
         if (pthread_cond_timedwait(&keeper->posted, &keeper->lock, &until) != 0)

@@ -10,6 +10,8 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "clock.h"
+
 #define POOL_BUFFERS_MIN 8u
 #define WAKE_BUFFERS_MAX 16u
 
@@ -226,14 +228,7 @@ void pool_give(struct pool *pool, struct frame_buffer *buffer)
 
 void pool_wait(struct pool *pool, int timeout_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (timeout_ms % 1000) * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
+    struct timespec until = clock_monotonic_in_ms(timeout_ms);
     pthread_mutex_lock(&pool->lock);
     if (pool->free_count < pool->wake_at) {
         pool->waiters++;

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "disk_life.h"
 #include "superblock_writer.h"
 
@@ -65,17 +66,13 @@ struct ring {
 static uint64_t monotonic_ns(void *context)
 {
     (void)context;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    return clock_monotonic_ns();
 }
 
 static int64_t wall_ns(void *context)
 {
     (void)context;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    return clock_realtime_ns();
 }
 
 /* ---- making --------------------------------------------------------------------------------------- */
@@ -1209,9 +1206,9 @@ void ring_positions(struct ring *ring, uint64_t *oldest, uint64_t *newest)
     *newest = state.position;
 }
 
-void ring_worker_segment(struct ring *ring, const struct segment_row *row, struct worker_segment *segment)
+struct worker_segment ring_row_segment(const struct segment_row *row)
 {
-    *segment = (struct worker_segment){
+    return (struct worker_segment){
         .segment = row->segment,
         .run = row->run,
         .position = row->position,
@@ -1228,6 +1225,11 @@ void ring_worker_segment(struct ring *ring, const struct segment_row *row, struc
         .index_offset = row->index_offset,
         .index_bytes = row->index_bytes,
     };
+}
+
+void ring_worker_segment(struct ring *ring, const struct segment_row *row, struct worker_segment *segment)
+{
+    *segment = ring_row_segment(row);
     for (uint8_t i = 0; i < row->places; i++)
         for (uint32_t disk = 0; disk < ring->members; disk++)
             if (ring_disk(ring, disk, NULL) && identity_equal(&ring->member[disk].identity, &row->place[i].disk)) {

@@ -124,7 +124,10 @@ uint64_t ring_changes(struct ring *ring);
 /* Positions of the oldest segment that is still there (0: none is) and of the last one that was prepared. */
 void ring_positions(struct ring *ring, uint64_t *oldest, uint64_t *newest);
 
-/* A row in the worker's form; disks are numbered as ring_disk() does. */
+/* A row in the worker's form, without its places. */
+struct worker_segment ring_row_segment(const struct segment_row *row);
+
+/* The same with them; disks are numbered as ring_disk() does. */
 void ring_worker_segment(struct ring *ring, const struct segment_row *row, struct worker_segment *segment);
 
 /* The recorder alone judges what a reader could not believe. Damage is counted, and mended in the background from another copy. */

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "clock.h"
 #include "flow_frames.h"
 #include "indexer.h"
 #include "segment_ledger.h"
@@ -623,14 +624,7 @@ void stream_tick(struct stream *stream)
 
 static void wait_changed(struct stream *stream, int timeout_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (timeout_ms % 1000) * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
+    struct timespec until = clock_monotonic_in_ms(timeout_ms);
     pthread_cond_timedwait(&stream->changed, &stream->lock, &until);
 }
 

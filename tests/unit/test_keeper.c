@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "reader.h"
+#include "ring.h"
 #include "store_machine.h"
 
 static struct machine_options small(uint64_t seed, uint32_t disks, uint8_t copies)
@@ -427,23 +428,7 @@ struct reading {
 static int read_row(const struct segment_row *row, void *context)
 {
     struct reading *reading = context;
-    struct worker_segment segment = {
-        .segment = row->segment,
-        .run = row->run,
-        .position = row->position,
-        .first_packet = row->first_packet,
-        .packets = row->packets,
-        .head_ns = row->head_ns,
-        .first_ns = row->first_ns,
-        .last_ns = row->last_ns,
-        .revision = row->revision,
-        .data_revision = row->data_revision,
-        .stream = row->stream,
-        .state = row->state,
-        .data_end = row->data_end,
-        .index_offset = row->index_offset,
-        .index_bytes = row->index_bytes,
-    };
+    struct worker_segment segment = ring_row_segment(row);
     for (uint8_t i = 0; i < row->places; i++)
         for (uint32_t disk = 0; disk < reading->machine->options.disks; disk++)
             if (identity_equal(&reading->machine->identity[disk], &row->place[i].disk)) {

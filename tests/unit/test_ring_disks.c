@@ -826,6 +826,14 @@ static int keep_row(const struct segment_row *row, void *context)
     return 0;
 }
 
+static void assert_no_damage(struct ring *ring)
+{
+    struct ring_state state;
+    assert_int_equal(ring_state(ring, &state), 0);
+    assert_int_equal(state.damaged_reads, 0);
+    assert_int_equal(state.mender.repairs_waiting + state.mender.repaired + state.mender.unrepairable, 0);
+}
+
 /*
  * A slot is reassigned while a reader is in it: it reports what it found there, and the recorder, which knows whose the slot is now, says that it was overtaken;
  * that is no damage, and nothing is mended there.
@@ -836,7 +844,6 @@ static void test_slot_reassigned_under_a_reader(void **state)
     struct world world;
     struct segment_row row = {0};
     struct worker_segment segment;
-    struct ring_state ring;
     world_open(&world, 1, 1);
     stream_begin(&world);
     record(&world, 500);
@@ -849,9 +856,7 @@ static void test_slot_reassigned_under_a_reader(void **state)
         record(&world, 100); /* until the ring has come round */
     flush(&world);
     assert_int_equal(ring_judge(world.ring, &segment, &bad), WORKER_OVERTAKEN);
-    assert_int_equal(ring_state(world.ring, &ring), 0);
-    assert_int_equal(ring.damaged_reads, 0);
-    assert_int_equal(ring.mender.repairs_waiting + ring.mender.repaired + ring.mender.unrepairable, 0);
+    assert_no_damage(world.ring);
     stream_stop(&world);
     world_close(&world);
 }
@@ -863,7 +868,6 @@ static void test_silence_is_no_damage(void **state)
     struct world world;
     struct segment_row row = {0};
     struct worker_segment segment;
-    struct ring_state ring;
     world_open(&world, 1, 1);
     stream_begin(&world);
     record(&world, 500);
@@ -872,9 +876,7 @@ static void test_silence_is_no_damage(void **state)
     ring_worker_segment(world.ring, &row, &segment);
     struct worker_bad bad = {.segment = segment.segment, .offset = PAGE_BYTES, .bytes = PAGE_BYTES, .reason = WORKER_BAD_SILENT};
     assert_int_equal(ring_judge(world.ring, &segment, &bad), WORKER_DAMAGED); /* another copy, or a gap */
-    assert_int_equal(ring_state(world.ring, &ring), 0);
-    assert_int_equal(ring.damaged_reads, 0);
-    assert_int_equal(ring.mender.repairs_waiting + ring.mender.repaired + ring.mender.unrepairable, 0);
+    assert_no_damage(world.ring);
     world_close(&world);
 }
 
