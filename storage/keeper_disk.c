@@ -17,6 +17,8 @@
 #include "disk_life.h"
 #include "stream.h"
 
+#define FRAME_BYTES_SUBMITTED (8u << 20) /* enough for a fast disk to be never idle, and not long for a slow one */
+#define FRAME_POOL_SHARE 8u              /* and of few buffers no more than this share */
 #define SLOW_AFTER_NS 100000000ull
 #define SLOW_MEMORY_NS 1000000000ull /* one that crawls answers now and then, and is no quicker for it */
 #define ANSWER_MEMORY 8
@@ -77,6 +79,66 @@ void keeper_submit(struct keeper *keeper, struct keeper_disk *disk, struct disk_
     disk_submit(disk->io, request);
 }
 
+static bool is_frame(const struct disk_request *request)
+{
+    return request->done == keeper_frame_answered;
+}
+
+/* Submits what waits, as far as there is room. */
+static void frames_go_on(struct keeper_disk *disk)
+{
+    uint64_t most = disk->keeper->pool_bytes / FRAME_POOL_SHARE;
+    if (most > FRAME_BYTES_SUBMITTED)
+        most = FRAME_BYTES_SUBMITTED;
+    while (disk->waiting_head && disk->frame_bytes <= most) {
+        struct disk_request *request = disk->waiting_head;
+        struct frame_buffer *buffer = request->owner;
+        disk->waiting_head = request->next;
+        disk->frame_bytes += request->bytes;
+        buffer->generation[keeper_frame_place(buffer, request)] = disk->generation;
+        disk->current++;
+        disk_submit(disk->io, request);
+    }
+    if (!disk->waiting_head)
+        disk->waiting_tail = NULL;
+}
+
+void keeper_frame_write(struct keeper_disk *disk, struct disk_request *request)
+{
+    assert(disk->io);
+    request->next = NULL;
+    if (disk->waiting_tail)
+        disk->waiting_tail->next = request;
+    else
+        disk->waiting_head = request;
+    disk->waiting_tail = request;
+    disk->keeper->requests_under_way++;
+    disk->in_flight_bytes += request->bytes;
+    frames_go_on(disk);
+}
+
+void keeper_waiting_forget(struct keeper_disk *disk, struct segment *segment)
+{
+    struct disk_request **link = &disk->waiting_head, *before = NULL;
+    while (*link) {
+        struct disk_request *request = *link;
+        struct frame_buffer *buffer = request->owner;
+        if (buffer->segment != segment) {
+            before = request;
+            link = &request->next;
+            continue;
+        }
+        uint8_t i = keeper_frame_place(buffer, request);
+        *link = request->next;
+        disk->keeper->requests_under_way--;
+        disk->in_flight_bytes -= request->bytes;
+        assert(!buffer->settled); /* of a copy that is not bad all frames are waited for */
+        buffer->place[i] = PLACE_FAILED;
+        keeper_copy_answered(segment, &segment->copy[i]);
+    }
+    disk->waiting_tail = before;
+}
+
 /* All of the marked generation have answered: those that were submitted since are the next to be watched. */
 static void watch_next(struct keeper *keeper, struct keeper_disk *disk)
 {
@@ -129,6 +191,10 @@ void keeper_answered(struct keeper *keeper, struct keeper_disk *disk, const stru
     disk->answered_ns = keeper->options.monotonic_ns(keeper->options.context);
     if (is_of_recording(request))
         note_answer(disk, request);
+    if (is_frame(request)) {
+        disk->frame_bytes -= request->bytes;
+        frames_go_on(disk);
+    }
     if (generation == disk->generation) {
         disk->current--;
         return;
@@ -446,7 +512,7 @@ void keeper_unflushed_forget(struct keeper_disk *disk, const struct segment *seg
     while (*link) {
         struct disk_request *request = *link;
         struct frame_buffer *buffer = request->owner;
-        if (request->done != keeper_frame_answered || buffer->segment != segment) {
+        if (!is_frame(request) || buffer->segment != segment) {
             before = request;
             link = &request->next;
             continue;
@@ -485,7 +551,7 @@ void keeper_flush_start(struct keeper *keeper, struct keeper_disk *disk)
 
 static uint64_t request_due_ns(const struct disk_request *request)
 {
-    if (request->done == keeper_frame_answered)
+    if (is_frame(request))
         return ((const struct frame_buffer *)request->owner)->due_ns;
     return request->done == request_answered ? ((const struct keeper_request *)request->owner)->due_ns : 0;
 }
@@ -507,7 +573,7 @@ static void request_flushed(struct keeper *keeper, struct disk_request *request,
     if (request->done == keeper_segment_answered) {
         struct segment *segment = request->owner;
         keeper_segment_opened(segment, keeper_segment_copy(segment, request), good);
-    } else if (request->done == keeper_frame_answered) {
+    } else if (is_frame(request)) {
         frame_flushed(request->owner, request, good);
     } else {
         struct keeper_request *one = request->owner;
@@ -715,6 +781,7 @@ int keeper_leave_disk(struct keeper *keeper, uint32_t number, enum disk_state st
     disk->away = state;
     life_changed(disk);
     leave_behind(keeper, disk);
+    assert(!disk->waiting_head);
     /* What waits for a flush there waits in vain. Frames have been taken out of the list; the rest is told. */
     struct disk_request *request = disk->unflushed_head;
     disk->unflushed_head = disk->unflushed_tail = disk->flush_last = NULL;
@@ -798,7 +865,7 @@ static void request_finished(struct keeper *keeper, struct keeper_request *reque
 
 void keeper_request_finished(struct keeper *keeper, struct disk_request *request)
 {
-    if (request->done == keeper_frame_answered) {
+    if (is_frame(request)) {
         keeper_frame_written(keeper, request);
     } else if (request->done == keeper_segment_answered) {
         keeper_segment_written(keeper, request);

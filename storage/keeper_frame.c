@@ -101,7 +101,7 @@ static void frame_submit(struct keeper *keeper, struct frame_buffer *buffer)
         };
         buffer->place[i] = PLACE_SUBMITTED;
         copy->writes_open++;
-        keeper_submit(keeper, copy->disk, request, &buffer->generation[i]);
+        keeper_frame_write(copy->disk, request);
     }
 }
 
@@ -149,6 +149,7 @@ static void segment_end(struct segment *segment)
 
 void keeper_copy_is_bad(struct segment *segment, struct segment_copy *copy)
 {
+    keeper_waiting_forget(copy->disk, segment);
     if (!copy->bad) {
         copy->bad = true;
         keeper_unflushed_forget(copy->disk, segment);

@@ -56,7 +56,12 @@ struct keeper_disk {
     uint64_t watched_ns;
 
     uint64_t read_errors, write_errors, written_bytes, flushes;
-    uint64_t in_flight_bytes;
+    uint64_t in_flight_bytes; /* submitted or waiting */
+
+    /* Frames for it beyond what it is given at once, in their order. Their copies are not bad: such frames are withdrawn. */
+    struct disk_request *waiting_head;
+    struct disk_request *waiting_tail;
+    uint64_t frame_bytes; /* submitted */
 
     /*
      * The recording's own requests, the mender's not. answer_ns: what they take, that of a slow one at once, coming down by an eighth with each quicker one.
@@ -182,7 +187,15 @@ void keeper_answered(struct keeper *keeper, struct keeper_disk *disk, const stru
 /* A write, flush or header read failed. */
 void keeper_disk_error(struct keeper *keeper, struct keeper_disk *disk, const char *what, int result);
 
-/* The disk may have this many bytes submitted before it is taken for slower than the others. */
+/*
+ * The write of a frame: submitted when those before it leave room for it. What a disk has been given cannot be taken back, and whatever else it is asked for has
+ * to wait behind it: so that is little, and a segment can be prepared on a disk that is far behind.
+ */
+void keeper_frame_write(struct keeper_disk *disk, struct disk_request *request);
+/* Takes the frames of a copy that is left behind out of what waits for its disk: they will not be written there. */
+void keeper_waiting_forget(struct keeper_disk *disk, struct segment *segment);
+
+/* The disk may have this many bytes in flight before it is taken for slower than the others. */
 uint64_t keeper_disk_share(const struct keeper *keeper, const struct keeper_disk *disk);
 
 /* The watchdog's look at the clock; the read-back goes on. */

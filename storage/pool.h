@@ -40,7 +40,7 @@ struct frame_share {
 
 enum frame_place {
     PLACE_NONE,      /* nothing was submitted for this copy */
-    PLACE_SUBMITTED, /* the disk has it */
+    PLACE_SUBMITTED, /* the disk has it, or it waits for the disk */
     PLACE_WRITTEN,   /* and waits for a flush */
     PLACE_FLUSHED,
     PLACE_FAILED,

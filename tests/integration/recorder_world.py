@@ -366,4 +366,8 @@ def make_namespace(test):
         made = subprocess.run(enter + command.split(), stderr=subprocess.PIPE)
         if made.returncode != 0:
             test.skipTest(f"{command}: {made.stderr.decode()}")
+    # Up is one thing, and that the kernel has noticed the other side another: until then it throws away what is sent.
+    for device in ("v0", "v1"):
+        wait_for(lambda: "state UP" in subprocess.run(enter + ["ip", "link", "show", "dev", device],
+                                                      capture_output=True, text=True, check=True).stdout)
     return enter

@@ -92,6 +92,17 @@ int netns_run(const struct netns *netns, enum netns_side side, const char *forma
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 }
 
+/* Up is one thing, and that the kernel has noticed the other side another: until then it throws away what is sent. */
+static void await_up(const struct netns *netns, enum netns_side side, const char *name, unsigned pair)
+{
+    for (unsigned look = 0; look < 1000; look++) {
+        if (netns_run(netns, side, "ip link show dev %s%u | grep -q 'state UP'", name, pair) == 0)
+            return;
+        poll(NULL, 0, 10);
+    }
+    give_up("an interface does not come up");
+}
+
 void netns_make(struct netns *netns, unsigned pairs)
 {
     netns->home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
@@ -112,6 +123,8 @@ void netns_make(struct netns *netns, unsigned pairs)
         if (netns_run(netns, NETNS_LEFT, "ip link set left%u arp off up", pair) != 0 ||
             netns_run(netns, NETNS_RIGHT, "ip link set right%u arp off up", pair) != 0)
             give_up("ip link set up");
+        await_up(netns, NETNS_LEFT, "left", pair);
+        await_up(netns, NETNS_RIGHT, "right", pair);
     }
     int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
     if (fd < 0)
