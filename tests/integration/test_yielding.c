@@ -496,6 +496,17 @@ static void readers_of_one_disk(void **state)
     }
 }
 
+/* Two streams that have their segments on the same disk at once take more than it can, for as long as that lasts. */
+static void streams_that_meet(void **state)
+{
+    (void)state;
+    for (uint64_t i = 0; i < runs; i++) {
+        struct setup setup = usual(seed + i);
+        setup.disks = 4;
+        judge_setup(&setup);
+    }
+}
+
 int main(int argc, char **argv)
 {
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -508,6 +519,6 @@ int main(int argc, char **argv)
             seconds = value;
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(few_readers_of_copies), cmocka_unit_test(many_readers_of_copies),
-                                       cmocka_unit_test(readers_of_one_disk)};
+                                       cmocka_unit_test(readers_of_one_disk), cmocka_unit_test(streams_that_meet)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

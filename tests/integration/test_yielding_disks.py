@@ -30,7 +30,6 @@ PACKET_BYTES = (7 * 60 + 4 * 566 + 1514) / 12 + 16  # of the traffic, on the ave
 READERS = 6
 READ_BYTES = 8 * world.MIB  # while it yields
 SECONDS_MORE = 90  # at most, until that is done
-BEFORE = 20000  # packets that are there to be read
 
 
 def option(name, default):
@@ -39,6 +38,7 @@ def option(name, default):
 
 SECONDS, SEED = option("--seconds", 5), option("--seed", 1)
 BUFFER_BYTES = option("--buffers", 32) * world.MIB
+BEFORE = 20000 + 1500 * SECONDS  # packets that are there to be read; a quarter of their copies is lost, and more than is healed in the time
 
 
 class Endless:
