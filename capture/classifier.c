@@ -37,6 +37,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "privileges.h"
 #include "waiting.h"
 
@@ -121,11 +122,7 @@ static int make(struct classifier **result, struct failure *failure)
     classifier->memory = -1;
     classifier->pidfd = -1;
     pthread_mutex_init(&classifier->lock, NULL);
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&classifier->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    clock_condition_init(&classifier->changed);
     classifier->wake = wake_open();
     return classifier->wake < 0 ? fail_errno(failure, errno, "no descriptor") : 0;
 }

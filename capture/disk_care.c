@@ -16,6 +16,7 @@
 #include "disk_rows.h"
 #include "event_log.h"
 #include "ring_opening.h"
+#include "rounds.h"
 
 #define CARE_PERIOD_MS 1000
 #define LEAVE_MS 30000 /* for what is under way on a disk that is removed */
@@ -23,10 +24,8 @@
 
 struct disk_care {
     struct recorder *recorder;
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    bool stop;
+    struct rounds *rounds;
+    uint64_t noted_ns;
 };
 
 /* ---- rows in memory ----------------------------------------------------------------------------- */
@@ -281,28 +280,13 @@ static void look_at_all(struct disk_care *care, bool note)
     ring_registry_look_away(registry, &looks, count);
 }
 
-static void *care_thread(void *context)
+static void make_round(void *context)
 {
     struct disk_care *care = context;
-    uint64_t noted_ns = clock_monotonic_ns();
-    pthread_setname_np(pthread_self(), "disk-care");
-    pthread_mutex_lock(&care->lock);
-    while (!care->stop) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += CARE_PERIOD_MS / 1000;
-        pthread_cond_timedwait(&care->wake, &care->lock, &until);
-        if (care->stop)
-            break;
-        pthread_mutex_unlock(&care->lock);
-        bool note = clock_monotonic_ns() - noted_ns >= NOTE_NS;
-        if (note)
-            noted_ns = clock_monotonic_ns();
-        look_at_all(care, note);
-        pthread_mutex_lock(&care->lock);
-    }
-    pthread_mutex_unlock(&care->lock);
-    return NULL;
+    bool note = clock_monotonic_ns() - care->noted_ns >= NOTE_NS;
+    if (note)
+        care->noted_ns = clock_monotonic_ns();
+    look_at_all(care, note);
 }
 
 int disk_care_open(struct recorder *recorder, struct disk_care **result, struct failure *failure)
@@ -311,14 +295,11 @@ int disk_care_open(struct recorder *recorder, struct disk_care **result, struct 
     if (!care)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
     care->recorder = recorder;
-    pthread_mutex_init(&care->lock, NULL);
-    pthread_cond_init(&care->wake, NULL);
-    int error = pthread_create(&care->thread, NULL, care_thread, care);
-    if (error != 0) {
-        pthread_cond_destroy(&care->wake);
-        pthread_mutex_destroy(&care->lock);
+    care->noted_ns = clock_monotonic_ns();
+    int code = rounds_open("disk-care", CARE_PERIOD_MS, make_round, care, &care->rounds, failure);
+    if (code != 0) {
         free(care);
-        return fail_errno(failure, error, "no thread left");
+        return code;
     }
     *result = care;
     return 0;
@@ -329,13 +310,7 @@ void disk_care_close(struct disk_care **slot)
     struct disk_care *care = *slot;
     if (!care)
         return;
-    pthread_mutex_lock(&care->lock);
-    care->stop = true;
-    pthread_cond_signal(&care->wake);
-    pthread_mutex_unlock(&care->lock);
-    pthread_join(care->thread, NULL);
-    pthread_cond_destroy(&care->wake);
-    pthread_mutex_destroy(&care->lock);
+    rounds_close(&care->rounds);
     free(care);
     *slot = NULL;
 }

@@ -129,11 +129,7 @@ int event_log_open(struct state *state, struct event_log **result, struct failur
     log->state = state;
     log->journal = getenv("JOURNAL_STREAM") != NULL && !isatty(STDERR_FILENO);
     pthread_mutex_init(&log->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&log->posted, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    clock_condition_init(&log->posted);
     int error = pthread_create(&log->thread, NULL, log_thread, log);
     if (error != 0) {
         pthread_cond_destroy(&log->posted);

@@ -18,6 +18,7 @@
 #include <time.h>
 
 #include "catalog_care.h"
+#include "clock.h"
 #include "event_log.h"
 #include "mending.h"
 #include "recording.h"
@@ -329,11 +330,7 @@ int history_open(struct recorder *recorder, struct history **result, struct fail
         return fail(failure, ERR_NO_MEMORY, "out of memory");
     history->recorder = recorder;
     pthread_mutex_init(&history->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&history->wake, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    clock_condition_init(&history->wake);
     int error = pthread_create(&history->thread, NULL, history_thread, history);
     if (error != 0) {
         pthread_cond_destroy(&history->wake);

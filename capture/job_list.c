@@ -654,9 +654,7 @@ static void *scheduler_thread(void *context)
         if (list->stop)
             break;
         start_waiting(list);
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += 1;
+        struct timespec until = clock_monotonic_in_ms(1000);
         pthread_cond_timedwait(&list->changed, &list->lock, &until);
         pthread_mutex_unlock(&list->lock);
     }
@@ -964,7 +962,7 @@ int job_list_open(struct recorder *recorder, struct job_list **result, struct fa
     list->recorder = recorder;
     pthread_mutex_init(&list->store_lock, NULL);
     pthread_mutex_init(&list->lock, NULL);
-    pthread_cond_init(&list->changed, NULL);
+    clock_condition_init(&list->changed);
     int code = 0;
     for (uint32_t i = 0; i < JOBS_RUNNING_MAX; i++) {
         list->runner[i].list = list;

@@ -12,11 +12,7 @@ void ring_registry_init(struct ring_registry *registry)
 {
     *registry = (struct ring_registry){.rings_max = RINGS_MAX_USUAL};
     pthread_mutex_init(&registry->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&registry->changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    clock_condition_init(&registry->changed);
 }
 
 static void entry_free(struct ring_entry *entry)

@@ -14,7 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +25,7 @@
 #include "event_log.h"
 #include "key_run.h"
 #include "reading.h"
+#include "rounds.h"
 #include "waiting.h"
 
 #define CARE_PERIOD_MS 2000
@@ -34,13 +35,10 @@
 struct run_care {
     struct recorder *recorder;
     int directory; /* STATE/runs */
-    pthread_t thread;
-    pthread_mutex_t lock; /* the three below */
-    pthread_cond_t wake;
-    bool stop;
-    bool doubt;
+    struct rounds *rounds;
+    atomic_bool doubt;
 
-    /* the thread's own */
+    /* the rounds' own */
     struct seen {
         struct identity ring;
         uint64_t changes;
@@ -370,26 +368,10 @@ static void pass(struct run_care *care, bool doubt)
     free(name);
 }
 
-static void *care_thread(void *context)
+static void make_round(void *context)
 {
     struct run_care *care = context;
-    pthread_setname_np(pthread_self(), "run-care");
-    pthread_mutex_lock(&care->lock);
-    while (!care->stop) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += CARE_PERIOD_MS / 1000;
-        pthread_cond_timedwait(&care->wake, &care->lock, &until);
-        if (care->stop)
-            break;
-        bool doubt = care->doubt;
-        care->doubt = false;
-        pthread_mutex_unlock(&care->lock);
-        pass(care, doubt);
-        pthread_mutex_lock(&care->lock);
-    }
-    pthread_mutex_unlock(&care->lock);
-    return NULL;
+    pass(care, atomic_exchange(&care->doubt, false));
 }
 
 /* STATE/runs, without what an interrupted recorder has left half-made. */
@@ -414,20 +396,15 @@ int run_care_open(struct recorder *recorder, struct run_care **result, struct fa
     if (!care)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
     care->recorder = recorder;
-    pthread_mutex_init(&care->lock, NULL);
-    pthread_cond_init(&care->wake, NULL);
     int code = open_directory(recorder, &care->directory, failure);
     if (code == 0) {
-        int error = pthread_create(&care->thread, NULL, care_thread, care);
-        if (error == 0) {
+        code = rounds_open("run-care", CARE_PERIOD_MS, make_round, care, &care->rounds, failure);
+        if (code == 0) {
             *result = care;
             return 0;
         }
-        code = fail_errno(failure, error, "no thread left");
         close(care->directory);
     }
-    pthread_cond_destroy(&care->wake);
-    pthread_mutex_destroy(&care->lock);
     free(care);
     return code;
 }
@@ -437,13 +414,7 @@ void run_care_close(struct run_care **slot)
     struct run_care *care = *slot;
     if (!care)
         return;
-    pthread_mutex_lock(&care->lock);
-    care->stop = true;
-    pthread_cond_signal(&care->wake);
-    pthread_mutex_unlock(&care->lock);
-    pthread_join(care->thread, NULL);
-    pthread_cond_destroy(&care->wake);
-    pthread_mutex_destroy(&care->lock);
+    rounds_close(&care->rounds);
     close(care->directory);
     free(care->seen);
     free(care);
@@ -472,8 +443,6 @@ int run_care_each(struct run_care *care, const struct identity *ring, uint64_t f
 
 void run_care_doubt(struct run_care *care)
 {
-    pthread_mutex_lock(&care->lock);
-    care->doubt = true;
-    pthread_cond_signal(&care->wake);
-    pthread_mutex_unlock(&care->lock);
+    atomic_store(&care->doubt, true);
+    rounds_hurry(care->rounds);
 }

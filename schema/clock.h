@@ -4,6 +4,7 @@
 #ifndef SCHEMA_CLOCK_H
 #define SCHEMA_CLOCK_H
 
+#include <pthread.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -35,6 +36,16 @@ static inline struct timespec clock_monotonic_in_ms(int ms)
         until.tv_nsec -= 1000000000L;
     }
     return until;
+}
+
+/* A condition that waits by CLOCK_MONOTONIC, so that nobody waits for hours when the time of day is set back. */
+static inline void clock_condition_init(pthread_cond_t *condition)
+{
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &monotonic);
+    pthread_condattr_destroy(&monotonic);
 }
 
 #endif

@@ -34,6 +34,7 @@
 #include "catalog.h"
 #include "catalog_body.h"
 #include "catalog_sql.h"
+#include "clock.h"
 #include "database.h"
 
 #define BATCH_CHANGES_DUE 1000u /* waiting changes that start a batch at once */
@@ -1676,12 +1677,8 @@ static const struct catalog_ops sqlite_ops = {
 
 static void make_conditions(struct catalog_sqlite *sqlite)
 {
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&sqlite->wake, &monotonic);
+    clock_condition_init(&sqlite->wake);
     pthread_cond_init(&sqlite->tried, NULL);
-    pthread_condattr_destroy(&monotonic);
     pthread_mutex_init(&sqlite->read_lock, NULL);
 }
 

@@ -654,11 +654,7 @@ int disk_uring_start(const struct disk_source *source, struct disk **out, struct
     disk->pending_end = &disk->pending;
     disk->backlog_end = &disk->backlog;
     pthread_mutex_init(&disk->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&disk->changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    clock_condition_init(&disk->changed);
     for (uint32_t i = 0; i < OPERATIONS_MAX; i++) {
         disk->operations[i].next_spare = disk->spare;
         disk->spare = &disk->operations[i];

@@ -167,11 +167,7 @@ int indexer_open(struct keeper *keeper, struct stream *stream, struct indexer **
     indexer->rate = RATE_FIRST;
     pthread_mutex_init(&indexer->lock, NULL);
     pthread_cond_init(&indexer->work, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&indexer->room, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    clock_condition_init(&indexer->room);
     int code = flow_index_open(slot_bytes, &indexer->flows);
     for (uint32_t i = 0; i < INDEXER_LEDGERS && code == 0; i++) {
         code = segment_ledger_open(&indexer->ledger[i], slot_bytes);

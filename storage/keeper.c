@@ -364,12 +364,8 @@ int keeper_new(const struct keeper_options *options, struct keeper **result)
     keeper->stream_posts_end = &keeper->stream_posts;
     keeper->calls_end = &keeper->calls;
     pthread_mutex_init(&keeper->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&keeper->posted, &monotonic);
-    pthread_cond_init(&keeper->called, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    clock_condition_init(&keeper->posted);
+    clock_condition_init(&keeper->called);
     *result = keeper;
     return 0;
 }

@@ -69,11 +69,7 @@ int pool_open(uint64_t bytes, struct pool **result)
         pool->free = buffer;
     }
     pthread_mutex_init(&pool->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&pool->given, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    clock_condition_init(&pool->given);
     *result = pool;
     return 0;
 

@@ -146,11 +146,7 @@ int stream_open(struct keeper *keeper, uint32_t number, const struct stream_opti
         return ERR_NO_MEMORY;
     }
     pthread_mutex_init(&stream->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&stream->changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    clock_condition_init(&stream->changed);
     keeper_call(keeper, attach, stream);
     *result = stream;
     return 0;

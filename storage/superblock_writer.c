@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "clock.h"
+
 struct superblock_writer {
     struct disk *disk;
     struct superblock superblock;
@@ -41,11 +43,7 @@ int superblock_writer_begin(struct superblock_writer **result, struct disk *disk
         return ERR_NO_MEMORY;
     writer->disk = disk;
     writer->superblock = *superblock;
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&writer->changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    clock_condition_init(&writer->changed);
     pthread_mutex_init(&writer->lock, NULL);
     *result = writer;
     if (pthread_create(&writer->thread, NULL, write_it, writer) == 0)
