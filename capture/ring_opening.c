@@ -3,8 +3,8 @@
  *
  * The happy path: each disk is opened and locked, found to be of this ring, and ring_open() does
  * the rest. A disk that is busy may only be so because writes of a recorder that was killed still
- * land: it is tried again. What cannot be had is left out, and the ring comes up without it, for a
- * ring with a disk is better than none.
+ * land: it is tried again. What cannot be had, or stops answering while it is read, is left out, and
+ * the ring comes up without it, for a ring with a disk is better than none.
  */
 #include "ring_opening.h"
 
@@ -123,6 +123,7 @@ struct wanted_disk {
     struct disk *disk;
     struct failure failure;
     bool done; /* opened, or never to be */
+    bool left_out;
 };
 
 struct wanted_disks {
@@ -190,7 +191,7 @@ static void leave_out(struct ring_entry *entry, struct wanted_disk *wanted)
     }
 }
 
-/* Opens what can be opened. Returns how many disks are not busy any more. */
+/* Opens what can be opened and is not yet. */
 static void open_wanted(struct ring_entry *entry, struct wanted_disks *wanted)
 {
     uint64_t end_ns = clock_monotonic_ns() + entry->settings.value[SETTING_disk_wait];
@@ -230,8 +231,8 @@ int disk_wipe_superblocks(struct disk *disk, struct failure *failure)
 /* ---- opening and closing
  * --------------------------------------------------------------------------- */
 
-int ring_entry_open_disks(struct ring_entry *entry, struct disk **disk, uint32_t disks,
-                          struct recovery_report *report, struct failure *failure)
+static int open_ring(struct ring_entry *entry, struct disk **disk, uint32_t disks, uint32_t *silent,
+                     struct recovery_report *report, struct failure *failure)
 {
     struct recorder *recorder = entry->recorder;
     struct ring_options options = {
@@ -246,6 +247,7 @@ int ring_entry_open_disks(struct ring_entry *entry, struct disk **disk, uint32_t
         .progress = on_progress,
         .give_up = on_give_up,
         .context = entry,
+        .silent = silent,
     };
     memcpy(options.name, entry->row.name, sizeof options.name);
     int result = catalog_care_is_marked(recorder, &entry->row.ring, &options.whole);
@@ -294,52 +296,83 @@ uint64_t ring_entry_generation(const struct ring_entry *entry, const struct iden
     return 0;
 }
 
+int ring_entry_open_disks(struct ring_entry *entry, struct disk **disk, uint32_t disks,
+                          struct recovery_report *report, struct failure *failure)
+{
+    return open_ring(entry, disk, disks, NULL, report, failure);
+}
+
+/* Leaves out what could not be had, with an event. Returns the first failure, null where there is none. */
+static const struct failure *leave_out_absent(struct ring_entry *entry, struct wanted_disks *wanted)
+{
+    const struct failure *why = NULL;
+    for (uint32_t i = 0; i < wanted->count; i++) {
+        struct wanted_disk *one = &wanted->disk[i];
+        if (one->disk)
+            continue;
+        if (!why)
+            why = &one->failure;
+        if (one->left_out || (!one->done && on_give_up(entry)))
+            continue; /* busy, and the waiting was given up: that says nothing of the disk */
+        one->left_out = true;
+        leave_out(entry, one);
+        event_log_say(entry->recorder->events, "error", "disk-left-out", entry->row.name,
+                      "disk %u is left out: %.400s", one->row.number, one->failure.text);
+    }
+    return why;
+}
+
+/* Brings the ring up from what is open. ERR_AGAIN: a disk does not answer; it is left out now, and the others are to be opened again. */
+static int open_present(struct ring_entry *entry, struct wanted_disks *wanted, const struct failure *why,
+                        struct failure *failure)
+{
+    struct recovery_report report;
+    uint32_t disks = 0, silent = UINT32_MAX;
+    uint32_t *number = calloc(wanted->count + 1, sizeof *number);
+    struct disk **disk = calloc(wanted->count + 1, sizeof(struct disk *));
+    int result = number && disk ? 0 : fail(failure, ERR_NO_MEMORY, "out of memory");
+    for (uint32_t i = 0; i < wanted->count; i++) {
+        if (result != 0)
+            disk_close(&wanted->disk[i].disk);
+        if (!wanted->disk[i].disk)
+            continue;
+        number[disks] = i;
+        disk[disks++] = wanted->disk[i].disk;
+        wanted->disk[i].disk = NULL;
+        wanted->disk[i].done = false;
+    }
+    if (result == 0 && disks == 0)
+        result = why ? fail(failure, why->code, "%s", why->text) : say_no_disk(entry, failure);
+    else if (result == 0)
+        result = open_ring(entry, disk, disks, &silent, &report, failure);
+    if (result != 0 && silent < disks) {
+        wanted->disk[number[silent]].failure = *failure;
+        wanted->disk[number[silent]].done = true;
+        result = ERR_AGAIN;
+    }
+    free(number);
+    free(disk);
+    return result;
+}
+
 int ring_entry_open(struct ring_entry *entry, struct failure *failure)
 {
-    struct recorder *recorder = entry->recorder;
     struct wanted_disks wanted = {0};
-    struct disk **disk = NULL;
-    uint32_t disks = 0;
-    struct recovery_report report;
     int result = ring_stored_settings(entry, &entry->settings, failure);
     if (result != 0)
         return result;
     entry->empty = false;
-    result = state_disks(recorder->state, &entry->row.ring, want_disk, &wanted);
+    result = state_disks(entry->recorder->state, &entry->row.ring, want_disk, &wanted);
     if (result != 0) {
         fail(failure, result, "ring %s: its disks are not known: %s", entry->row.name,
              error_text(result));
-        goto out;
+    } else {
+        do {
+            open_wanted(entry, &wanted);
+            const struct failure *why = leave_out_absent(entry, &wanted);
+            result = open_present(entry, &wanted, why, failure);
+        } while (result == ERR_AGAIN);
     }
-    open_wanted(entry, &wanted);
-    disk = calloc(wanted.count + 1, sizeof(struct disk *));
-    if (!disk) {
-        result = fail(failure, ERR_NO_MEMORY, "out of memory");
-        for (uint32_t i = 0; i < wanted.count; i++)
-            disk_close(&wanted.disk[i].disk);
-        goto out;
-    }
-    const struct failure *why = NULL;
-    for (uint32_t i = 0; i < wanted.count; i++) {
-        if (wanted.disk[i].disk) {
-            disk[disks++] = wanted.disk[i].disk;
-            continue;
-        }
-        if (!why)
-            why = &wanted.disk[i].failure;
-        if (!wanted.disk[i].done && on_give_up(entry))
-            continue; /* busy, and the waiting was given up: that says nothing of the disk */
-        leave_out(entry, &wanted.disk[i]);
-        event_log_say(recorder->events, "error", "disk-left-out", entry->row.name,
-                      "disk %u is left out: %.400s", wanted.disk[i].row.number,
-                      wanted.disk[i].failure.text);
-    }
-    if (disks == 0)
-        result = why ? fail(failure, why->code, "%s", why->text) : say_no_disk(entry, failure);
-    else
-        result = ring_entry_open_disks(entry, disk, disks, &report, failure);
-out:
-    free(disk);
     free(wanted.disk);
     return result;
 }

@@ -13,7 +13,7 @@ int ring_stored_settings(const struct ring_entry *entry, struct settings *settin
 
 /*
  * Opens the ring's disks as state.db knows them, waits for busy ones as long as the setting
- * disk_wait says, brings the ring up. A disk that cannot be opened is left out, with an event;
+ * disk_wait says, brings the ring up. A disk that cannot be opened, or does not answer, is left out, with an event;
  * where none can, the failure is the first one's. Without any it says ring_entry_say_empty() and sets entry->empty. A device that
  * has moved is found by what it is. The entry is STARTING or CHANGING and the
  * caller's. *entry->cancel ends it early (ERR_INTERRUPTED).

@@ -308,6 +308,8 @@ static int look_at(struct recovery *recovery, uint32_t disk, const uint32_t *slo
         view[i] = (struct slot_view){.disk = disk, .slot = slot[i]};
         slot_judge(recovery, &view[i], head_pages(recovery, i), results[i], seal_page(recovery, i), results[count + i]);
     }
+    if (disk_patient_lost(recovery->disk[disk].disk))
+        return ERR_TIMEOUT; /* what has not been read is not empty */
     return given_up(recovery) ? ERR_INTERRUPTED : 0;
 }
 
@@ -321,8 +323,6 @@ static int read_every_slot(struct recovery *recovery, uint32_t disk, uint64_t do
         for (uint32_t i = 0; i < count; i++)
             number[i] = from + i;
         int result = look_at(recovery, disk, number, count, view);
-        if (result == 0 && disk_patient_lost(recovery->disk[disk].disk))
-            result = ERR_TIMEOUT;
         for (uint32_t i = 0; i < count && result == 0; i++) {
             recovery->disk[disk].belief[from + i] = belief_of(&view[i]);
             if (view[i].content == SLOT_UNREAD)
@@ -885,6 +885,15 @@ static int view_compare(const void *left, const void *right)
     return memcmp(&a->open.segment, &b->open.segment, sizeof a->open.segment);
 }
 
+/* Whether somebody was patient with one of the disks, in vain. */
+static bool any_lost(const struct recovery *recovery)
+{
+    bool lost = false;
+    for (uint32_t i = 0; i < recovery->disks; i++)
+        lost |= disk_patient_lost(recovery->disk[i].disk);
+    return lost;
+}
+
 static int settle_all(struct recovery *recovery)
 {
     if (recovery->found_count > 0) /* qsort(3) takes no null pointer */
@@ -904,6 +913,8 @@ static int settle_all(struct recovery *recovery)
         result = sealed ? settle_sealed(recovery, view, to - from) : settle_unsealed(recovery, view, to - from);
         if (result == 0 && ++settled % CHANGES_MAX == 0)
             result = catalog_barrier(recovery->options->catalog);
+        if (result == 0 && any_lost(recovery))
+            result = ERR_TIMEOUT;
         if (given_up(recovery))
             result = ERR_INTERRUPTED;
     }
@@ -1080,7 +1091,7 @@ int recovery_join(const struct recovery_options *options, struct recovery_disk *
     for (uint32_t i = 0; i < recovery.found_count && result == 0; i++) {
         struct slot_view *view = &recovery.found[i];
         result = join_slot(&recovery, view, &list, is_one_of(filling, filling_count, &view->open.segment));
-        if (result == 0 && disk_patient_lost(disk->disk))
+        if (result == 0 && any_lost(&recovery))
             result = ERR_TIMEOUT;
         if (result == 0 && i % CHANGES_MAX == CHANGES_MAX - 1)
             result = catalog_barrier(options->catalog);

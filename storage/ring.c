@@ -20,6 +20,7 @@
 
 struct ring_member {
     struct disk *disk; /* null: it has left */
+    uint32_t given;    /* at the start: its place among the disks that ring_open() was given */
     /*
      * The same, for whoever does not hold members_lock: not before the disk is in. One that cannot be taken in is closed, and nobody may have
      * seen it.
@@ -485,6 +486,39 @@ static void report_add(struct recovery_report *sum, const struct recovery_report
     sum->packets_missing += one->packets_missing;
 }
 
+/* Whoever reads the disks at the start is patient with each of several: one that hangs does not keep the others from recording. */
+static int begin_patience(struct ring *ring, struct failure *failure)
+{
+    int result = 0;
+    for (uint32_t i = 0; i < ring->members && ring->members > 1 && result == 0; i++)
+        result = disk_patient_begin(&ring->member[i].disk, ring->options.join_patience_ms);
+    return result == 0 ? 0 : fail(failure, result, "ring %s: %s", ring->options.name, error_text(result));
+}
+
+static int end_patience(struct ring *ring, const uint32_t *number, struct recovery_disk *disk, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (!disk_patient_end(&ring->member[number[i]].disk))
+            return ERR_TIMEOUT;
+        disk[i].disk = ring->member[number[i]].disk;
+    }
+    return 0;
+}
+
+/* After a failure: where it is that of a disk which does not answer, that is said, whatever came of it. */
+static int blame_silent(const struct ring *ring, int result, struct failure *failure)
+{
+    for (uint32_t i = 0; i < ring->members; i++) {
+        const struct ring_member *member = &ring->member[i];
+        if (!disk_patient_lost(member->disk))
+            continue;
+        if (ring->options.silent)
+            *ring->options.silent = member->given;
+        return does_not_answer(member->disk, failure);
+    }
+    return result;
+}
+
 /* What the disks hold, the keeper on it, and then the disks that were away: they are read from end to end. */
 static int bring_up(struct ring *ring, struct recovery_report *report, struct failure *failure)
 {
@@ -496,6 +530,8 @@ static int bring_up(struct ring *ring, struct recovery_report *report, struct fa
     if (!disk)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
     int result = recovery_run(&options, disk, count, &position, report, failure);
+    if (result == 0)
+        result = end_patience(ring, number, disk, count);
     if (result == 0)
         result = start_keeper(ring, disk, count, position, failure);
     recovery_disks_free(disk, count);
@@ -556,14 +592,16 @@ int ring_open(const struct ring_options *options, struct disk **disk, uint32_t d
     ring->members = disks;
     for (uint32_t i = 0; i < disks; i++) {
         member[i].disk = disk[i];
-        atomic_store(&member[i].shown, disk[i]);
+        member[i].given = i;
         disk[i] = NULL;
     }
     identity_make(&ring->run);
     pthread_mutex_init(&ring->lock, NULL);
     pthread_mutex_init(&ring->members_lock, NULL);
 
-    int result = read_superblocks(ring, failure);
+    int result = begin_patience(ring, failure);
+    if (result == 0)
+        result = read_superblocks(ring, failure);
     if (result == 0 && pool_open(options->buffer_bytes, &ring->pool) != 0)
         result = fail(failure, ERR_NO_MEMORY, "ring %s: no memory for %llu bytes of buffers", options->name,
                       (unsigned long long)options->buffer_bytes);
@@ -576,9 +614,12 @@ int ring_open(const struct ring_options *options, struct disk **disk, uint32_t d
         result = bring_up(ring, report, failure);
     }
     if (result == 0) {
+        for (uint32_t i = 0; i < disks; i++)
+            atomic_store(&ring->member[i].shown, ring->member[i].disk);
         *result_ring = ring;
         return 0;
     }
+    result = blame_silent(ring, result, failure);
     if (ring->thread_started)
         stop_keeper(ring);
     ring_free(ring);

@@ -28,7 +28,7 @@ struct ring_options {
     uint8_t copies;
     uint64_t buffer_bytes;     /* of packets on their way; the bound of data in flight */
     uint64_t flush_window_ns;  /* 50 ms to 10 s */
-    unsigned join_patience_ms; /* for each answer of a disk that is formatted or taken in; 0: DISK_PATIENCE_MS */
+    unsigned join_patience_ms; /* for each answer of a disk that is formatted or taken in, or read at the start beside others; 0: DISK_PATIENCE_MS */
     struct mender_options mender;
     flow_keys_of *keys_of;     /* what segments are indexed by; null: they get no key index */
     struct catalog *catalog;   /* stays the caller's */
@@ -37,6 +37,7 @@ struct ring_options {
     void (*progress)(void *context, uint64_t slots_done, uint64_t slots_total);
     bool (*give_up)(void *context);
     void *context;
+    uint32_t *silent; /* null, or for ring_open(): which disk, as they were given, it gave up */
 };
 
 #define RING_BUFFER_BYTES_MIN (8u << 20)
@@ -53,7 +54,8 @@ int ring_format_disks(const struct identity *ring, const char *name, uint8_t cop
 
 /*
  * Brings a ring up from disks that are open and locked. Reads superblocks (mends damaged ones), checks that they are all of this ring, finds out what the
- * slots hold, seals what a crash left open, starts the keeper. The disks belong to the ring from now on, also when this fails.
+ * slots hold, seals what a crash left open, starts the keeper. The disks belong to the ring from now on, also when this fails. A disk that does not answer is
+ * given up where there are others (ERR_TIMEOUT, *options->silent): the ring can be opened again without it. Where there is one disk only, it is waited for.
  */
 int ring_open(const struct ring_options *options, struct disk **disk, uint32_t disks, struct ring **ring,
               struct recovery_report *report, struct failure *failure);

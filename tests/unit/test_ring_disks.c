@@ -79,9 +79,8 @@ static struct disk *disk_when_free(struct world *world, uint32_t i)
     return disk;
 }
 
-static void ring_up(struct world *world, struct disk **disk, uint32_t disks, uint8_t copies)
+static int try_ring_up(struct world *world, struct disk **disk, uint32_t disks, uint8_t copies, uint32_t *silent, struct failure *failure)
 {
-    struct failure failure = {0};
     struct recovery_report report;
     struct ring_options options = {
         .ring = world->identity,
@@ -93,8 +92,15 @@ static void ring_up(struct world *world, struct disk **disk, uint32_t disks, uin
         .catalog = world->catalog,
         .event = note_event,
         .context = world,
+        .silent = silent,
     };
-    if (ring_open(&options, disk, disks, &world->ring, &report, &failure) != 0)
+    return ring_open(&options, disk, disks, &world->ring, &report, failure);
+}
+
+static void ring_up(struct world *world, struct disk **disk, uint32_t disks, uint8_t copies)
+{
+    struct failure failure = {0};
+    if (try_ring_up(world, disk, disks, copies, NULL, &failure) != 0)
         fail_msg("%s", failure.text);
 }
 
@@ -400,6 +406,7 @@ struct hanging {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool hangs;
+    bool everywhere; /* where its slots are read, too */
     uint32_t passes; /* so many answers it still gives then */
     bool held; /* somebody waits, or did */
     uint32_t waiters;
@@ -425,8 +432,9 @@ static bool hanging_wait_for(struct disk *disk, struct disk_request *request, un
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&hanging->lock);
-    bool hangs = hanging->hangs && request->slot == DISK_SLOT_META && hanging->passes == 0;
-    if (hanging->hangs && request->slot == DISK_SLOT_META && !hangs)
+    bool concerned = hanging->hangs && (hanging->everywhere || request->slot == DISK_SLOT_META);
+    bool hangs = concerned && hanging->passes == 0;
+    if (concerned && !hangs)
         hanging->passes--;
     hanging->waiters++;
     for (int waited = 0; hangs && hanging->hangs && waited == 0;) {
@@ -594,6 +602,64 @@ static void test_join_of_a_disk_that_hangs(void **state)
     disk = disk_when_free(&world, 3);
     assert_int_equal(ring_disk_format(world.ring, &disk, &world.disk_identity[3], &failure), 0);
     join(&world, disk);
+    world_close(&world);
+}
+
+static int add_row(const struct segment_row *row, void *context)
+{
+    *(uint64_t *)context += row->packets;
+    return 0;
+}
+
+/* Of all runs: sums_of() tells those of one apart. */
+static uint64_t packets_of_all_runs(struct world *world)
+{
+    uint64_t packets = 0;
+    assert_int_equal(ring_find(world->ring, INT64_MIN, INT64_MAX, add_row, &packets), 0);
+    return packets;
+}
+
+/*
+ * A disk that hangs while the ring is brought up, wherever that is: it is named, the ring can be had without it, and what the disk holds is found again when it
+ * comes. Everybody once waited for it.
+ */
+static void test_start_beside_a_disk_that_hangs(void **state)
+{
+    (void)state;
+    /* At its first superblock; at the first of its slots; among them; where segments that were left open are read. */
+    static const uint32_t passes[] = {0, 4, 9, 40};
+    struct world world;
+    world_open(&world, 3, 2);
+    for (uint32_t i = 0; i < COUNT(passes); i++) {
+        struct failure failure = {0};
+        struct disk *disk[3];
+        uint32_t silent = UINT32_MAX, hung = i % 3;
+        stream_begin(&world);
+        record(&world, 400);
+        stream_stop(&world);
+        ring_close(&world.ring);
+        for (uint32_t d = 0; d < 3; d++)
+            disk[d] = disk_again(&world, d);
+        struct disk *hanging = disk[hung] = hanging_wrap(disk[hung]);
+        ((struct hanging *)hanging)->everywhere = true;
+        set_hangs_after(hanging, true, passes[i]);
+        assert_int_equal(try_ring_up(&world, disk, 3, 2, &silent, &failure), ERR_TIMEOUT);
+        assert_int_equal(silent, hung);
+        assert_non_null(strstr(failure.text, "does not answer"));
+        assert_null(world.ring);
+        for (uint32_t d = 0, n = 0; d < 3; d++)
+            if (d != hung)
+                disk[n++] = disk_again(&world, d);
+        ring_up(&world, disk, 2, 2);
+        stream_begin(&world);
+        record(&world, 400);
+        set_hangs(hanging, false);
+        join(&world, disk_when_free(&world, hung));
+        record(&world, 100);
+        stream_stop(&world);
+        assert_int_equal(packets_of_all_runs(&world), world.packets);
+        assert_true(sums_of(&world).places[hung] > 0);
+    }
     world_close(&world);
 }
 
@@ -917,6 +983,7 @@ int main(void)
         cmocka_unit_test(test_missing_and_back),
         cmocka_unit_test(test_leave_while_another_hangs),
         cmocka_unit_test(test_join_of_a_disk_that_hangs),
+        cmocka_unit_test(test_start_beside_a_disk_that_hangs),
         cmocka_unit_test(test_removed_while_it_hangs),
         cmocka_unit_test(test_superblock_repaired_while_one_is_written),
         cmocka_unit_test(test_unseen_before_it_is_in),
