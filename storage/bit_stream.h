@@ -164,12 +164,18 @@ static inline uint32_t bits_get_zeros(struct bit_reader *reader, uint32_t most)
 
 static inline uint32_t bits_get_rice(struct bit_reader *reader, uint32_t k, uint32_t most)
 {
+    uint64_t word = bits_peek(reader);
+    uint32_t zeros = word != 0 ? (uint32_t)__builtin_ctzll(word) : 64, width = zeros + 1 + k;
+    if (zeros <= 24 && k <= 31 && zeros <= most >> k && width <= reader->end - reader->at) {
+        reader->at += width;
+        return zeros << k | (uint32_t)(word >> (zeros + 1) & ((UINT64_C(1) << k) - 1));
+    }
     uint32_t quotient = bits_get_zeros(reader, most >> k);
     return quotient << k | bits_get(reader, k);
 }
 
-/* k is read from the same bytes, and may be anything. */
-static inline uint64_t bits_get_golomb(struct bit_reader *reader, uint32_t k)
+/* Any number; apart, so that the compiler has the loops hold only what nearly every number needs. */
+static __attribute__((noinline, unused)) uint64_t bits_get_golomb_long(struct bit_reader *reader, uint32_t k)
 {
     if (k > 48) {
         reader->failed = true;
@@ -185,6 +191,18 @@ static inline uint64_t bits_get_golomb(struct bit_reader *reader, uint32_t k)
         return 0;
     }
     return above << k | bits_get(reader, k);
+}
+
+/* k is read from the same bytes, and may be anything. */
+static inline uint64_t bits_get_golomb(struct bit_reader *reader, uint32_t k)
+{
+    uint64_t word = bits_peek(reader); /* nearly every number lies in what one look shows */
+    uint32_t n = word != 0 ? (uint32_t)__builtin_ctzll(word) : 64, width = 2 * n + 1 + k;
+    if (n > 12 || k > 31 || width > reader->end - reader->at)
+        return bits_get_golomb_long(reader, k);
+    reader->at += width;
+    word >>= n + 1;
+    return ((word & ((UINT64_C(1) << n) - 1)) + (UINT64_C(1) << n) - 1) << k | (word >> n & ((UINT64_C(1) << k) - 1));
 }
 
 /* The width that numbers below `count` need. */

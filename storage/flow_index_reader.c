@@ -20,12 +20,15 @@ struct part {
 };
 
 struct flow_columns { /* each null until it is decoded */
-    uint8_t (*address)[16]; /* of each end */
+    uint32_t *address4;      /* of each end of version 4 */
+    uint8_t (*address6)[16]; /* of each end of version 6 */
     uint32_t *first;        /* of each flow: its end 0 */
     uint32_t *second;
     struct flow_kind *kind; /* the kinds */
-    uint32_t *flow_kind;
-    uint16_t (*port)[2];
+    uint32_t *flow_kind;    /* of the first flow_kinds flows: behind the last that is asked about it is not decoded */
+    uint32_t flow_kinds;
+    uint16_t (*port)[2]; /* of the first `ports` flows */
+    uint32_t ports;
     uint64_t *mac; /* of each end */
     uint32_t *state;
     uint32_t *inner;
@@ -128,7 +131,8 @@ void flow_reader_close(struct flow_reader **slot)
     for (unsigned i = 0; i < FLOW_PARTS; i++)
         free(reader->part[i].loaded);
     struct flow_columns *column = &reader->column;
-    free(column->address);
+    free(column->address4);
+    free(column->address6);
     free(column->first);
     free(column->second);
     free(column->kind);
@@ -176,7 +180,7 @@ static int part_load(struct flow_reader *reader, enum flow_part number, struct b
     return 0;
 }
 
-static uint64_t get_number(struct bit_reader *bits, uint8_t code, uint32_t width)
+static inline __attribute__((always_inline)) uint64_t get_number(struct bit_reader *bits, uint8_t code, uint32_t width)
 {
     if (code != FLOW_INDEX_RAW)
         return bits_get_golomb(bits, code);
@@ -197,15 +201,15 @@ static int load_numbers(struct flow_reader *reader, enum flow_part number, uint3
     uint32_t *value = malloc((count + 1ul) * sizeof *value);
     if (!value)
         return ERR_NO_MEMORY;
+    struct bit_reader now = bits; /* whose place the compiler keeps in a register */
+    uint8_t order = reader->part[number].code;
+    bool good = true;
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t read = get_number(&bits, reader->part[number].code, width);
-        if (read >= limit) {
-            free(value);
-            return ERR_CORRUPT;
-        }
+        uint64_t read = get_number(&now, order, width);
+        good &= read < limit;
         value[i] = (uint32_t)read;
     }
-    if (bits.failed) {
+    if (now.failed || !good) {
         free(value);
         return ERR_CORRUPT;
     }
@@ -233,21 +237,22 @@ static uint16_t little16_at(const uint8_t *bytes)
 
 /* ---- columns ----------------------------------------------------------------------------------- */
 
-static int decode_address4(struct flow_reader *reader, uint8_t (*address)[16])
+static int decode_address4(struct flow_reader *reader, uint32_t *address)
 {
     struct bit_reader bits;
-    uint64_t now = 0;
+    uint64_t sum = 0;
     int code = part_load(reader, FLOW_PART_ADDRESS4, &bits);
     if (code < 0)
         return code;
+    struct bit_reader now = bits;
+    uint8_t order = reader->part[FLOW_PART_ADDRESS4].code;
+    bool good = true;
     for (uint32_t i = 0; i < reader->ends[1]; i++) {
-        now += get_number(&bits, reader->part[FLOW_PART_ADDRESS4].code, 32);
-        if (now > UINT32_MAX)
-            return ERR_CORRUPT;
-        for (unsigned byte = 0; byte < 4; byte++)
-            address[i][byte] = (uint8_t)(now >> (24 - 8 * byte));
+        sum += get_number(&now, order, 32); /* each below 2^48: once beyond, the sum has been seen to be */
+        good &= sum <= UINT32_MAX;
+        address[i] = (uint32_t)sum;
     }
-    return bits.failed ? ERR_CORRUPT : 0;
+    return now.failed || !good ? ERR_CORRUPT : 0;
 }
 
 static int decode_address6(struct flow_reader *reader, uint8_t (*address)[16])
@@ -268,20 +273,37 @@ static int decode_address6(struct flow_reader *reader, uint8_t (*address)[16])
 
 static int load_addresses(struct flow_reader *reader)
 {
-    if (reader->column.address)
+    if (reader->column.address4)
         return 0;
-    uint8_t(*address)[16] = calloc(reader->all_ends + 1ul, sizeof *address);
-    if (!address)
-        return ERR_NO_MEMORY;
-    int code = decode_address4(reader, address + reader->ends[0]);
+    uint32_t *address4 = malloc((reader->ends[1] + 1ul) * sizeof *address4);
+    uint8_t(*address6)[16] = malloc((reader->ends[2] + 1ul) * sizeof *address6);
+    int code = address4 && address6 ? decode_address4(reader, address4) : ERR_NO_MEMORY;
     if (code == 0)
-        code = decode_address6(reader, address + reader->ends[0] + reader->ends[1]);
+        code = decode_address6(reader, address6);
     if (code < 0) {
-        free(address);
+        free(address4);
+        free(address6);
         return code;
     }
-    reader->column.address = address;
+    reader->column.address4 = address4;
+    reader->column.address6 = address6;
     return 0;
+}
+
+static void put_address4(uint8_t address[16], uint32_t number)
+{
+    for (unsigned byte = 0; byte < 4; byte++)
+        address[byte] = (uint8_t)(number >> (24 - 8 * byte));
+}
+
+/* An end's address, into zeros. */
+static void get_address(const struct flow_reader *reader, uint32_t end, uint8_t address[16])
+{
+    uint32_t behind4 = reader->ends[0] + reader->ends[1];
+    if (end >= behind4)
+        memcpy(address, reader->column.address6[end - behind4], 16);
+    else if (end >= reader->ends[0])
+        put_address4(address, reader->column.address4[end - reader->ends[0]]);
 }
 
 /* Of each flow both ends. */
@@ -311,10 +333,14 @@ static int load_flow_ends(struct flow_reader *reader)
     }
     if (code == 0 && flow != reader->flows)
         code = ERR_CORRUPT;
-    for (uint32_t i = 0; code == 0 && i < reader->flows; i++) {
-        second[i] = bits_get(&bits, width);
-        if (second[i] >= reader->all_ends || bits.failed)
-            code = ERR_CORRUPT;
+    bool good = true;
+    if (code == 0) {
+        struct bit_reader now = bits;
+        for (uint32_t i = 0; i < reader->flows; i++) {
+            second[i] = bits_get(&now, width);
+            good &= second[i] < reader->all_ends;
+        }
+        code = now.failed || !good ? ERR_CORRUPT : 0;
     }
     free(times);
     if (code < 0) {
@@ -361,11 +387,17 @@ static int load_kind_table(struct flow_reader *reader)
     return 0;
 }
 
-static int load_kinds(struct flow_reader *reader)
+/* Of the first `count` flows. */
+static int load_kinds(struct flow_reader *reader, uint32_t count)
 {
+    struct flow_columns *column = &reader->column;
     int code = load_kind_table(reader);
-    return code != 0 ? code : load_numbers(reader, FLOW_PART_KIND, reader->flows, bits_width(reader->kinds),
-                        reader->kinds, &reader->column.flow_kind);
+    if (code != 0 || (column->flow_kind && column->flow_kinds >= count))
+        return code;
+    free(column->flow_kind);
+    column->flow_kind = NULL;
+    column->flow_kinds = count;
+    return load_numbers(reader, FLOW_PART_KIND, count, bits_width(reader->kinds), reader->kinds, &column->flow_kind);
 }
 
 static const struct flow_kind *kind_of(const struct flow_reader *reader, uint32_t flow)
@@ -373,24 +405,26 @@ static const struct flow_kind *kind_of(const struct flow_reader *reader, uint32_
     return &reader->column.kind[reader->column.flow_kind[flow]];
 }
 
-static int decode_ports(struct flow_reader *reader, uint16_t (*port)[2])
+static int decode_ports(struct flow_reader *reader, uint16_t (*port)[2], uint32_t count)
 {
-    struct bit_reader services, service, ports;
+    struct bit_reader services, coded, plain;
     uint16_t known[FLOW_INDEX_SERVICES_MAX];
     int code = part_load(reader, FLOW_PART_SERVICES, &services);
     if (code == 0)
-        code = part_load(reader, FLOW_PART_SERVICE, &service);
+        code = part_load(reader, FLOW_PART_SERVICE, &coded);
     if (code == 0)
-        code = part_load(reader, FLOW_PART_PORTS, &ports);
+        code = part_load(reader, FLOW_PART_PORTS, &plain);
     if (code < 0)
         return code;
     for (uint32_t i = 0; i < reader->services; i++)
         known[i] = (uint16_t)bits_get(&services, 16);
-    for (uint32_t i = 0; i < reader->flows; i++) {
+    struct bit_reader service = coded, ports = plain;
+    uint8_t order = reader->part[FLOW_PART_SERVICE].code;
+    uint32_t width = bits_width(1 + 2 * reader->services);
+    for (uint32_t i = 0; i < count; i++) {
         if ((kind_of(reader, i)->marks & FLOW_PORTS) == 0)
             continue;
-        uint64_t which = get_number(&service, reader->part[FLOW_PART_SERVICE].code,
-                                    bits_width(1 + 2 * reader->services));
+        uint64_t which = get_number(&service, order, width);
         if (which > 2ul * reader->services)
             return ERR_CORRUPT;
         if (which == 0) {
@@ -405,17 +439,20 @@ static int decode_ports(struct flow_reader *reader, uint16_t (*port)[2])
     return services.failed || service.failed || ports.failed ? ERR_CORRUPT : 0;
 }
 
-static int load_ports(struct flow_reader *reader)
+/* Of the first `count` flows, whose kinds are known. */
+static int load_ports(struct flow_reader *reader, uint32_t count)
 {
-    if (reader->column.port)
+    if (reader->column.port && reader->column.ports >= count)
         return 0;
-    uint16_t(*port)[2] = calloc(reader->flows + 1ul, sizeof *port);
-    int code = port ? decode_ports(reader, port) : ERR_NO_MEMORY;
+    uint16_t(*port)[2] = calloc(count + 1ul, sizeof *port);
+    int code = port ? decode_ports(reader, port, count) : ERR_NO_MEMORY;
     if (code < 0) {
         free(port);
         return code;
     }
+    free(reader->column.port);
     reader->column.port = port;
+    reader->column.ports = count;
     return 0;
 }
 
@@ -552,16 +589,18 @@ static int load_states(struct flow_reader *reader)
                         reader->states, &reader->column.state);
 }
 
-/* Addresses and kinds, and what else is needed: enum narrowing_need. */
-static int load_flows(struct flow_reader *reader, unsigned needs)
+/* Addresses and kinds, and what else is needed (enum narrowing_need), of the first `count` flows at least. */
+static int load_flows(struct flow_reader *reader, unsigned needs, uint32_t count)
 {
+    if ((needs & (NEED_INNER | NEED_SEEN)) != 0)
+        count = reader->flows;
     int code = load_addresses(reader);
     if (code == 0)
         code = load_flow_ends(reader);
     if (code == 0)
-        code = load_kinds(reader);
+        code = load_kinds(reader, count);
     if (code == 0 && (needs & NEED_PORTS) != 0)
-        code = load_ports(reader);
+        code = load_ports(reader, count);
     if (code == 0 && (needs & NEED_MACS) != 0)
         code = load_macs(reader);
     if (code == 0 && (needs & NEED_INNER) != 0)
@@ -581,7 +620,7 @@ static void flow_get(const struct flow_reader *reader, uint32_t flow, struct flo
     *seen = (struct flow_seen){.ways = FLOW_WAY_0 | FLOW_WAY_1};
     for (unsigned i = 0; i < 2; i++) {
         struct flow_end *end = &keys->end[i];
-        memcpy(end->address, column->address[number[i]], sizeof end->address);
+        get_address(reader, number[i], end->address);
         for (unsigned byte = 0; column->mac && byte < 6; byte++)
             end->mac[byte] = (uint8_t)(column->mac[number[i]] >> (40 - 8 * byte));
         if (column->port)
@@ -611,7 +650,7 @@ int flow_reader_each(struct flow_reader *reader,
                                  const struct flow_seen *seen),
                      void *context)
 {
-    int code = load_flows(reader, NEED_PORTS | NEED_MACS | NEED_INNER | NEED_SEEN);
+    int code = load_flows(reader, NEED_PORTS | NEED_MACS | NEED_INNER | NEED_SEEN, reader->flows);
     for (uint32_t flow = 0; code == 0 && flow < reader->flows; flow++) {
         struct flow_keys keys;
         struct flow_seen seen;
@@ -640,10 +679,28 @@ int flow_reader_block(struct flow_reader *reader, uint32_t block, uint32_t *offs
 
 /* ---- selecting --------------------------------------------------------------------------------- */
 
-/* Flows with an end that the filter can want, and those whose addresses are not sure. */
-static int candidates_by_end(struct flow_reader *reader, const struct narrowing *tree,
-                             uint8_t *wanted, bool *any)
+/* Of each end, whether the filter can want it. Returns whether it can want any. */
+static bool judge_ends(const struct flow_reader *reader, const struct narrowing *tree, uint8_t *good)
 {
+    uint8_t address[16] = {0};
+    uint8_t any = 0, *at = good;
+    memset(at, 0, reader->ends[0]);
+    at += reader->ends[0];
+    for (uint32_t i = 0; i < reader->ends[1]; i++) {
+        put_address4(address, reader->column.address4[i]);
+        any |= at[i] = narrowing_end(tree, 4, address);
+    }
+    at += reader->ends[1];
+    for (uint32_t i = 0; i < reader->ends[2]; i++)
+        any |= at[i] = narrowing_end(tree, 6, reader->column.address6[i]);
+    return any != 0;
+}
+
+/* Flows with an end that the filter can want, and those whose addresses are not sure: wanted[], and how many come up to the last of them, 0: there is none. */
+static int candidates_by_end(struct flow_reader *reader, const struct narrowing *tree,
+                             uint8_t *wanted, uint32_t *count)
+{
+    *count = 0;
     int code = load_addresses(reader);
     if (code == 0)
         code = load_kind_table(reader);
@@ -652,47 +709,36 @@ static int candidates_by_end(struct flow_reader *reader, const struct narrowing 
     uint8_t *end_good = malloc(reader->all_ends + 1ul);
     if (!end_good)
         return ERR_NO_MEMORY;
-    bool possible = false; /* mostly no end is one that is wanted, and which flow has which need not be decoded */
-    for (uint32_t i = 0; i < reader->all_ends; i++) {
-        end_good[i] = i >= reader->ends[0] &&
-                      narrowing_end(tree, i < reader->ends[0] + reader->ends[1] ? 4 : 6,
-                                    reader->column.address[i]);
-        possible |= end_good[i] != 0;
-    }
+    bool possible = judge_ends(reader, tree, end_good), unsure = false; /* mostly no end is one that is wanted, and which flow has which need not be decoded */
     for (uint32_t i = 0; i < reader->kinds; i++)
-        possible |= narrowing_end_unsure(tree, &reader->column.kind[i]);
-    *any = false;
-    if (!possible)
-        memset(wanted, 0, reader->flows);
-    else
+        unsure |= narrowing_end_unsure(tree, &reader->column.kind[i]);
+    memset(wanted, 0, reader->flows);
+    if (possible || unsure)
         code = load_flow_ends(reader);
-    if (code == 0 && possible)
-        code = load_kinds(reader);
-    if (code < 0 || !possible) {
-        free(end_good);
-        return code;
-    }
-    for (uint32_t i = 0; i < reader->flows; i++) {
-        wanted[i] = end_good[reader->column.first[i]] || end_good[reader->column.second[i]] ||
-                    narrowing_end_unsure(tree, kind_of(reader, i));
-        *any |= wanted[i] != 0;
-    }
+    if (code == 0 && unsure)
+        code = load_kinds(reader, reader->flows);
+    for (uint32_t i = 0; code == 0 && possible && i < reader->flows; i++)
+        wanted[i] = end_good[reader->column.first[i]] | end_good[reader->column.second[i]];
+    for (uint32_t i = 0; code == 0 && unsure && i < reader->flows; i++)
+        wanted[i] |= narrowing_end_unsure(tree, kind_of(reader, i));
     free(end_good);
-    return 0;
+    const uint8_t *last = code == 0 ? memrchr(wanted, 1, reader->flows) : NULL;
+    *count = last ? (uint32_t)(last - wanted) + 1 : 0;
+    return code;
 }
 
 /* *sure: all packets of all flows that are wanted match. */
 static int judge_flows(struct flow_reader *reader, const struct narrowing *tree, uint8_t *wanted, bool *sure)
 {
-    bool any = true;
+    uint32_t count = reader->flows;
     memset(wanted, 1, reader->flows);
     *sure = true;
     if (!tree)
         return 0;
-    int code = narrowing_has_ends(tree) ? candidates_by_end(reader, tree, wanted, &any) : 0;
-    if (code == 0 && any)
-        code = load_flows(reader, narrowing_needs(tree));
-    for (uint32_t i = 0; code == 0 && any && i < reader->flows; i++) {
+    int code = narrowing_has_ends(tree) ? candidates_by_end(reader, tree, wanted, &count) : 0;
+    if (code == 0 && count > 0)
+        code = load_flows(reader, narrowing_needs(tree), count);
+    for (uint32_t i = 0; code == 0 && i < count; i++) {
         struct flow_keys keys;
         struct flow_seen seen;
         if (!wanted[i])
