@@ -39,7 +39,10 @@ struct reader_stream {
     int64_t key_ns;
     uint64_t key_position;
     struct segment_reader now;  /* of segment[current], if `open` */
-    struct segment_reader next; /* reads ahead in segment[current + 1], if `next_open` */
+    struct segment_reader next; /* reads ahead in segment[next_at], if `next_open` */
+    uint32_t next_at;           /* the first behind `current` that need not be passed by, when it was opened */
+    uint32_t index_at; /* the key indexes of the segments before this one have been asked for, */
+    uint32_t indexes;  /* and of so many of those behind `current` */
 
     bool open;
     bool next_open;
@@ -391,17 +394,40 @@ static void close_next(struct reader_stream *stream)
     if (stream->next_open)
         segment_reader_close(&stream->next);
     stream->next_open = false;
+    stream->next_at = 0;
 }
 
 static void close_current(struct reader *reader, struct reader_stream *stream)
 {
+    segment_index_forget(&reader->shared, stream->segment[stream->current]);
     if (stream->open) {
         segment_reader_close(&stream->now);
         stream->open = false;
         reader->active--;
+        stream->indexes -= stream->indexes > 0;
     }
     stream->current++;
     reader->segments_done++;
+}
+
+/* A filter's key indexes are read before they are needed: while one is decoded, the disk brings the next ones. */
+static void indexes_ahead(struct reader *reader, struct reader_stream *stream)
+{
+    uint32_t most = INDEXES_AHEAD_MAX / (reader->streams ? reader->streams : 1);
+    if (!reader->shared.narrowing)
+        return;
+    if (stream->index_at < stream->current) {
+        stream->index_at = stream->current;
+        stream->indexes = 0;
+    }
+    for (; stream->index_at < stream->segments && stream->indexes <= most; stream->index_at++) {
+        const struct worker_segment *segment = stream->segment[stream->index_at];
+        if (passes_by(reader, stream, stream->index_at))
+            continue;
+        if (!segment_index_ahead(&reader->shared, segment, (uint32_t)(segment->position % segment->places)))
+            return;
+        stream->indexes++;
+    }
 }
 
 /* Makes `now` read segment[current], passing by what need not be read. False: there is none. */
@@ -412,7 +438,8 @@ static bool open_current(struct reader *reader, struct reader_stream *stream)
             return false;
         const struct worker_segment *segment = stream->segment[stream->current];
         if (passes_by(reader, stream, stream->current)) {
-            close_next(stream);
+            if (stream->next_at <= stream->current)
+                close_next(stream);
             reader->segments_by_runs += segment->nothing && !is_outside(reader, segment);
             if (segment->places > 0 || !in_range(reader, segment->first_ns, segment->last_ns))
                 skip_packets(reader, stream, segment->first_packet, segment->packets,
@@ -420,6 +447,9 @@ static bool open_current(struct reader *reader, struct reader_stream *stream)
             close_current(reader, stream);
             continue;
         }
+        if (stream->next_at != stream->current)
+            close_next(stream);
+        indexes_ahead(reader, stream);
         if (stream->next_open)
             stream->now = stream->next;
         else
@@ -439,11 +469,13 @@ static int read_ahead(struct reader *reader, struct reader_stream *stream)
         stream->segment[stream->current]->state == SEGMENT_OPEN)
         return 0;
     if (!stream->next_open) {
-        if (stream->current + 1 >= stream->segments)
+        uint32_t at = stream->next_at > stream->current ? stream->next_at : stream->current + 1;
+        while (at < stream->segments && passes_by(reader, stream, at))
+            at++;
+        stream->next_at = at;
+        if (at == stream->segments)
             return 0;
-        if (passes_by(reader, stream, stream->current + 1))
-            return 0;
-        open_segment(reader, &stream->next, stream, stream->current + 1);
+        open_segment(reader, &stream->next, stream, at);
         stream->next_open = true;
     }
     return segment_reader_ahead(&stream->next, most - stream->now.pieces);
@@ -575,6 +607,10 @@ static int load(struct reader *reader, struct reader_stream *stream)
             return 0;
         int result = reader->options.tick ? reader->options.tick(reader->options.context) : 0;
         if (result)
+            return result;
+        /* While the disk reads what is wanted of this segment, the key index of the next one says what is wanted of that. */
+        result = stream->now.pieces > 0 && !stream->next_open ? read_ahead(reader, stream) : 0;
+        if (result < 0)
             return result;
         struct segment_frame frame;
         int step = segment_reader_next(&stream->now, quota(reader), &frame);
@@ -882,7 +918,7 @@ static int update_segment(struct reader *reader, struct reader_stream *stream,
     if (stream->open)
         segment_reader_update(&stream->now, stream->segment[stream->current]);
     if (stream->next_open)
-        segment_reader_update(&stream->next, stream->segment[stream->current + 1]);
+        segment_reader_update(&stream->next, stream->segment[stream->next_at]);
     return 0;
 }
 

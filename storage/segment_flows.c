@@ -21,8 +21,19 @@ static int window_move(struct segment_flows *flows, uint32_t offset, uint32_t by
     }
     const struct worker_segment *segment = flows->segment;
     flows->from = flows->to = 0;
-    if (segment_read_place(flows->shared, segment, flows->place, from, flows->window, to - from) != 0)
+    flows->window = segment_index_bytes(flows->shared, segment, flows->place, flows->offset, flows->end - flows->offset);
+    if (flows->window) {
+        flows->from = flows->offset;
+        flows->to = flows->end;
+        return 0;
+    }
+    if (!flows->memory)
+        flows->memory = aligned_alloc(PAGE_BYTES, flows->end - flows->offset <= WHOLE_BYTES ? flows->end - flows->offset : WINDOW_BYTES);
+    if (!flows->memory)
+        return ERR_NO_MEMORY;
+    if (segment_read_place(flows->shared, segment, flows->place, from, flows->memory, to - from) != 0)
         return ERR_IO;
+    flows->window = flows->memory;
     flows->shared->index_bytes += to - from;
     flows->from = from;
     flows->to = to;
@@ -90,9 +101,6 @@ int segment_flows_open(struct segment_flows *flows, struct segment_reader *reade
         .end = segment->index_offset + segment->index_bytes,
         .frames = (reader->flows_bytes + FLOWS_FRAME_BYTES - 1) / FLOWS_FRAME_BYTES,
     };
-    flows->window = aligned_alloc(PAGE_BYTES, reader->flows_bytes <= WHOLE_BYTES ? reader->flows_bytes : WINDOW_BYTES);
-    if (!flows->window)
-        return ERR_NO_MEMORY;
     struct frame_info info;
     int result = check_frame(flows, flows->frames - 1, &info);
     if (result != 0) {
@@ -111,6 +119,7 @@ int segment_flows_open(struct segment_flows *flows, struct segment_reader *reade
 
 void segment_flows_close(struct segment_flows *flows)
 {
-    free(flows->window);
+    free(flows->memory);
+    flows->memory = NULL;
     flows->window = NULL;
 }

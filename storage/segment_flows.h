@@ -3,7 +3,7 @@
  *
  *     segment_flows_open() -> { flow_reader_open(&flows->source) ... } -> segment_flows_close()
  *
- * Reads go through the disk seam, a few pages each. A frame's header is checked before a byte of it is handed out; the bytes themselves are
+ * Reads go through the disk seam, a few pages each, where the bytes have not come ahead. A frame's header is checked before a byte of it is handed out; the bytes themselves are
  * under the checksums of the key index's own parts, so that single parts are read without the rest. Where flow_reader_*() finds
  * one of them wrong, the next copy can be tried. Bytes are hostile. Threads: that of the segment reader.
  */
@@ -23,7 +23,8 @@ struct segment_flows {
     uint32_t checked;      /* the frame whose header was checked last, */
     uint32_t header_bytes; /* and how long it is */
     uint32_t from, to;     /* what of the slot is in the window */
-    uint8_t *window;
+    uint8_t *memory; /* of the window; null: not yet needed */
+    const uint8_t *window;
 };
 
 /*

@@ -113,6 +113,13 @@ static void drop_pieces(struct segment_reader *reader)
         piece_give(reader->shared, pop_piece(reader));
 }
 
+static void index_ahead_drop(struct segment_readers *shared, struct index_ahead *ahead)
+{
+    if (ahead->piece)
+        piece_give(shared, ahead->piece);
+    ahead->piece = NULL;
+}
+
 int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
 {
     uint64_t most = memory_max / (PIECE_ROOM_BYTES + PIECE_BYTES);
@@ -122,6 +129,7 @@ int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
     shared->pieces = 0;
     shared->pieces_max = most < 1 ? 1 : most > 4096 ? 4096 : (uint32_t)most;
     memset(shared->ahead, 0, sizeof shared->ahead);
+    memset(shared->index_ahead, 0, sizeof shared->index_ahead);
     shared->bytes_read = shared->frames_checked = shared->frames_bad = 0;
     shared->header_bytes = PAGE_BYTES;
     shared->scratch = page_memory(FRAME_BYTES_USUAL);
@@ -130,6 +138,8 @@ int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
 
 void segment_readers_close(struct segment_readers *shared)
 {
+    for (uint32_t i = 0; i < INDEXES_AHEAD_MAX; i++)
+        index_ahead_drop(shared, &shared->index_ahead[i]);
     while (shared->free_piece) {
         struct piece *piece = shared->free_piece;
         shared->free_piece = piece->next;
@@ -216,6 +226,75 @@ int segment_read_place(struct segment_readers *shared, const struct worker_segme
     return result;
 }
 
+/* ---- key indexes that come before they are needed ----------------------------------------------- */
+
+static struct index_ahead *index_ahead_find(struct segment_readers *shared, const struct worker_segment *segment)
+{
+    for (uint32_t i = 0; i < INDEXES_AHEAD_MAX; i++)
+        if (shared->index_ahead[i].piece && shared->index_ahead[i].revision == segment->revision &&
+            identity_equal(&shared->index_ahead[i].segment, &segment->segment))
+            return &shared->index_ahead[i];
+    return NULL;
+}
+
+bool segment_index_ahead(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place)
+{
+    struct index_ahead *ahead = NULL;
+    if (segment->state == SEGMENT_OPEN || segment->index_bytes == 0 || place >= segment->places || segment->nothing ||
+        place_hangs(shared, segment, place) || index_ahead_find(shared, segment) ||
+        (shared->is_gone && shared->is_gone(shared->context, segment->position)))
+        return true; /* there is nothing to ask for */
+    for (uint32_t i = 0; i < INDEXES_AHEAD_MAX && !ahead; i++)
+        if (!shared->index_ahead[i].piece)
+            ahead = &shared->index_ahead[i];
+    uint32_t disk = segment->place[place].disk;
+    if (!ahead || (shared->may_read && !shared->may_read(shared->context, disk, shared->ahead[disk], false)))
+        return false;
+    struct piece *piece = shared->free_piece || shared->pieces + 1 < shared->pieces_max ? piece_take(shared) : NULL; /* the last one is for packets */
+    if (!piece)
+        return false;
+    const uint32_t most = PIECE_ROOM_BYTES + PIECE_BYTES;
+    piece->data = piece->read->memory;
+    piece->offset = segment->index_offset;
+    piece->bytes = segment->index_bytes < most ? segment->index_bytes : most;
+    piece->place = place;
+    piece->disk = disk;
+    piece->frames = 0;
+    piece->others = has_others(shared, segment, place);
+    piece->waited = false;
+    piece->next = NULL;
+    shared->ahead[disk]++;
+    patience_ask(piece->read, shared->disk[disk], segment->place[place].slot, piece->offset, piece->data, piece->bytes);
+    *ahead = (struct index_ahead){
+        .piece = piece, .segment = segment->segment, .revision = segment->revision, .slot = segment->place[place].slot};
+    return true;
+}
+
+void segment_index_forget(struct segment_readers *shared, const struct worker_segment *segment)
+{
+    struct index_ahead *ahead = index_ahead_find(shared, segment);
+    if (ahead)
+        index_ahead_drop(shared, ahead);
+}
+
+const uint8_t *segment_index_bytes(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                                   uint32_t offset, uint32_t bytes)
+{
+    struct index_ahead *ahead = index_ahead_find(shared, segment);
+    struct piece *piece = ahead ? ahead->piece : NULL;
+    if (!piece || segment->place[place].disk != piece->disk || segment->place[place].slot != ahead->slot ||
+        offset < piece->offset || bytes > piece->bytes || offset - piece->offset > piece->bytes - bytes)
+        return NULL;
+    if (!piece->waited) {
+        piece_wait(shared, piece);
+        shared->index_bytes += piece->result == 0 ? piece->bytes : 0;
+    }
+    if (piece->result == 0)
+        return piece->data + (offset - piece->offset);
+    index_ahead_drop(shared, ahead); /* whoever asks now finds out alone */
+    return NULL;
+}
+
 /* Header only, into memory that the caller frees. `kind` as expected. */
 static int fetch_header(struct segment_readers *shared, const struct worker_segment *segment,
                         uint32_t place, uint32_t offset, uint32_t bytes_max, enum frame_kind kind,
@@ -290,6 +369,7 @@ static int report(struct segment_reader *reader, uint32_t place, uint32_t offset
         bad.found_position = info->position;
     }
     reader->shared->frames_bad++;
+    segment_index_forget(reader->shared, reader->segment); /* what it says is read anew */
     return reader->shared->judge(reader->shared->context, &bad);
 }
 
@@ -366,6 +446,12 @@ static int index_have(struct segment_reader *reader, uint32_t place, uint8_t *bu
     bytes = bytes < segment->index_bytes ? bytes : segment->index_bytes;
     if (bytes <= *have)
         return 0;
+    const uint8_t *ahead = segment_index_bytes(reader->shared, segment, place, segment->index_offset + *have, bytes - *have);
+    if (ahead) {
+        memcpy(buffer + *have, ahead, bytes - *have);
+        *have = bytes;
+        return 0;
+    }
     int result = segment_read_place(reader->shared, segment, place, segment->index_offset + *have,
                             buffer + *have, bytes - *have);
     reader->shared->index_bytes += result == 0 ? bytes - *have : 0;
@@ -629,6 +715,7 @@ static int narrow(struct segment_reader *reader)
         if (result != ERR_CORRUPT && result != ERR_IO)
             break;
     }
+    segment_index_forget(reader->shared, segment);
     if (result == ERR_CORRUPT || result == ERR_IO) {
         reader->shared->indexes_bad++;
         return 0;

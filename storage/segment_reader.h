@@ -52,7 +52,16 @@
 #define PIECES_AHEAD_MAX 8u /* of one stream */
 #define PIECE_FRAMES ((PIECE_ROOM_BYTES + PIECE_BYTES) / FRAME_BYTES_USUAL) /* of which blocks are read into one piece */
 
+#define INDEXES_AHEAD_MAX 8u /* of all streams */
+
 struct piece;
+
+/* Of a segment that is yet to be read: what lies between its data and its seal, or the beginning of that. */
+struct index_ahead {
+    struct piece *piece; /* null: free */
+    struct identity segment;
+    uint32_t revision, slot;
+};
 
 /* What the readers of one job share. */
 struct segment_readers {
@@ -81,6 +90,7 @@ struct segment_readers {
     uint32_t pieces_max;
     uint32_t header_bytes; /* to be read of a frame that is read by blocks: as long as headers have been so far */
     uint32_t ahead[RING_DISKS_MAX]; /* pieces, by the job's disks */
+    struct index_ahead index_ahead[INDEXES_AHEAD_MAX];
     uint8_t *scratch; /* FRAME_BYTES_USUAL */
     uint64_t bytes_read;
     uint64_t frames_checked;
@@ -228,6 +238,17 @@ int segment_fetch(struct segment_readers *shared, const struct worker_segment *s
  */
 int segment_read_place(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
                        uint32_t offset, uint8_t *buffer, uint32_t bytes);
+
+/*
+ * Asks for the key index of a segment that will be narrowed, and does not wait. `place` as in segment_reader_open(). False: not now, since there is no
+ * memory for it or recording needs the disk; where it is not asked for again it is read when it is needed.
+ */
+bool segment_index_ahead(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place);
+/* Gives it back: it has been used, or will not be. */
+void segment_index_forget(struct segment_readers *shared, const struct worker_segment *segment);
+/* A stretch of what lies between data and seal, as it was read ahead: null where it was not. Good until it is forgotten. */
+const uint8_t *segment_index_bytes(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                                   uint32_t offset, uint32_t bytes);
 
 /* Whether a checked header is the segment's frame of this kind and offset. */
 bool segment_owns(const struct segment_readers *shared, const struct worker_segment *segment,

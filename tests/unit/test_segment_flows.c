@@ -10,6 +10,7 @@
 #include "packet_keys.h"
 #include "segment_fixture.h"
 #include "segment_flows.h"
+#include "simulation.h"
 #include "verifier.h"
 
 #define RARE 0x0a636363u /* 10.99.99.99 */
@@ -241,6 +242,68 @@ static void a_scrub_finds_damage_in_it(void **state)
     close_harness(&harness);
 }
 
+/* What has come ahead is what is used, and nothing is read twice; what is damaged in it is found as if it had been read then. */
+static void an_index_that_came_ahead_is_used(void **state)
+{
+    (void)state;
+    struct harness harness;
+    open_harness(&harness, 16 << 20, 160000, 30000);
+    const struct worker_segment *about = &harness.segment.about;
+    assert_true(segment_index_ahead(&harness.shared, about, 0)); /* nothing of it matters before: the harness narrows nothing by itself */
+    assert_true(segment_index_ahead(&harness.shared, about, 0)); /* once is enough */
+    struct segment_flows flows;
+    struct flow_reader *reader;
+    assert_int_equal(segment_flows_open(&flows, &harness.reader, 0), 1);
+    assert_int_equal(flow_reader_open(&flows.source, &reader), 0);
+    struct flow_selection selection;
+    assert_int_equal(flow_reader_select(reader, NULL, true, &selection), 0);
+    assert_int_equal(harness.shared.bytes_read, about->index_bytes);
+    assert_int_equal(harness.shared.index_bytes, about->index_bytes);
+    flow_selection_clear(&selection);
+    flow_reader_close(&reader);
+    segment_flows_close(&flows);
+    assert_non_null(segment_index_bytes(&harness.shared, about, 0, about->index_offset, about->index_bytes));
+    assert_null(segment_index_bytes(&harness.shared, about, 1, about->index_offset, 1)); /* of the other copy nothing came */
+    assert_null(segment_index_bytes(&harness.shared, about, 0, about->index_offset - 1, 1));
+    assert_null(segment_index_bytes(&harness.shared, about, 0, about->index_offset, about->index_bytes + 1));
+    segment_index_forget(&harness.shared, about);
+    assert_null(segment_index_bytes(&harness.shared, about, 0, about->index_offset, 1));
+
+    uint32_t offset = flows_offset(&harness);
+    *fixture_slot(&harness.fixture, 0, offset + FLOWS_HEADER_BYTES + 20) ^= 1;
+    assert_true(segment_index_ahead(&harness.shared, about, 0));
+    assert_int_equal(segment_flows_open(&flows, &harness.reader, 0), 1);
+    assert_int_equal(flow_reader_open(&flows.source, &reader), ERR_CORRUPT);
+    segment_flows_close(&flows);
+    assert_int_equal(segment_flows_open(&flows, &harness.reader, 1), 1); /* read from the other copy */
+    assert_int_equal(flow_reader_open(&flows.source, &reader), 0);
+    flow_reader_close(&reader);
+    segment_flows_close(&flows);
+    close_harness(&harness);
+}
+
+/* What cannot be read ahead is read when it is needed; pieces that nobody has waited for are given back. */
+static void an_index_that_did_not_come_is_read(void **state)
+{
+    (void)state;
+    struct harness harness;
+    open_harness(&harness, 1 << 20, 2000, 100);
+    struct disk *plain = harness.disk;
+    harness.disk = disk_faulty_wrap(plain, DISK_READ, 0, true);
+    assert_true(segment_index_ahead(&harness.shared, &harness.segment.about, 0));
+    struct segment_flows flows;
+    assert_int_equal(segment_flows_open(&flows, &harness.reader, 0), 1);
+    assert_true(disk_faulty_struck(harness.disk));
+    segment_flows_close(&flows);
+    assert_int_equal(harness.complaints, 0);
+    assert_true(segment_index_ahead(&harness.shared, &harness.segment.about, 0));
+    assert_int_equal(harness.shared.ahead[0], 1);
+    segment_index_forget(&harness.shared, &harness.segment.about);
+    assert_int_equal(harness.shared.ahead[0], 0);
+    assert_true(segment_index_ahead(&harness.shared, &harness.segment.about, 1)); /* closing gives it back */
+    close_harness(&harness);
+}
+
 /* A segment without a key index says so. */
 static void a_segment_without_one(void **state)
 {
@@ -271,6 +334,8 @@ int main(void)
         cmocka_unit_test(damage_leads_to_the_other_copy),
         cmocka_unit_test(a_frame_of_something_else_is_refused),
         cmocka_unit_test(a_scrub_finds_damage_in_it),
+        cmocka_unit_test(an_index_that_came_ahead_is_used),
+        cmocka_unit_test(an_index_that_did_not_come_is_read),
         cmocka_unit_test(a_segment_without_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
