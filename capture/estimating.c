@@ -86,28 +86,17 @@ static json_t *seconds_json(const struct request *request, const struct estimate
     return bytes_per_s > 0 ? json_real(estimate->bytes / (double)bytes_per_s) : json_null();
 }
 
-int method_estimate(struct request *request, json_t **result)
+static int estimate_range(struct request *request, const char *ring, const struct reading_options *options,
+                          json_t **result)
 {
     struct ring_registry *registry = &request->recorder->registry;
-    struct estimate estimate = {.from_ns = INT64_MIN, .to_ns = INT64_MAX};
+    struct estimate estimate = {.from_ns = options->from_ns, .to_ns = options->to_ns};
     struct ring_entry *entry;
-    const char *name, *filter = "";
-    int code = request_string(request, "ring", true, &name);
-    if (code == 0)
-        code = request_time(request, "from_ns", &estimate.from_ns);
-    if (code == 0)
-        code = request_time(request, "to_ns", &estimate.to_ns);
-    if (code == 0)
-        code = request_string(request, "filter", false, &filter);
-    if (code == 0 && strlen(filter) > FILTER_BYTES_MAX)
-        code = fail(&request->failure, ERR_TOO_LARGE, "the filter is longer than %u bytes",
-                    FILTER_BYTES_MAX);
-    if (code == 0)
-        code = ring_registry_use(registry, name, &entry, &request->failure);
+    int code = ring_registry_use(registry, ring, &entry, &request->failure);
     if (code != 0)
         return code;
-    if (filter[0])
-        code = reading_check_filter(request, entry, filter);
+    if (options->filter[0])
+        code = reading_check_filter(request, entry, options->filter);
     struct catalog_summary summary;
     if (code == 0)
         code = look_up(request, entry, &estimate, &summary);
@@ -122,5 +111,19 @@ int method_estimate(struct request *request, json_t **result)
     bool held = summary.first_ns <= summary.last_ns;
     json_set_time(*result, "oldest", summary.first_ns, held);
     json_set_time(*result, "newest", summary.last_ns, held);
+    reading_add_asked(*result, options);
     return 0;
+}
+
+int method_estimate(struct request *request, json_t **result)
+{
+    struct reading_options options = {0};
+    const char *ring;
+    int code = request_string(request, "ring", true, &ring);
+    if (code == 0)
+        code = reading_take_range(request, &options);
+    if (code == 0)
+        code = estimate_range(request, ring, &options, result);
+    reading_options_free(&options);
+    return code;
 }

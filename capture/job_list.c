@@ -198,16 +198,18 @@ static int remove_job(struct job_list *list, struct job *job, struct failure *fa
 }
 
 /* As the others may see it, and theirs. Under lock. */
-static json_t *shown(const struct job *job, bool gaps)
+static json_t *shown(const struct job *job, bool whole)
 {
     json_t *row = json_copy(job->row);
     json_object_del(row, "actor");
     json_object_del(row, "ring_id");
-    if (!gaps)
+    if (!whole) {
         json_object_del(row, "gaps");
-    json_t *whole = json_deep_copy(row);
+        json_object_del(row, "plan");
+    }
+    json_t *copy = json_deep_copy(row);
     json_decref(row);
-    return whole;
+    return copy;
 }
 
 /* ---- running one ----------------------------------------------------------------------------- */
@@ -416,6 +418,7 @@ static json_t *ended_row(const struct job_run *run, enum job_state state,
     }
     for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++)
         json_object_set(row, taken[i], json_object_get(answer, taken[i]));
+    json_object_set_new(row, "plan", reading_plan_json(result));
     json_object_set_new(row, "share", json_real(1));
     json_set_time(row, "oldest", run->oldest_ns, run->oldest_ns != INT64_MAX);
     json_decref(answer);
@@ -903,7 +906,7 @@ static int load_setting(const char *name, const char *value, void *context)
     if (strncmp(name, SETTING_JOB, sizeof SETTING_JOB - 1) != 0)
         return 0;
     json_t *row = json_loads(value, 0, NULL);
-    if (!row || !job_row_read(row, &facts)) {
+    if (!row || !job_row_complete(row) || !job_row_read(row, &facts)) {
         event_log_say(list->recorder->events, "warning", "job-unknown", "",
                       "what state.db says of a job (%.40s) is not understood, and left alone", name);
         json_decref(row);

@@ -49,7 +49,7 @@ int job_list_find(struct job_list *list, const char *text, uint64_t *number,
 /* As job.show; the caller owns it. ERR_NOT_FOUND: it has gone. */
 int job_list_show(struct job_list *list, uint64_t number, json_t **row, struct failure *failure);
 
-/* All of one ring (null: of all), the oldest first, without their gaps. Null: out of memory. */
+/* All of one ring (null: of all), the oldest first, without their gaps and plans. Null: out of memory. */
 json_t *job_list_all(struct job_list *list, const char *ring);
 
 /* Whether it has come to its end, one way or the other; a job that has gone has. */

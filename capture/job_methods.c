@@ -101,17 +101,12 @@ static int answer_job(struct request *request, uint64_t number, json_t **result)
     return code;
 }
 
-int method_job_start(struct request *request, json_t **result)
+/* Takes the wish from the request, and puts it on the list. */
+static int add_job(struct request *request, bool wait, struct reading_options *options, uint64_t *number)
 {
-    struct job_list *jobs = request->recorder->jobs;
-    struct reading_options options;
     struct job_wish wish;
     char actor[AUDIT_ACTOR_SIZE];
-    uint64_t number;
-    bool wait = false;
-    int code = request_bool(request, "wait", &wait);
-    if (code == 0)
-        code = take_wish(request, &wish, &options);
+    int code = take_wish(request, &wish, options);
     if (code == 0 && request->recorder->session && !wait)
         code = fail(&request->failure, ERR_UNSUPPORTED,
                     "no recorder runs on this state directory, and a job would end with this "
@@ -122,7 +117,18 @@ int method_job_start(struct request *request, json_t **result)
         return code;
     audit_actor(request, actor);
     wish.actor = actor;
-    code = job_list_add(jobs, &wish, &number, &request->failure);
+    return job_list_add(request->recorder->jobs, &wish, number, &request->failure);
+}
+
+int method_job_start(struct request *request, json_t **result)
+{
+    struct reading_options options = {0};
+    uint64_t number;
+    bool wait = false;
+    int code = request_bool(request, "wait", &wait);
+    if (code == 0)
+        code = add_job(request, wait, &options, &number);
+    reading_options_free(&options);
     if (code == 0 && wait)
         code = wait_for_end(request, number);
     return code == 0 ? answer_job(request, number, result) : code;

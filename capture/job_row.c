@@ -40,16 +40,20 @@ json_t *job_row_make(uint64_t number, const struct job_wish *wish)
         (int)options->headers_only, "packets_max", (json_int_t)options->packets_max, "bytes_max",
         (json_int_t)options->bytes_max, "seconds_max", (json_int_t)options->seconds_max, "tag",
         identity_text(&tag, tag_text));
+    json_t *how = json_pack("{s:s, s:o?, s:b, s:n}", "query", options->query, "asked",
+                            options->asked ? json_text(options->asked) : NULL, "no_index",
+                            (int)options->no_index, "plan");
     json_t *begun = json_pack("{s:I, s:I, s:I, s:I, s:f, s:n, s:I, s:[], s:n}", "packets", (json_int_t)0,
                               "output_bytes", (json_int_t)0, "segments_done", (json_int_t)0,
                               "segments_total", (json_int_t)0, "share", 0.0, "limit", "gaps_total",
                               (json_int_t)0, "gaps", "complete");
-    if (!row || !begun || json_object_update(row, begun) != 0) {
+    bool good = row && how && begun && json_object_update(row, how) == 0 && json_object_update(row, begun) == 0;
+    json_decref(how);
+    json_decref(begun);
+    if (!good) {
         json_decref(row);
-        json_decref(begun);
         return NULL;
     }
-    json_decref(begun);
     json_set_time(row, "from", options->from_ns, options->from_ns != INT64_MIN);
     json_set_time(row, "to", options->to_ns, options->to_ns != INT64_MAX);
     json_set_time(row, "created", wish->created_ns, true);
@@ -61,6 +65,14 @@ json_t *job_row_make(uint64_t number, const struct job_wish *wish)
 }
 
 /* ---- read back ------------------------------------------------------------------------------- */
+
+bool job_row_complete(json_t *row)
+{
+    json_t *later = json_pack("{s:s, s:n, s:b, s:n}", "query", "pcap", "asked", "no_index", 0, "plan");
+    bool good = later && json_object_update_missing(row, later) == 0;
+    json_decref(later);
+    return good;
+}
 
 static bool read_count(const json_t *row, const char *name, uint64_t *number)
 {
@@ -119,8 +131,11 @@ bool job_row_options(const json_t *row, struct reading_options *options)
     int format;
     *options = (struct reading_options){.kind = WORKER_EXTRACT, .output = -1};
     options->filter = json_string_value(json_object_get(row, "filter"));
+    options->query = json_string_value(json_object_get(row, "query"));
+    options->asked = json_string_value(json_object_get(row, "asked"));
     options->headers_only = json_is_true(json_object_get(row, "headers"));
-    if (!options->filter || !read_time(row, "from_ns", INT64_MIN, &options->from_ns) ||
+    options->no_index = json_is_true(json_object_get(row, "no_index"));
+    if (!options->filter || !options->query || !read_time(row, "from_ns", INT64_MIN, &options->from_ns) ||
         !read_time(row, "to_ns", INT64_MAX, &options->to_ns) ||
         !read_count(row, "packets_max", &options->packets_max) ||
         !read_count(row, "bytes_max", &options->bytes_max) ||

@@ -55,10 +55,13 @@ struct job_facts {
     int64_t expires_ns; /* INT64_MAX: never */
 };
 
-/* False: it is none that this version has written. */
+/* Gives a row that an earlier version wrote the members that it knew nothing of. False: out of memory. */
+bool job_row_complete(json_t *row);
+
+/* False: it is none that this version has written, or has completed. */
 bool job_row_read(const json_t *row, struct job_facts *facts);
 
-/* Options to run it by; the filter is the row's. False as above. */
+/* Options to run it by; the texts are the row's. False as above. */
 bool job_row_options(const json_t *row, struct reading_options *options);
 
 /* A name of a kept range: as one of a ring, and no number, which is how jobs are called. ERR_INVALID. */

@@ -36,6 +36,7 @@
 #include "key_run.h"
 #include "privileges.h"
 #include "run_care.h"
+#include "steno_query.h"
 
 #define MEMORY_MAX (64u << 20) /* of a worker's buffers */
 #define FLUSH_MS 10000
@@ -850,48 +851,101 @@ static json_t *json_gaps(const struct reading_result *result)
     return gaps;
 }
 
+json_t *reading_plan_json(const struct reading_result *result)
+{
+    const struct worker_done *done = &result->done;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } counts[] = {
+        {"segments", done->total.segments_done},
+        {"runs", done->runs},
+        {"runs_bad", done->runs_bad},
+        {"run_bytes", done->run_bytes},
+        {"segments_by_runs", done->segments_by_runs},
+        {"segments_narrowed", done->segments_narrowed},
+        {"segments_excluded", done->segments_excluded},
+        {"indexes_bad", done->indexes_bad},
+        {"index_bytes", done->index_bytes},
+        {"blocks_wanted", done->blocks_wanted},
+        {"blocks_read", done->blocks_read},
+        {"bytes_read", done->total.bytes_read},
+        {"packets_judged", done->total.packets_judged},
+    };
+    json_t *plan = json_pack("{s:o}", "narrowing", json_text(done->narrowing));
+    for (size_t i = 0; plan && i < sizeof counts / sizeof counts[0]; i++)
+        json_object_set_new(plan, counts[i].name, json_integer((json_int_t)counts[i].value));
+    return plan;
+}
+
 json_t *reading_result_json(const struct reading_result *result)
 {
     static const char *const limits[] = {
         [WORKER_LIMIT_PACKETS] = "packets", [WORKER_LIMIT_BYTES] = "bytes", [WORKER_LIMIT_SECONDS] = "seconds"};
     const struct worker_done *done = &result->done;
+    json_t *plan = reading_plan_json(result);
     json_t *object = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b}", "packets",
-        (json_int_t)done->total.packets, "output_bytes", (json_int_t)done->total.output_bytes,
-        "bytes_read", (json_int_t)done->total.bytes_read, "packets_judged",
-        (json_int_t)done->total.packets_judged, "held_back_ms",
-        (json_int_t)(done->total.held_back_ns / 1000000), "segments",
-        (json_int_t)done->total.segments_done, "segments_narrowed",
-        (json_int_t)done->segments_narrowed, "indexes_bad", (json_int_t)done->indexes_bad, "gaps",
-        json_gaps(result), "gaps_total", (json_int_t)done->gaps, "times_moved",
-        (json_int_t)done->times_moved, "flushed", (int)!result->not_flushed, "complete",
-        (int)(done->gaps == 0 && !result->not_flushed));
-    json_object_set_new(object, "runs", json_integer((json_int_t)done->runs));
-    json_object_set_new(object, "runs_bad", json_integer((json_int_t)done->runs_bad));
-    json_object_set_new(object, "run_bytes", json_integer((json_int_t)done->run_bytes));
-    json_object_set_new(object, "segments_by_runs", json_integer((json_int_t)done->segments_by_runs));
-    json_object_set_new(object, "segments_excluded", json_integer((json_int_t)done->segments_excluded));
-    json_object_set_new(object, "index_bytes", json_integer((json_int_t)done->index_bytes));
-    json_object_set_new(object, "narrowing", json_text(done->narrowing));
-    json_object_set_new(object, "blocks_wanted", json_integer((json_int_t)done->blocks_wanted));
-    json_object_set_new(object, "blocks_read", json_integer((json_int_t)done->blocks_read));
+        "{s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b}", "packets", (json_int_t)done->total.packets,
+        "output_bytes", (json_int_t)done->total.output_bytes, "held_back_ms",
+        (json_int_t)(done->total.held_back_ns / 1000000), "gaps", json_gaps(result), "gaps_total",
+        (json_int_t)done->gaps, "times_moved", (json_int_t)done->times_moved, "flushed",
+        (int)!result->not_flushed, "complete", (int)(done->gaps == 0 && !result->not_flushed));
     bool limited = done->limit > WORKER_LIMIT_NONE && done->limit <= WORKER_LIMIT_SECONDS;
     json_object_set_new(object, "limit", limited ? json_string(limits[done->limit]) : json_null());
+    if (!plan || json_object_update(object, plan) != 0) {
+        json_decref(object);
+        object = NULL;
+    }
+    json_decref(plan);
     return object;
 }
 
-int reading_take_options(struct request *request, struct reading_options *options)
+/* Puts a query in stenographer's words into our language: the filter, and the range as far as it narrows it. */
+static int translate(struct request *request, struct reading_options *options)
+{
+    struct steno_query query;
+    int code = steno_query_open(options->filter, clock_realtime_ns(), &query, &request->failure);
+    if (code != 0)
+        return code;
+    options->asked = options->filter;
+    options->filter = options->translated = query.filter; /* which is what the query owns */
+    if (query.from_ns > options->from_ns)
+        options->from_ns = query.from_ns;
+    if (query.to_ns < options->to_ns)
+        options->to_ns = query.to_ns;
+    return options->from_ns < options->to_ns
+               ? 0
+               : fail(&request->failure, ERR_INVALID, "the query's times leave nothing of the range");
+}
+
+int reading_take_range(struct request *request, struct reading_options *options)
 {
     *options = (struct reading_options){.kind = WORKER_EXTRACT,
                                         .from_ns = INT64_MIN,
                                         .to_ns = INT64_MAX,
                                         .filter = "",
+                                        .query = "pcap",
                                         .output = -1};
     int code = request_time(request, "from_ns", &options->from_ns);
     if (code == 0)
         code = request_time(request, "to_ns", &options->to_ns);
     if (code == 0)
         code = request_string(request, "filter", false, &options->filter);
+    if (code == 0)
+        code = request_string(request, "query", false, &options->query);
+    if (code == 0 && strlen(options->filter) > FILTER_BYTES_MAX)
+        code = fail(&request->failure, ERR_TOO_LARGE, "the filter is longer than %u bytes",
+                    FILTER_BYTES_MAX);
+    if (code != 0 || strcmp(options->query, "pcap") == 0)
+        return code;
+    return strcmp(options->query, "steno") == 0
+               ? translate(request, options)
+               : fail(&request->failure, ERR_INVALID, "parameter query: expected pcap or steno");
+}
+
+int reading_take_options(struct request *request, struct reading_options *options)
+{
+    int code = reading_take_range(request, options);
     if (code == 0)
         code = take_format(request, &options->format);
     if (code == 0)
@@ -905,20 +959,46 @@ int reading_take_options(struct request *request, struct reading_options *option
     if (code == 0)
         code =
             request_count(request, "seconds_max", 0, WORKER_SECONDS_MAX, &options->seconds_max);
-    if (code == 0 && strlen(options->filter) > FILTER_BYTES_MAX)
-        code = fail(&request->failure, ERR_TOO_LARGE, "the filter is longer than %u bytes",
-                    FILTER_BYTES_MAX);
+    return code;
+}
+
+void reading_options_free(struct reading_options *options)
+{
+    free(options->translated);
+    options->translated = NULL;
+}
+
+void reading_add_asked(json_t *result, const struct reading_options *options)
+{
+    json_object_set_new(result, "filter", json_text(options->filter));
+    json_set_time(result, "from", options->from_ns, options->from_ns != INT64_MIN);
+    json_set_time(result, "to", options->to_ns, options->to_ns != INT64_MAX);
+}
+
+static int extract(struct request *request, const char *ring, struct reading_options *options, json_t **result)
+{
+    struct ring_registry *registry = &request->recorder->registry;
+    struct reading_result extracted = {0};
+    struct ring_entry *entry;
+    int code = ring_registry_use(registry, ring, &entry, &request->failure);
+    if (code != 0)
+        return code;
+    options->output = control_take_descriptor(request->connection, 0);
+    code = reading_run(request, entry, options, &extracted);
+    close(options->output);
+    ring_registry_release(registry, &entry);
+    *result = code == 0 ? reading_result_json(&extracted) : NULL;
+    if (*result)
+        reading_add_asked(*result, options);
+    reading_result_free(&extracted);
     return code;
 }
 
 int method_extract(struct request *request, json_t **result)
 {
-    struct ring_registry *registry = &request->recorder->registry;
-    struct reading_options options;
-    struct reading_result extracted = {0};
-    struct ring_entry *entry;
-    const char *name;
-    int code = request_string(request, "ring", true, &name);
+    struct reading_options options = {0};
+    const char *ring;
+    int code = request_string(request, "ring", true, &ring);
     if (code == 0)
         code = reading_take_options(request, &options);
     if (code == 0)
@@ -927,15 +1007,7 @@ int method_extract(struct request *request, json_t **result)
         code = fail(&request->failure, ERR_INVALID,
                     "expected one descriptor, to write the packets to");
     if (code == 0)
-        code = ring_registry_use(registry, name, &entry, &request->failure);
-    if (code != 0)
-        return code;
-    options.output = control_take_descriptor(request->connection, 0);
-    code = reading_run(request, entry, &options, &extracted);
-    close(options.output);
-    ring_registry_release(registry, &entry);
-    if (code == 0)
-        *result = reading_result_json(&extracted);
-    reading_result_free(&extracted);
+        code = extract(request, ring, &options, result);
+    reading_options_free(&options);
     return code;
 }

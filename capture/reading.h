@@ -25,6 +25,9 @@ struct reading_options {
     bool follow;
     uint64_t packets_max, bytes_max, seconds_max; /* 0: no limit */
     const char *filter;
+    const char *query; /* the language in which it was asked for: "pcap", "steno" */
+    const char *asked; /* how it was, where that is not the filter; else null */
+    char *translated;  /* what reading_options_free() frees: the filter, where it was made from `asked` */
     bool headers_only; /* packets are cut where their headers end, before the filter looks */
     bool no_index; /* everything is read, as if there were neither key indexes nor runs */
     uint64_t from_position, to_position; /* WORKER_RUN_MAKE: of the sealed segments */
@@ -63,12 +66,26 @@ void reading_result_free(struct reading_result *result);
  * reading_run(). */
 int reading_check_filter(struct request *request, struct ring_entry *entry, const char *filter);
 
-/* What extract and job.start are asked for: range, filter, format, headers and limits; the rest is zero, output -1. The filter is
- * the request's. ERR_INVALID, ERR_TOO_LARGE. */
+/*
+ * What extract and job.start are asked for: range, filter, format, headers and limits; the rest is zero, output -1. The texts are
+ * the request's or the options' own: reading_options_free(), in every case. A filter in another language is put into ours, and the
+ * range narrowed by the times in it; `ago` counts from now. ERR_INVALID, ERR_TOO_LARGE, ERR_NO_MEMORY.
+ */
 int reading_take_options(struct request *request, struct reading_options *options);
 
-/* As extract answers (schema/PROTOCOL.md). The caller owns it; null: out of memory. */
+/* The same, range and filter only. */
+int reading_take_range(struct request *request, struct reading_options *options);
+
+void reading_options_free(struct reading_options *options);
+
+/* What was asked for, in our language (of a query in another one, nobody else can say it), as members of the answer. */
+void reading_add_asked(json_t *result, const struct reading_options *options);
+
+/* As extract answers (schema/PROTOCOL.md), without what was asked for. The caller owns it; null: out of memory. */
 json_t *reading_result_json(const struct reading_result *result);
+
+/* Of that, how it was found: what each step has left for the next, and read for it. Likewise. */
+json_t *reading_plan_json(const struct reading_result *result);
 
 /* "damaged", "overwritten" ... Static memory. */
 const char *reading_gap_word(uint32_t reason);

@@ -49,6 +49,7 @@ static int estimate_run(const struct invocation *invocation, struct failure *fai
     int code = session_ask(invocation, SESSION_START, "estimate", params, &result, failure);
     if (code != 0)
         return code;
+    range_of_answer(result, &range);
     if (output_is_json())
         output_json(result);
     else

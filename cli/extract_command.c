@@ -14,6 +14,7 @@
 #include "capture_output.h"
 #include "commands.h"
 #include "output.h"
+#include "plan_view.h"
 #include "range_params.h"
 #include "recorder_session.h"
 #include "text.h"
@@ -81,8 +82,6 @@ static json_t *extract_params(const struct invocation *invocation, struct extrac
     extraction->follow = options_given(invocation, "follow");
     if (params)
         json_object_set_new(params, "follow", json_boolean(extraction->follow));
-    if (params && options_given(invocation, "no-index"))
-        json_object_set_new(params, "no_index", json_true());
     return params;
 }
 
@@ -119,26 +118,6 @@ static void summary_print(const struct extraction *extraction, const json_t *res
     range_gaps_print(result);
 }
 
-/* How the answer was found: what each step has left for the next, and read for it. */
-static void plan_print(const json_t *result)
-{
-    uint64_t segments = answer_count(result, "segments"), left = segments - answer_count(result, "segments_by_runs");
-    uint64_t index_bytes = answer_count(result, "index_bytes");
-    const char *narrowing = answer_text(result, "narrowing");
-    char size[TEXT_SIZE_SIZE];
-    printf("by index     %s\n", narrowing[0] ? output_printable(narrowing) : "nothing: every packet of the range is judged");
-    printf("catalog      %" PRIu64 " segments that may hold packets of the range\n", segments);
-    printf("runs         %" PRIu64 " asked (%" PRIu64 " of no use), %s read: %" PRIu64 " segments are left\n", answer_count(result, "runs"),
-           answer_count(result, "runs_bad"), text_size(answer_count(result, "run_bytes"), size), left);
-    printf("key indexes  %" PRIu64 " asked (%" PRIu64 " more of no use), %s read: %" PRIu64 " segments are left, %" PRIu64
-           " blocks of 16 KiB that may hold a match\n",
-           answer_count(result, "segments_narrowed"), answer_count(result, "indexes_bad"), text_size(index_bytes, size),
-           left - answer_count(result, "segments_excluded"), answer_count(result, "blocks_wanted"));
-    printf("blocks       %" PRIu64 " read, %s with the headers of their frames\n", answer_count(result, "blocks_read"),
-           text_size(answer_count(result, "bytes_read") - index_bytes, size));
-    printf("packets      %" PRIu64 " judged, %" PRIu64 " match\n", answer_count(result, "packets_judged"), answer_count(result, "packets"));
-}
-
 /* What the exit status says of a job that came to its end. */
 static int extraction_status(const json_t *result)
 {
@@ -149,10 +128,11 @@ static int extraction_status(const json_t *result)
     return EXIT_INCOMPLETE;
 }
 
-static int extraction_report(const struct extraction *extraction, const json_t *result)
+static int extraction_report(struct extraction *extraction, const json_t *result)
 {
+    range_of_answer(result, &extraction->range);
     if (extraction->explain && !output_is_json())
-        plan_print(result);
+        plan_print(result, answer_count(result, "packets"));
     else if (!output_is_json())
         summary_print(extraction, result);
     else if (extraction->output.standard_output)
@@ -244,7 +224,6 @@ static const struct option_row options[] = {
     {"write", 'w', false, "FILE", "write there; - or nothing: standard output"},
     {"follow", 0, false, NULL, "go on with what is recorded, until ^C"},
     {"explain", 0, false, NULL, "say how it was found, step by step; without --write the packets go nowhere"},
-    {"no-index", 0, false, NULL, "read everything, as if there were no index"},
     {0},
 };
 

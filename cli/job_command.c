@@ -18,6 +18,7 @@
 #include "commands.h"
 #include "interrupt.h"
 #include "output.h"
+#include "plan_view.h"
 #include "range_params.h"
 #include "recorder_session.h"
 #include "text.h"
@@ -70,10 +71,14 @@ static void print_job(const json_t *job)
     line("ring", answer_text(job, "ring"));
     line_time(job, "from", "from_ns");
     line_time(job, "to", "to_ns");
+    if (answer_text(job, "asked")[0])
+        line("query", answer_text(job, "asked"));
     if (answer_text(job, "filter")[0])
         line("filter", answer_text(job, "filter"));
     printf("  %-10s %s%s\n", "format", output_printable(answer_text(job, "format")),
            answer_is_true(job, "headers") ? ", headers only" : "");
+    if (answer_is_true(job, "no_index"))
+        line("index", "not used");
     printf("  %-10s %" PRIu64 ", %s\n", "packets", answer_count(job, "packets"),
            text_size(answer_count(job, "output_bytes"), size));
     if (limit[0])
@@ -315,8 +320,22 @@ static int show_run(const struct invocation *invocation, struct failure *failure
         output_note("%s", answer_text(answer_object(result, "job"), "error"));
     if (!output_is_json())
         range_gaps_print(answer_object(result, "job"));
-    return job_report(result, false);
+    if (!options_given(invocation, "explain") || output_is_json())
+        return job_report(result, false);
+    const json_t *plan = answer_object(answer_object(result, "job"), "plan");
+    print_job(answer_object(result, "job"));
+    if (plan)
+        plan_print(plan, answer_count(answer_object(result, "job"), "packets"));
+    else
+        output_note("how it was found is known once it is done");
+    json_decref(result);
+    return EXIT_DONE;
 }
+
+static const struct option_row show_options[] = {
+    {"explain", 0, false, NULL, "say how it was found, step by step"},
+    {0},
+};
 
 const struct command job_show_command = {
     .name = "job show",
@@ -324,7 +343,8 @@ const struct command job_show_command = {
     .operands_min = 1,
     .operands_max = 1,
     .summary = "one job: its number or the name under which it is kept",
-    .examples = "  tapeloop job show 17\n  tapeloop job show incident-7 --json",
+    .examples = "  tapeloop job show 17 --explain\n  tapeloop job show incident-7 --json",
+    .options = show_options,
     .run = show_run,
 };
 

@@ -35,7 +35,6 @@ static const struct later_row later[] = {
     {"purge", NULL, "this version cannot remove packets by filter"},
     {"--encrypt", "ring create", "this version does not encrypt: --encrypt is not there yet"},
     {"--key-file", "ring create", "this version does not encrypt: --key-file is not there yet"},
-    {"--explain", "extract", "this version has no plan to explain: it reads the whole time range"},
     {"--server", NULL,
      "this version does not reach other machines: run tapeloop there, through ssh"},
     {0},

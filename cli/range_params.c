@@ -12,7 +12,6 @@
 #include "answer.h"
 #include "clock.h"
 #include "output.h"
-#include "steno_query.h"
 
 #define GAPS_SHOWN 20
 #define FILTER_BYTES_MAX 32768u
@@ -60,30 +59,12 @@ static int range_parse(const struct invocation *invocation, struct range *range,
     return 0;
 }
 
-/* Puts a query in another language into ours: the filter anew, and the range as far as it narrows it. */
-static int query_translate(const char *language, char **filter, struct range *range, struct failure *failure)
+/* The recorder knows the language itself. */
+static int query_check(const char *language, struct failure *failure)
 {
-    struct steno_query query;
-    if (!language || strcmp(language, "pcap") == 0)
+    if (!language || strcmp(language, "pcap") == 0 || strcmp(language, "steno") == 0)
         return 0;
-    if (strcmp(language, "steno") != 0)
-        return fail(failure, ERR_INVALID, "--query \"%s\": expected pcap or steno", output_printable(language));
-    int code = steno_query_open(*filter, clock_realtime_ns(), &query, failure);
-    if (code != 0)
-        return code;
-    free(*filter);
-    *filter = query.filter;
-    if (query.from_ns != INT64_MIN && (!range->bounded_below || query.from_ns > range->from_ns)) {
-        range->from_ns = query.from_ns;
-        range->bounded_below = true;
-    }
-    if (query.to_ns != INT64_MAX && (!range->bounded_above || query.to_ns < range->to_ns)) {
-        range->to_ns = query.to_ns;
-        range->bounded_above = true;
-    }
-    if (range->bounded_below && range->bounded_above && range->from_ns >= range->to_ns)
-        return fail(failure, ERR_INVALID, "the query's times lie outside --from and --to");
-    return 0;
+    return fail(failure, ERR_INVALID, "--query \"%s\": expected pcap or steno", output_printable(language));
 }
 
 static int format_check(const char *format, struct failure *failure)
@@ -104,6 +85,7 @@ json_t *range_params(const struct invocation *invocation, struct range *range,
                      struct failure *failure)
 {
     const char *format = options_text(invocation, "format");
+    const char *query = options_text(invocation, "query");
     uint64_t packets_max = 0;
     uint64_t bytes_max = 0;
     uint64_t seconds_max = 0;
@@ -111,15 +93,12 @@ json_t *range_params(const struct invocation *invocation, struct range *range,
         format = "pcapng";
     if (text_check_ring_name(invocation->operand[0], failure) != 0 ||
         range_parse(invocation, range, failure) != 0 || format_check(format, failure) != 0 ||
+        query_check(query, failure) != 0 ||
         options_number(invocation, "packets-max", 1, INT64_MAX, &packets_max, failure) != 0 ||
         options_size(invocation, "bytes-max", &bytes_max, failure) != 0 ||
         options_number(invocation, "seconds-max", 1, INT32_MAX / 10, &seconds_max, failure) != 0)
         return NULL;
     char *filter = filter_make(invocation, failure);
-    if (filter && query_translate(options_text(invocation, "query"), &filter, range, failure) != 0) {
-        free(filter);
-        filter = NULL;
-    }
     if (!filter)
         return NULL;
     json_t *text = json_string(filter);
@@ -137,9 +116,21 @@ json_t *range_params(const struct invocation *invocation, struct range *range,
         fail(failure, ERR_NO_MEMORY, "%s", error_text(ERR_NO_MEMORY));
     if (seconds_max > 0)
         json_object_set_new(params, "seconds_max", json_integer((json_int_t)seconds_max));
+    if (query)
+        json_object_set_new(params, "query", json_string(query));
     if (options_given(invocation, "headers"))
         json_object_set_new(params, "headers", json_true());
+    if (options_given(invocation, "no-index"))
+        json_object_set_new(params, "no_index", json_true());
     return params;
+}
+
+void range_of_answer(const json_t *result, struct range *range)
+{
+    if (!json_object_get(result, "from_ns"))
+        return; /* a recorder that does not say it */
+    range->bounded_below = answer_time(json_object_get(result, "from_ns"), &range->from_ns);
+    range->bounded_above = answer_time(json_object_get(result, "to_ns"), &range->to_ns);
 }
 
 void range_text(const struct range *range, char from[TEXT_TIME_SIZE], char to[TEXT_TIME_SIZE])

@@ -25,6 +25,7 @@
         {"format", 0, false, "FORMAT", "pcapng (default), pcap (nanoseconds) or pcap-us"},  \
         {"headers", 0, false, NULL,                                                         \
          "packets without what they carry: cut where their headers end"},                   \
+        {"no-index", 0, false, NULL, "read everything, as if there were no index"},         \
         {"packets-max", 'c', false, "N", "end after N packets"},                            \
         {"bytes-max", 0, false, "SIZE", "end when the output has this size"},               \
     {                                                                                       \
@@ -42,6 +43,10 @@ struct range {
  */
 json_t *range_params(const struct invocation *invocation, struct range *range,
                      struct failure *failure);
+
+/* The range as the recorder has taken it, from its answer: a query in stenographer's words may have narrowed it.
+ * Where it does not say so, *range stays. */
+void range_of_answer(const json_t *result, struct range *range);
 
 /* Its ends in words. */
 void range_text(const struct range *range, char from[TEXT_TIME_SIZE], char to[TEXT_TIME_SIZE]);

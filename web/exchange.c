@@ -136,6 +136,17 @@ int exchange_body_string(const struct exchange *exchange, const char *name, bool
     return 0;
 }
 
+int exchange_body_switch(const struct exchange *exchange, const char *name, bool *value,
+                         struct failure *failure)
+{
+    const json_t *member = json_object_get(exchange->body, name);
+    if (member && !json_is_boolean(member))
+        return fail(failure, ERR_INVALID, "%s: expected true or false", name);
+    if (member)
+        *value = json_is_true(member);
+    return 0;
+}
+
 int exchange_time(const char *name, const char *text, int64_t *time_ns, struct failure *failure)
 {
     struct timespec now;

@@ -85,6 +85,10 @@ int exchange_check_body(const struct exchange *exchange, const char *names,
 int exchange_body_string(const struct exchange *exchange, const char *name, bool required,
                          const char **value, struct failure *failure);
 
+/* true or false as a member of the body; absent: *value stays. ERR_INVALID. */
+int exchange_body_switch(const struct exchange *exchange, const char *name, bool *value,
+                         struct failure *failure);
+
 /* A time as people write it (text.h), called `name` in the sentence; null or "": *time_ns stays. */
 int exchange_time(const char *name, const char *text, int64_t *time_ns, struct failure *failure);
 

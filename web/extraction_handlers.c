@@ -7,6 +7,9 @@
  * follows the packets, as the trailer `Tapeloop-Complete`, for the first byte goes out long before
  * it is known.
  *
+ * Of one that is to be explained the packets are found, counted and left: its answer is the recorder's
+ * result.
+ *
  * One that follows goes on with what is recorded. Stopped through the list, it ends in good order:
  * the recorder is asked to finish, and what it still has comes, and its result.
  *
@@ -58,14 +61,23 @@ static int check_format(const char *format, struct failure *failure)
     return fail(failure, ERR_INVALID, "format: expected pcapng, pcap or pcap-us");
 }
 
+static int check_query(const char *query, struct failure *failure)
+{
+    return strcmp(query, "pcap") == 0 || strcmp(query, "steno") == 0
+               ? 0
+               : fail(failure, ERR_INVALID, "query: expected pcap or steno");
+}
+
 static int make_wish(const struct exchange *exchange, const char *ring, const char *from,
-                     const char *to, const char *filter, const char *format,
+                     const char *to, const char *filter, const char *query, const char *format,
                      struct extraction_wish *wish, struct failure *failure)
 {
     *wish = (struct extraction_wish){.from_ns = INT64_MIN, .to_ns = INT64_MAX};
     int code = text_check_ring_name(ring, failure);
     if (code == 0)
         code = check_format(format, failure);
+    if (code == 0)
+        code = check_query(query, failure);
     if (code == 0)
         code = exchange_time("from", from, &wish->from_ns, failure);
     if (code == 0)
@@ -78,6 +90,7 @@ static int make_wish(const struct exchange *exchange, const char *ring, const ch
         code = fail(failure, ERR_NO_MEMORY, "out of memory");
     snprintf(wish->user, sizeof wish->user, "%s", exchange->caller.name);
     snprintf(wish->ring, sizeof wish->ring, "%.63s", ring);
+    snprintf(wish->query, sizeof wish->query, "%.7s", query);
     snprintf(wish->format, sizeof wish->format, "%.15s", format);
     return code;
 }
@@ -99,6 +112,8 @@ static int take_follow(const struct exchange *exchange, bool follow, struct extr
                        struct failure *failure)
 {
     wish->follow = follow;
+    if (follow && wish->explain)
+        return fail(failure, ERR_INVALID, "explain: one that follows has no end that could be explained");
     return !follow || exchange->caller.rights & RIGHT_PACKETS
                ? 0
                : fail(failure, ERR_PERMISSION, "follow: this user or token may not do that");
@@ -130,7 +145,8 @@ static int add_wish(struct exchange *exchange, struct extraction_wish *wish, int
         text_time(wish->from_ns, from);
     if (wish->to_ns != INT64_MAX)
         text_time(wish->to_ns, to);
-    exchange_log(exchange, "extracts from %s, %s to %s%s: %.200s", wish->ring, from, to,
+    exchange_log(exchange, "%s %s, %s to %s%s: %.200s",
+                 wish->explain ? "asks how it would be found in" : "extracts from", wish->ring, from, to,
                  wish->follow ? ", as they come" : "", wish->filter);
     int code = extraction_list_add(exchange->server->extractions, wish, number, ticket, failure);
     if (code == 0)
@@ -141,13 +157,15 @@ static int add_wish(struct exchange *exchange, struct extraction_wish *wish, int
 int extraction_wish_of_body(struct exchange *exchange, const char *ring, const char *format,
                             struct extraction_wish *wish, struct failure *failure)
 {
-    const char *from = NULL, *to = NULL, *filter = "";
+    const char *from = NULL, *to = NULL, *filter = "", *query = "pcap";
     int code = exchange_body_string(exchange, "from", false, &from, failure);
     if (code == 0)
         code = exchange_body_string(exchange, "to", false, &to, failure);
     if (code == 0)
         code = exchange_body_string(exchange, "filter", false, &filter, failure);
-    return code == 0 ? make_wish(exchange, ring, from, to, filter, format, wish, failure) : code;
+    if (code == 0)
+        code = exchange_body_string(exchange, "query", false, &query, failure);
+    return code == 0 ? make_wish(exchange, ring, from, to, filter, query, format, wish, failure) : code;
 }
 
 int handle_extraction_create(struct exchange *exchange)
@@ -157,23 +175,27 @@ int handle_extraction_create(struct exchange *exchange)
     const char *ring, *format = "pcapng";
     char url[DOWNLOAD_URL_SIZE];
     int64_t number = 0;
-    int code = exchange_check_body(exchange, "ring from to filter format headers follow", &failure);
+    bool headers = false, follow = false;
+    int code = exchange_check_body(
+        exchange, "ring from to filter query format headers no_index explain follow", &failure);
     if (code == 0)
         code = exchange_body_string(exchange, "ring", true, &ring, &failure);
     if (code == 0)
         code = exchange_body_string(exchange, "format", false, &format, &failure);
     if (code == 0)
         code = extraction_wish_of_body(exchange, ring, format, &wish, &failure);
-    const json_t *headers = json_object_get(exchange->body, "headers");
-    if (code == 0 && headers && !json_is_boolean(headers))
-        code = fail(&failure, ERR_INVALID, "headers: expected true or false");
     if (code == 0)
-        code = take_headers(exchange, headers != NULL, json_is_true(headers), &wish, &failure);
-    const json_t *follow = json_object_get(exchange->body, "follow");
-    if (code == 0 && follow && !json_is_boolean(follow))
-        code = fail(&failure, ERR_INVALID, "follow: expected true or false");
+        code = exchange_body_switch(exchange, "no_index", &wish.no_index, &failure);
     if (code == 0)
-        code = take_follow(exchange, json_is_true(follow), &wish, &failure);
+        code = exchange_body_switch(exchange, "explain", &wish.explain, &failure);
+    if (code == 0)
+        code = exchange_body_switch(exchange, "headers", &headers, &failure);
+    if (code == 0)
+        code = take_headers(exchange, json_object_get(exchange->body, "headers") != NULL, headers, &wish, &failure);
+    if (code == 0)
+        code = exchange_body_switch(exchange, "follow", &follow, &failure);
+    if (code == 0)
+        code = take_follow(exchange, follow, &wish, &failure);
     if (code == 0)
         code = add_wish(exchange, &wish, &number, url, &failure);
     extraction_wish_free(&wish);
@@ -191,16 +213,19 @@ int handle_packets(struct exchange *exchange)
 {
     struct failure failure = {0};
     struct extraction_wish wish = {0};
-    char from[64] = "", to[64] = "", format[16] = "pcapng", url[DOWNLOAD_URL_SIZE], line[DOWNLOAD_URL_SIZE + 16];
+    char from[64] = "", to[64] = "", query[8] = "pcap", format[16] = "pcapng", url[DOWNLOAD_URL_SIZE], line[DOWNLOAD_URL_SIZE + 16];
     char filter[FILTER_TEXT_MAX + 2] = "", headers[8] = "";
     int64_t number;
-    int code = exchange_check_query(exchange, "from to filter format headers follow", &failure);
+    int code = exchange_check_query(
+        exchange, "from to filter query format headers no_index explain follow", &failure);
     if (code == 0)
         code = exchange_query(exchange, "from", from, sizeof from, &failure);
     if (code == 0)
         code = exchange_query(exchange, "to", to, sizeof to, &failure);
     if (code == 0)
         code = exchange_query(exchange, "format", format, sizeof format, &failure);
+    if (code == 0)
+        code = exchange_query(exchange, "query", query, sizeof query, &failure);
     if (code == 0) /* one that is too long must not become none */
         code = exchange_query(exchange, "filter", filter, sizeof filter, &failure);
     bool headers_only = false, follow = false;
@@ -210,7 +235,11 @@ int handle_packets(struct exchange *exchange)
         code = exchange_query_switch(exchange, "headers", &headers_only, &failure);
     if (code == 0)
         code =
-            make_wish(exchange, exchange->parameter[0], from, to, filter, format, &wish, &failure);
+            make_wish(exchange, exchange->parameter[0], from, to, filter, query, format, &wish, &failure);
+    if (code == 0)
+        code = exchange_query_switch(exchange, "no_index", &wish.no_index, &failure);
+    if (code == 0)
+        code = exchange_query_switch(exchange, "explain", &wish.explain, &failure);
     if (code == 0)
         code = take_headers(exchange, headers[0] != '\0', headers_only, &wish, &failure);
     if (code == 0)
@@ -230,7 +259,7 @@ int handle_packets(struct exchange *exchange)
 json_t *extraction_wish_params(const struct extraction_wish *wish)
 {
     char digits[24];
-    json_t *params = json_pack("{s:s, s:s}", "ring", wish->ring, "filter", wish->filter);
+    json_t *params = json_pack("{s:s, s:s, s:s}", "ring", wish->ring, "filter", wish->filter, "query", wish->query);
     snprintf(digits, sizeof digits, "%" PRId64, wish->from_ns);
     if (wish->from_ns != INT64_MIN)
         json_object_set_new(params, "from_ns", json_string(digits));
@@ -244,7 +273,7 @@ int handle_estimate(struct exchange *exchange)
 {
     struct failure failure = {0};
     struct extraction_wish wish = {0};
-    int code = exchange_check_body(exchange, "from to filter", &failure);
+    int code = exchange_check_body(exchange, "from to filter query", &failure);
     if (code == 0)
         code =
             extraction_wish_of_body(exchange, exchange->parameter[0], "pcapng", &wish, &failure);
@@ -297,6 +326,7 @@ struct stream {
     bool begun;    /* the head has been sent */
     bool corked;   /* see cork() */
     bool answered; /* the recorder's result is there */
+    json_t *result; /* it, where it is to be explained */
     int64_t finish_due_ms; /* of one that follows, once it is to end: by when. 0: not yet */
     struct extraction_progress progress;
     char *buffer;
@@ -376,12 +406,14 @@ static int take_bytes(struct stream *stream, struct failure *failure)
     if (got < 0)
         return errno == EAGAIN || errno == EINTR ? 0
                                                  : fail_errno(failure, errno, "reading packets");
-    cork(stream, got > 0);
+    cork(stream, got > 0 && !stream->wish->explain);
     if (got == 0) {
         close(stream->pipe);
         stream->pipe = -1;
         return 0;
     }
+    if (stream->wish->explain)
+        return 0; /* they go nowhere */
     return send_bytes(stream, bytes, (size_t)got)
                ? 0
                : fail(failure, ERR_CLOSED, "the client has gone");
@@ -394,8 +426,10 @@ static int take_answer(struct stream *stream, struct failure *failure)
     if (code < 0)
         return code;
     take_progress(&stream->progress, value);
-    json_decref(value);
     stream->answered = code == 0;
+    if (stream->answered && stream->wish->explain)
+        stream->result = json_incref(value);
+    json_decref(value);
     return 0;
 }
 
@@ -458,6 +492,8 @@ static int begin(struct stream *stream, struct failure *failure)
     json_object_set_new(params, "format", json_string(wish->format));
     if (wish->headers_only)
         json_object_set_new(params, "headers", json_true());
+    if (wish->no_index)
+        json_object_set_new(params, "no_index", json_true());
     if (wish->follow)
         json_object_set_new(params, "follow", json_true());
     code = recorder_send(&stream->recorder, "extract", params, actor_json(stream->exchange),
@@ -474,6 +510,11 @@ static int finish(struct stream *stream, int code, const struct failure *failure
         return code == ERR_CLOSED ? answer_problem(stream->exchange, 503, "closed", failure->text,
                                                    "Retry-After: 2\r\n")
                                   : answer_failure(stream->exchange, failure);
+    if (code == 0 && stream->wish->explain) {
+        json_t *result = stream->result;
+        stream->result = NULL;
+        return answer_json(stream->exchange, 200, result, "");
+    }
     if (code == 0 && !stream->begun)
         send_head(stream);
     if (code == 0 && stream->chunked)
@@ -508,6 +549,7 @@ int handle_download(struct exchange *exchange)
     if (stream.recorder.fd >= 0)
         control_close(&stream.recorder);
     free(stream.buffer);
+    json_decref(stream.result);
     extraction_list_end(list, stream.number,
                         code == 0                 ? EXTRACTION_DONE
                         : code == ERR_INTERRUPTED ? EXTRACTION_STOPPED

@@ -249,6 +249,9 @@ static json_t *one_json(const struct extraction *one)
                   one->wish.filter, "format", one->wish.format);
     json_object_set_new(object, "headers", json_boolean(one->wish.headers_only));
     json_object_set_new(object, "follow", json_boolean(one->wish.follow));
+    json_object_set_new(object, "query", json_string(one->wish.query));
+    json_object_set_new(object, "no_index", json_boolean(one->wish.no_index));
+    json_object_set_new(object, "explain", json_boolean(one->wish.explain));
     json_object_set_new(object, "from_ns", time_json(one->wish.from_ns, INT64_MIN));
     json_object_set_new(object, "to_ns", time_json(one->wish.to_ns, INT64_MAX));
     json_object_set_new(object, "created_s", second_json(one->created_s));

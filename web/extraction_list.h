@@ -42,8 +42,11 @@ struct extraction_wish {
     char ring[64];
     int64_t from_ns, to_ns; /* INT64_MIN, INT64_MAX: no limit */
     char *filter;           /* the wish's; see extraction_wish_free() */
+    char query[8];          /* its language: "pcap", "steno" */
     char format[16];
     bool headers_only; /* packets are cut where their headers end */
+    bool no_index;     /* everything is read, as if there were no index */
+    bool explain;      /* how the packets are found is wanted, not they */
     bool follow;       /* it goes on with what is recorded, until to_ns or until it is stopped */
 };
 

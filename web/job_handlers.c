@@ -81,7 +81,7 @@ static int take_job(struct exchange *exchange, json_t **params, struct failure *
     const char *ring, *format = "pcapng", *expires = NULL;
     int64_t expires_ns = INT64_MAX;
     int code = exchange_check_body(
-        exchange, "ring from to filter format headers packets_max bytes_max seconds_max name expires",
+        exchange, "ring from to filter query format headers no_index packets_max bytes_max seconds_max name expires",
         failure);
     if (code == 0)
         code = exchange_body_string(exchange, "ring", true, &ring, failure);
@@ -101,7 +101,7 @@ static int take_job(struct exchange *exchange, json_t **params, struct failure *
             snprintf(digits, sizeof digits, "%" PRId64, expires_ns);
             json_object_set_new(*params, "expires_ns", json_string(digits));
         }
-        static const char *const members[] = {"headers", "packets_max", "bytes_max", "seconds_max",
+        static const char *const members[] = {"headers", "no_index", "packets_max", "bytes_max", "seconds_max",
                                               "name"};
         for (size_t i = 0; i < sizeof members / sizeof members[0]; i++)
             copy_member(exchange, members[i], *params);

@@ -78,13 +78,14 @@ _tapeloop() {
         options="--interface --backend --snapshot-length --buffer --no-promiscuous --outgoing --no-outgoing --for
             --detach --stop"
         ;;
-    extract) options="--from --to --write --format --query --follow --headers --packets-max --bytes-max --seconds-max --explain --no-index" ;;
+    extract) options="--from --to --write --format --query --follow --headers --no-index --packets-max --bytes-max --seconds-max --explain" ;;
     estimate) options="--from --to --query" ;;
     keep)
-        options="--from --to --format --query --headers --packets-max --bytes-max --seconds-max --name --expires
+        options="--from --to --format --query --headers --no-index --packets-max --bytes-max --seconds-max --name --expires
             --detach"
         ;;
-    'job start') options="--from --to --format --query --headers --packets-max --bytes-max --seconds-max --wait" ;;
+    'job start') options="--from --to --format --query --headers --no-index --packets-max --bytes-max --seconds-max --wait" ;;
+    'job show') options="--explain" ;;
     'job get') options="--write" ;;
     verify) options="--repair" ;;
     status) options="--watch" ;;

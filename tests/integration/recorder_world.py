@@ -54,6 +54,18 @@ def packet(number, size=100):
     return (head + struct.pack(">Q", number) + bytes((number + i) & 255 for i in range(size)))[:max(size, 22)]
 
 
+def datagram(source, target, source_port, target_port, body=b""):
+    """An Ethernet frame with a UDP datagram of IPv4; addresses as numbers. Checksums are left out, as the protocol allows for UDP."""
+    udp = struct.pack(">HHHH", source_port, target_port, 8 + len(body), 0) + body
+    ip = struct.pack(">BBHHHBBHII", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, source, target)
+    return bytes.fromhex("0200000000020200000000010800") + ip + udp
+
+
+def conversations(count, flows, start_ns=1_700_000_000 * 10**9):
+    """Packets 1 us apart, of flows 10.0.0.1:1000+N -> 10.0.0.2:53 in turn."""
+    return [(start_ns + i * 1000, datagram(0x0a000001, 0x0a000002, 1000 + i % flows, 53, bytes(64))) for i in range(count)]
+
+
 def pcap(packets, link_type=1, snapshot=262144):
     """A nanosecond pcap file; packets are (time in ns, bytes)."""
     data = [struct.pack("<IHHiIII", 0xa1b23c4d, 2, 4, 0, 0, snapshot, link_type)]

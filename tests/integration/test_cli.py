@@ -209,6 +209,11 @@ class Works(Recorder):
         self.refused("keep", "dmz", "--name", "x", "--expires", "-1d", status=2, says="over")
         self.refused("keep", "dmz", status=2, says="--name")
         self.refused("keep", "dmz", "--name", "y", "udpp", status=2, says="syntax error")
+        self.assertIn("\nby index     proto 17 port 1003\n", self.run_command("job", "show", "incident-7", "--explain", status=0).out)
+        self.refused("job", "start", "dmz", "--wait", "--query", "sql", "port 1003", status=2, says="pcap or steno")
+        asked = self.run_command("job", "start", "dmz", "--query", "steno", "--no-index", "--wait", "port 1003", status=0).out
+        self.assertRegex(asked, r"(?s)query +port 1003\n.*index +not used\n.*packets +50,")
+        self.run_command("job", "delete", asked.split()[1].rstrip(":,"), status=0)
         got = self.run_command("job", "get", "incident-7", "-w", self.path("got.pcap"), status=0)
         self.assertEqual(got.stdout, b"")
         wanted = [packet for packet in packets if packet[1][34:36] == struct.pack(">H", 1003)]

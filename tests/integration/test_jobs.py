@@ -3,15 +3,18 @@
 is left after crashes, full disks and rings that go away.
 """
 
+import json
 import os
 import random
 import signal
+import sqlite3
 import stat
+import struct
 import subprocess
 import time
 
 import recorder_world
-from recorder_world import (BIN, MIB, ROOT, RemoteError, World, children, create_ring, extract, import_packets, make_namespace,
+from recorder_world import (BIN, MIB, ROOT, RemoteError, World, children, conversations, create_ring, extract, import_packets, make_namespace,
                             numbered, packet, pcap, read_pcap, read_pcapng, thread, wait_for)
 
 START_NS = 1_700_000_000 * 10**9
@@ -101,6 +104,63 @@ class Results(Jobs):
         everything = self.done(format="pcap")
         self.assertTrue(self.fetch(everything["number"]) == pcap(self.packets))
         self.assertEqual(everything["oldest_ns"], str(START_NS))
+
+    def test_stenographers_words_and_no_index(self):
+        """The row says how it was asked for and what was made of it, its plan what was read for it; so does it after a restart."""
+        self.open(packets=0)
+        packets = conversations(20000, 2000)
+        import_packets(self.recorder, "dmz", packets)
+        wanted = [packet for packet in packets if packet[1][34:36] == struct.pack(">H", 1003)]
+        query = "port 1003 and after 2023-11-14T22:13:20.005Z and before 2023-11-14T22:13:20.015Z"
+        job = self.done(format="pcap", filter=query, query="steno")
+        self.assertEqual(read_pcap(self.fetch(job["number"])), [p for p in wanted if 5_000_000 <= p[0] - START_NS < 15_000_000])
+        self.assertEqual((job["query"], job["asked"], job["no_index"]), ("steno", query, False))
+        self.assertEqual((job["from_ns"], job["to_ns"]), (str(START_NS + 5_000_000), str(START_NS + 15_000_000)))
+        self.assertIn("1003", job["filter"])
+        again = self.done(format="pcap", filter=job["filter"], from_ns=job["from_ns"], to_ns=job["to_ns"])
+        self.assertEqual((again["query"], again["asked"], again["packets"]), ("pcap", None, job["packets"]))
+        # A later bound of the request's own stays.
+        later = str(START_NS + 10_000_000)
+        self.assertEqual(self.done(filter=query, query="steno", from_ns=later)["from_ns"], later)
+
+        by_index = self.done(format="pcap", filter="port 1003")
+        without = self.done(format="pcap", filter="port 1003", no_index=True)
+        self.assertEqual(self.fetch(by_index["number"]), self.fetch(without["number"]))
+        self.assertEqual(read_pcap(self.fetch(without["number"])), wanted)
+        _, plain = extract(self.recorder, "dmz", filter="port 1003")
+        for name, value in by_index["plan"].items():
+            if "run" not in name:  # they come when they do
+                self.assertEqual(value, plain[name], name)
+        self.assertEqual((by_index["plan"]["narrowing"], without["plan"]["narrowing"]), ("port 1003", ""))
+        self.assertEqual((without["plan"]["segments_narrowed"], without["plan"]["packets_judged"]), (0, len(packets)))
+        self.assertLess(by_index["plan"]["packets_judged"], len(packets))
+        self.assertTrue(all("plan" not in row for row in self.list()))
+
+        self.refused("invalid", self.recorder, "job.start", ring="dmz", filter="port 5", query="sql")
+        self.assertIn("column 1", self.refused("invalid", self.recorder, "job.start", ring="dmz", filter="not tcp", query="steno"))
+        self.assertIn("nothing of the range", self.refused("invalid", self.recorder, "job.start", ring="dmz", query="steno",
+                                                           filter="before 1h ago", from_ns=str(time.time_ns())))
+        kept = {row["number"]: self.show(row["number"]) for row in self.list()}
+        self.recorder.stop()
+        self.recorder = self.start()
+        self.assertEqual({row["number"]: self.show(row["number"]) for row in self.list()}, kept)
+
+    def test_jobs_of_an_earlier_version_are_shown(self):
+        """Rows without what came later: the language, no_index and the plan."""
+        self.open()
+        number = self.done(format="pcap")["number"]
+        self.recorder.stop()
+        state = sqlite3.connect(self.path("state", "state.db"))
+        self.addCleanup(state.close)  # not before: what is written stays in its log, for pages of the file have checksums of ours
+        (text,) = state.execute("SELECT value FROM setting WHERE name = ?", (f".job.{number}",)).fetchone()
+        row = {name: value for name, value in json.loads(text).items() if name not in ("query", "asked", "no_index", "plan")}
+        self.assertEqual(len(row) + 4, len(json.loads(text)))
+        state.execute("UPDATE setting SET value = ? WHERE name = ?", (json.dumps(row), f".job.{number}"))
+        state.commit()
+        self.recorder = self.start()
+        job = self.show(number)
+        self.assertEqual((job["state"], job["query"], job["asked"], job["no_index"], job["plan"]), ("done", "pcap", None, False, None))
+        self.assertTrue(self.fetch(number) == pcap(self.packets))
 
     def test_a_descriptor_that_only_reads_and_outlives_the_file(self):
         self.open()

@@ -10,14 +10,16 @@ import signal
 import socket
 import ssl
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
+import urllib.parse
 
 import recorder_world
-from recorder_world import MIB, create_ring, extract, import_packets, numbered, read_pcap
+from recorder_world import MIB, conversations, create_ring, extract, import_packets, numbered, pcap, read_pcap
 from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, ended, jsonschema, tls
 
 
@@ -714,6 +716,67 @@ class Packets(WebWorld):
         self.assertEqual(read_pcap(answer.body), extract(recorder, "r")[0])
         self.problem(User(web, local=True).log_in("admin", PASSWORD), 403)
         self.problem(User(web, local=True).ask("GET", "/api/v1/rings"), 401)
+
+    def test_how_it_was_found_and_in_whose_words(self):
+        """`explain` answers what was read for the packets, instead of them; `query` is the language; `no_index` reads everything."""
+        recorder = self.start()
+        create_ring(recorder, "r", self.path("disk"))
+        packets = conversations(10000, 1000)
+        import_packets(recorder, "r", packets)
+        wanted = [packet for packet in packets if packet[1][34:36] == struct.pack(">H", 1003)]
+        admin = self.admin(self.web("--viewer-headers"))
+
+        def explained(user, **params):
+            """What a browser's way and a script's way answer: the same, but for what depends on the moment."""
+            answer = user.ask("POST", "/api/v1/extractions", {"ring": "r", "explain": True, **params})
+            self.assertEqual((answer.status, answer.json["explain"]), (201, True), answer.body)
+            script = user.ask("GET", "/api/v1/rings/r/packets?explain=true&" + urllib.parse.urlencode(
+                {name: value if isinstance(value, str) else str(value).lower() for name, value in params.items()}))
+            self.assertEqual(script.status, 307, script.body)
+            found = []
+            for url in (answer.json["url"], script.headers["Location"]):
+                port, path = re.fullmatch(r"https://127\.0\.0\.1:(\d+)(/.*)", url).groups()
+                plan = User(user.web).ask("GET", path, port=int(port))  # held against the description
+                self.assertEqual((plan.status, plan.type), (200, "application/json"), plan.body)
+                found.append({name: value for name, value in plan.json.items() if name != "held_back_ms" and "run" not in name})
+            self.assertEqual(*found)
+            return found[0]
+
+        plan = explained(admin, filter="port 1003", format="pcap")
+        expected, result = extract(recorder, "r", filter="port 1003")
+        self.assertEqual(expected, wanted)
+        self.assertEqual(plan, {name: value for name, value in result.items() if name in plan})
+        self.assertEqual((plan["packets"], plan["narrowing"], plan["output_bytes"]), (10, "port 1003", len(pcap(wanted))))
+        self.assertLess(plan["packets_judged"], len(packets))
+        listed = admin.ask("GET", "/api/v1/extractions").json["extractions"][0]
+        self.assertEqual((listed["state"], listed["packets"], listed["explain"]), ("done", 10, True))
+        whole = explained(admin, filter="port 1003", no_index=True)
+        self.assertEqual((whole["packets"], whole["narrowing"], whole["segments_narrowed"], whole["packets_judged"]), (10, "", 0, len(packets)))
+        query = "port 1003 and before 2023-11-14T22:13:20.005Z"
+        plan = explained(admin, filter=query, query="steno")
+        self.assertEqual((plan["packets"], plan["from_ns"], plan["to_ns"]), (5, None, str(1_700_000_000_005 * 10**6)))
+        estimate = admin.ask("POST", "/api/v1/rings/r/estimate", {"filter": query, "query": "steno"}).json
+        self.assertEqual([estimate[name] for name in ("filter", "from_ns", "to_ns")], [plan[name] for name in ("filter", "from_ns", "to_ns")])
+        self.assertAlmostEqual(estimate["packets"], 5000, delta=10)
+
+        # The packets themselves, too.
+        for params, count in (({"filter": query, "query": "steno"}, 5), ({"filter": "port 1003", "no_index": True}, 10)):
+            answer = admin.ask("POST", "/api/v1/extractions", {"ring": "r", "format": "pcap", **params})
+            self.assertEqual(read_pcap(admin.download(answer.json["url"])[1]), wanted[:count])
+        # Who may have headers only is told what is found of these.
+        token = self.token(admin, "headers")
+        self.assertEqual(explained(token, filter="port 1003")["packets"], 10)
+        self.assertEqual(explained(token, filter="udp[8] = 0")["packets"], 0)
+        self.assertEqual(explained(admin, filter="udp[8] = 0")["packets"], len(packets))
+        for wrong in ({"query": "sql"}, {"explain": "yes"}, {"no_index": 1}, {"explain": True, "follow": True}):
+            self.problem(admin.ask("POST", "/api/v1/extractions", {"ring": "r", **wrong}), 400, "invalid")
+        for wrong in ("query=sql", "query=" + "s" * 90, "explain=1", "no_index=yes", "explain=true&follow=true"):
+            self.problem(admin.ask("GET", "/api/v1/rings/r/packets?" + wrong), 400, "invalid")
+        self.problem(admin.ask("POST", "/api/v1/rings/r/estimate", {"filter": "not tcp", "query": "steno"}), 400, "invalid")
+        answer = admin.ask("POST", "/api/v1/extractions", {"ring": "r", "filter": "not tcp", "query": "steno", "explain": True})
+        status, body, _ = admin.download(answer.json["url"])
+        self.assertEqual(status, 400, body)
+        self.assertIn("column 1", json.loads(body)["detail"])
 
     def test_headers_are_all_that_some_may_have(self):
         recorder = self.start()

@@ -7,7 +7,7 @@ import signal
 import time
 
 import recorder_world
-from recorder_world import MIB, create_ring, extract, import_packets, numbered, pcap, wait_for
+from recorder_world import MIB, conversations, create_ring, extract, import_packets, numbered, pcap, wait_for
 from web_world import User, WebWorld
 
 
@@ -16,7 +16,8 @@ class Jobs(WebWorld):
         recorder = self.start()
         create_ring(recorder, "r", self.path("disk"), 64 * MIB)
         self.packets = numbered(packets)
-        import_packets(recorder, "r", self.packets)
+        if packets:
+            import_packets(recorder, "r", self.packets)
         self.recorder = recorder
         return self.admin(self.web())
 
@@ -55,6 +56,21 @@ class Jobs(WebWorld):
         self.assertEqual(admin.ask("DELETE", f"/api/v1/jobs/{job['number']}").status, 204)
         for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/packets"), ("POST", "/cancel")):
             self.problem(admin.ask(method, f"/api/v1/jobs/{job['number']}{path}", {} if method == "POST" else None), 404, "not_found")
+
+    def test_stenographers_words_no_index_and_the_plan(self):
+        admin = self.open(packets=0)
+        packets = conversations(10000, 1000)
+        import_packets(self.recorder, "r", packets)
+        query = "port 1003 and before 2023-11-14T22:13:20.005Z"
+        job = self.done(admin, filter=query, query="steno")
+        self.assertEqual((job["packets"], job["query"], job["asked"]), (5, "steno", query))
+        self.assertEqual(job["to_ns"], str(1_700_000_000_005 * 10**6))
+        self.assertGreater(job["plan"]["index_bytes"], 0)
+        whole = self.done(admin, filter="port 1003", no_index=True)
+        self.assertEqual((whole["packets"], whole["no_index"], whole["plan"]["packets_judged"]), (10, True, len(packets)))
+        for wrong in ({"query": "sql"}, {"query": 5}, {"no_index": "true"}, {"filter": "not tcp", "query": "steno"}, {"explain": True}):
+            self.problem(admin.ask("POST", "/api/v1/jobs", {"ring": "r", **wrong}), 400, "invalid")
+        self.assertTrue(all("plan" not in one for one in admin.ask("GET", "/api/v1/jobs").json["jobs"]))
 
     def test_one_call_keeps_the_last_minute(self):
         admin = self.open()

@@ -16,6 +16,7 @@ static json_t *make_row(const char *name)
                                                    .from_ns = 5,
                                                    .to_ns = INT64_MAX,
                                                    .filter = "udp port 53",
+                                                   .query = "pcap",
                                                    .headers_only = true,
                                                    .packets_max = 7,
                                                    .bytes_max = 8,
@@ -58,6 +59,43 @@ static void what_is_made_is_read_back(void **state)
     json_decref(row);
     json_decref(again);
     free(text);
+}
+
+/* What was asked for in another language, and how it is to be read, stays with the row. */
+static void a_query_is_kept_beside_its_filter(void **state)
+{
+    (void)state;
+    const struct reading_options asked = {.filter = "outer (port 53)", .query = "steno", .asked = "port 53", .no_index = true,
+                                          .format = WORKER_PCAPNG, .from_ns = INT64_MIN, .to_ns = 7};
+    const struct job_wish wish = {.options = &asked, .ring = "dmz", .user = "", .actor = ""};
+    struct reading_options options;
+    json_t *row = job_row_make(1, &wish);
+    assert_true(job_row_options(row, &options));
+    assert_string_equal(options.filter, "outer (port 53)");
+    assert_string_equal(options.query, "steno");
+    assert_string_equal(options.asked, "port 53");
+    assert_true(options.no_index && !options.translated);
+    json_decref(row);
+}
+
+/* Rows of the versions that had no other language, no no_index and no plan. */
+static void an_earlier_row_is_completed(void **state)
+{
+    (void)state;
+    static const char *const later[] = {"query", "asked", "no_index", "plan"};
+    struct job_facts facts;
+    struct reading_options options;
+    json_t *row = make_row("x"), *whole = json_deep_copy(row);
+    for (size_t i = 0; i < COUNT(later); i++)
+        assert_int_equal(json_object_del(row, later[i]), 0);
+    assert_false(job_row_read(row, &facts));
+    assert_true(job_row_complete(row));
+    assert_true(job_row_read(row, &facts) && job_row_options(row, &options));
+    assert_true(json_equal(row, whole));
+    json_object_set_new(row, "no_index", json_true()); /* what is there stays */
+    assert_true(job_row_complete(row) && job_row_options(row, &options) && options.no_index);
+    json_decref(row);
+    json_decref(whole);
 }
 
 /* Each member that the recorder relies on, missing or of another kind. */
@@ -152,6 +190,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_made_is_read_back), cmocka_unit_test(other_rows_are_refused),
+        cmocka_unit_test(a_query_is_kept_beside_its_filter), cmocka_unit_test(an_earlier_row_is_completed),
         cmocka_unit_test(names_lead_nowhere),        cmocka_unit_test(shares_are_between_0_and_1),
         cmocka_unit_test(room_is_what_is_left),
     };
