@@ -800,7 +800,8 @@ class Recordings(World):
             seen = self.recorder.call("status")["rings"][0]["account"]["seen"]
             found, result = extract(self.recorder, "dmz")
             self.assertTrue(result["complete"], result)
-            self.assertGreaterEqual(len(found), seen)  # what had been seen before it was asked for is there
+            dropped = self.recorder.call("status")["rings"][0]["account"]["dropped_queue"]  # on a very slow machine
+            self.assertGreaterEqual(len(found), seen - dropped)  # what had been seen before it was asked for is there
             self.assertEqual([one[0] for one in found], sorted(one[0] for one in found))
             counts.append(len(found))
         self.assertEqual(counts, sorted(counts))

@@ -124,20 +124,6 @@ static int next_in_time(struct source *source, struct source_batch *batch)
     return result;
 }
 
-/*
- * Sends a frame again and again until one is seen: what is sent while the kernel has not noticed yet that
- * the other side is up again is thrown away without a word.
- */
-static int next_after_up(struct source *source, struct source_batch *batch, const char *interface)
-{
-    int result = 0;
-    for (unsigned quiet = 0; result == 0 && quiet < QUIETS_MAX; quiet++) {
-        frames_send(interface, 0, 1);
-        result = source_next(source, batch, QUIET_MS);
-    }
-    return result;
-}
-
 static struct source_counters counters_of(struct source *source, uint32_t number)
 {
     struct source_counters counters;
@@ -448,6 +434,7 @@ static void interfaces_end(void **state)
                                    (int)getpid(), netns.side[NETNS_RIGHT]),
                          0);
         assert_int_equal(netns_run(&netns, NETNS_RIGHT, "ip link set gone arp off up"), 0);
+        netns_await_up(&netns, NETNS_LEFT, "going");
         const struct source_live_options options = {.interface = interface, .interface_count = 2};
         struct source *source = open_source(&backends[b], &options);
         uint32_t seen[2] = {0};
@@ -479,7 +466,9 @@ static void interfaces_end(void **state)
                 source_release(source, &batch);
             assert_int_equal(result, 0);
             assert_int_equal(netns_run(&netns, NETNS_RIGHT, "ip link set right0 arp off up"), 0);
-            assert_int_equal(next_after_up(source, &batch, "left0"), 1);
+            netns_await_up(&netns, NETNS_LEFT, "left0");
+            frames_send("left0", 0, 1);
+            assert_int_equal(next_in_time(source, &batch), 1);
             assert_int_equal(batch.count, 1);
             source_release(source, &batch);
             source_close(&source);

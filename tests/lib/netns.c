@@ -92,11 +92,10 @@ int netns_run(const struct netns *netns, enum netns_side side, const char *forma
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 }
 
-/* Up is one thing, and that the kernel has noticed the other side another: until then it throws away what is sent. */
-static void await_up(const struct netns *netns, enum netns_side side, const char *name, unsigned pair)
+void netns_await_up(const struct netns *netns, enum netns_side side, const char *interface)
 {
     for (unsigned look = 0; look < 1000; look++) {
-        if (netns_run(netns, side, "ip link show dev %s%u | grep -q 'state UP'", name, pair) == 0)
+        if (netns_run(netns, side, "ip link show dev %s | grep -q 'state UP'", interface) == 0)
             return;
         poll(NULL, 0, 10);
     }
@@ -112,6 +111,7 @@ void netns_make(struct netns *netns, unsigned pairs)
     netns->side[NETNS_RIGHT] = namespace_make();
     netns_leave(netns);
     for (unsigned pair = 0; pair < pairs; pair++) {
+        char name[16];
         if (netns_run(netns, NETNS_LEFT,
                       "ip link add name left%u mtu %d type veth peer name right%u mtu %d "
                       "netns /proc/%d/fd/%d",
@@ -123,8 +123,10 @@ void netns_make(struct netns *netns, unsigned pairs)
         if (netns_run(netns, NETNS_LEFT, "ip link set left%u arp off up", pair) != 0 ||
             netns_run(netns, NETNS_RIGHT, "ip link set right%u arp off up", pair) != 0)
             give_up("ip link set up");
-        await_up(netns, NETNS_LEFT, "left", pair);
-        await_up(netns, NETNS_RIGHT, "right", pair);
+        snprintf(name, sizeof name, "left%u", pair);
+        netns_await_up(netns, NETNS_LEFT, name);
+        snprintf(name, sizeof name, "right%u", pair);
+        netns_await_up(netns, NETNS_RIGHT, name);
     }
     int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
     if (fd < 0)

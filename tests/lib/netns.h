@@ -37,6 +37,12 @@ void netns_leave(const struct netns *netns);
 int netns_run(const struct netns *netns, enum netns_side side, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/*
+ * Waits until the kernel has noticed that an interface of a pair can send: that both ends are up is not enough, and
+ * what is sent before is thrown away without a word.
+ */
+void netns_await_up(const struct netns *netns, enum netns_side side, const char *interface);
+
 /* A raw packet socket on an interface, to send frames with netns_send(). The caller closes it. */
 int netns_sender(const struct netns *netns, enum netns_side side, const char *interface);
 
