@@ -409,20 +409,28 @@ static inline uint32_t rule_id(const struct pipeline *pipeline, const struct rul
 }
 
 /*
- * The short way, for packets that no duplicates are looked for among: mostly one rule keeps all of
- * them whole. False: not all of them, and `outcome` says what is kept of each.
+ * What the rules say of packets that no duplicates are looked for among. True: one rule keeps all
+ * of them whole, as most do, and `outcome` has the first one's alone. Where layer 7 is not asked for,
+ * either, nobody but the rules wants to know headers.
  */
-static bool judged_alike(struct pipeline *pipeline, struct judged *judged)
+static inline bool judged_alike(struct pipeline *pipeline, struct judged *judged, uint32_t behind)
 {
-    if (!rule_state_apply_alike(pipeline->feed->state, judged->packet, judged->decoded,
-                                judged_verdicts(pipeline, judged, 0, judged->count), judged->count,
-                                judged->outcome))
-        return false;
+    if (!pipeline->asks_app)
+        return rule_state_judge(pipeline->feed->state, judged->packet, judged->count, behind,
+                                pipeline->link_type, judged->outcome);
+    decode_batch(judged->packet, judged->count, behind, pipeline->link_type, judged->decoded);
+    return rule_state_apply_alike(pipeline->feed->state, judged->packet, judged->decoded,
+                                  judged_verdicts(pipeline, judged, 0, judged->count),
+                                  judged->count, judged->outcome);
+}
+
+/* One rule keeps them all whole. */
+static void store_alike(struct pipeline *pipeline, const struct judged *judged)
+{
     uint32_t rule = rule_id(pipeline, &judged->outcome[0]);
     for (uint32_t i = 0; i < judged->count; i++)
         packet_store(pipeline, &judged->packet[i], judged->packet[i].captured_bytes, STORED_WHOLE,
                      rule);
-    return true;
 }
 
 static void judged_store(struct pipeline *pipeline, const struct judged *judged)
@@ -458,13 +466,16 @@ static void batch_judge(struct pipeline *pipeline)
         uint32_t left = batch->count - from;
         judged.packet = &batch->packet[from];
         judged.count = left < DECODE_BATCH ? left : DECODE_BATCH;
-        if (pipeline->decodes)
-            decode_batch(judged.packet, judged.count, left - judged.count, pipeline->link_type,
-                         judged.decoded);
+        left -= judged.count;
         if (pipeline->duplicates) {
+            if (pipeline->decodes)
+                decode_batch(judged.packet, judged.count, left, pipeline->link_type,
+                             judged.decoded);
             judged_decide(pipeline, &judged);
             judged_store(pipeline, &judged);
-        } else if (!judged_alike(pipeline, &judged)) {
+        } else if (judged_alike(pipeline, &judged, left)) {
+            store_alike(pipeline, &judged);
+        } else {
             judged_store(pipeline, &judged);
         }
     }

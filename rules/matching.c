@@ -279,7 +279,7 @@ struct batch {
     const struct packet *packet;
     const struct decoded_packet *decoded;
     uint32_t count;
-    const struct view *view_of_all; /* null: they have different ones */
+    const struct view *view_of_all;      /* null: they have different ones */
     const struct view *view[RULE_BATCH]; /* only then */
     uint32_t rule[RULE_BATCH];           /* number from 1; 0: none */
 };
@@ -496,6 +496,56 @@ static void match_tuples(struct rule_state *state, struct batch *batch)
     }
 }
 
+/*
+ * Where rules ask for much of the traffic, the sieve leaves much of it, and was for nothing: then
+ * it is only tried now and again.
+ */
+#define SIEVE_PAUSE 15u /* batches */
+#define SIEVE_LEFT_MAX (RULE_BATCH / 2)
+
+static inline bool sieve_is_due(struct rule_state *state, const struct view *view)
+{
+    if (!view->sieved || state->sieve_pause == 0)
+        return view->sieved;
+    state->sieve_pause--;
+    return false;
+}
+
+static inline uint32_t sieve_batch(struct rule_state *state, const struct packet *packet,
+                                   uint32_t count, uint32_t behind, uint8_t left[RULE_BATCH])
+{
+    uint32_t lefts =
+        sieve_pass(state->program->sieve, packet, count, behind, packet->interface, left);
+    if (lefts > SIEVE_LEFT_MAX)
+        state->sieve_pause = SIEVE_PAUSE;
+    return lefts;
+}
+
+/*
+ * Packets that were decoded for somebody else, and most of which are quiet: the rest is matched one
+ * by one. False: too many are left for that, or there are too few in all.
+ */
+#define SIEVE_ONE_BY_ONE 8u
+
+static bool match_sieved(struct rule_state *state, struct batch *batch)
+{
+    const struct view *view = batch->view_of_all;
+    uint8_t left[RULE_BATCH];
+    if (batch->count < SIEVE_ONE_BY_ONE || view == NULL || !sieve_is_due(state, view))
+        return false;
+    uint32_t lefts = sieve_batch(state, batch->packet, batch->count, 0, left);
+    if (lefts > SIEVE_ONE_BY_ONE)
+        return false;
+    for (uint32_t i = 0; i < batch->count; i++)
+        batch->rule[i] = view->rule_when_quiet;
+    for (uint32_t k = 0; k < lefts; k++) {
+        uint32_t i = left[k];
+        batch->rule[i] = match_any(state->program, view, &batch->packet[i], &batch->decoded[i],
+                                   RULE_VERDICT_NONE);
+    }
+    return true;
+}
+
 static void match_batch(struct rule_state *state, const struct rule_verdict *verdict,
                         struct batch *batch)
 {
@@ -613,40 +663,45 @@ static inline const struct view *view_of(const struct rule_state *state, uint32_
     return &state->nowhere;
 }
 
-/* Does what the rule of a packet says, and counts it. */
-static inline void apply_one(struct rule_state *state, const struct batch *batch,
-                             const struct rule_verdict *verdict, uint32_t i,
-                             struct rule_outcome *outcome)
+/* Does to a packet what a rule says, and counts it. Without layer 7, `verdict` may be null. */
+static inline void apply_one(struct rule_state *state, uint32_t rule, const struct packet *packet,
+                             const struct decoded_packet *decoded,
+                             const struct rule_verdict *verdict, struct rule_outcome *outcome)
 {
-    const struct packet *packet = &batch->packet[i];
-    const struct decoded_packet *decoded = batch->decoded != NULL ? &batch->decoded[i] : NULL;
-    const struct compiled_action *action = &state->program->action[batch->rule[i]];
-    *outcome = (struct rule_outcome){.rule = batch->rule[i], .keep_bytes = packet->captured_bytes};
-    if (action->has_app && verdict != NULL && verdict[i].unknown && decoded->levels > 0)
+    const struct compiled_action *action = &state->program->action[rule];
+    *outcome = (struct rule_outcome){.rule = rule, .keep_bytes = packet->captured_bytes};
+    if (action->has_app && verdict != NULL && verdict->unknown && decoded->levels > 0)
         act(state, action->until_known, packet, decoded, outcome);
     else
         act(state, action->action, packet, decoded, outcome);
-    count(&state->tally[batch->rule[i]], packet->captured_bytes, outcome);
+    count(&state->tally[rule], packet->captured_bytes, outcome);
 }
 
-/*
- * Whether one rule holds for all packets of a batch and keeps them whole, which most do: then they
- * are counted at once.
- */
-static bool whole(struct rule_state *state, const struct batch *batch)
+static inline bool keeps_whole(const struct rule_state *state, uint32_t rule)
 {
-    uint32_t rule = batch->rule[0], unlike = 0;
+    const struct compiled_action *action = &state->program->action[rule];
+    return !action->has_app && action->action.kind == ACTION_FULL;
+}
+
+/* Counts packets that one rule keeps whole, at once. */
+static void count_whole(struct rule_state *state, uint32_t rule, const struct packet *packet,
+                        uint32_t count, struct rule_outcome *outcome)
+{
     uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++)
+        bytes += packet[i].captured_bytes;
+    bump(&state->tally[rule].packets, count);
+    bump(&state->tally[rule].bytes, bytes);
+    *outcome = (struct rule_outcome){.rule = rule, .keep_bytes = packet->captured_bytes};
+}
+
+/* Whether all packets of a batch are that rule's. */
+static inline bool all_of(const struct batch *batch, uint32_t rule)
+{
+    uint32_t unlike = 0;
     for (uint32_t i = 0; i < batch->count; i++)
         unlike |= batch->rule[i] ^ rule;
-    const struct compiled_action *action = &state->program->action[rule];
-    if (unlike != 0 || action->has_app || action->action.kind != ACTION_FULL)
-        return false;
-    for (uint32_t i = 0; i < batch->count; i++)
-        bytes += batch->packet[i].captured_bytes;
-    bump(&state->tally[rule].packets, batch->count);
-    bump(&state->tally[rule].bytes, bytes);
-    return true;
+    return unlike == 0;
 }
 
 /* Mostly all are of one interface. */
@@ -660,26 +715,116 @@ static void batch_views(const struct rule_state *state, struct batch *batch)
         batch->view[i] = view_of(state, batch->packet[i].interface);
 }
 
-bool rule_state_apply_alike(struct rule_state *state, const struct packet *packet,
-                            const struct decoded_packet *decoded,
-                            const struct rule_verdict *verdict, uint32_t count,
-                            struct rule_outcome *outcome)
+/* rule_state_apply_alike(), with the sieve or without. */
+static inline bool apply_batch(struct rule_state *state, const struct packet *packet,
+                               const struct decoded_packet *decoded,
+                               const struct rule_verdict *verdict, uint32_t count, bool sieved,
+                               struct rule_outcome *outcome)
 {
     struct batch batch;
     batch.packet = packet;
     batch.decoded = decoded;
     batch.count = count;
     batch_views(state, &batch);
-    match_batch(state, verdict, &batch);
-    if (whole(state, &batch)) {
-        outcome[0] =
-            (struct rule_outcome){.rule = batch.rule[0], .keep_bytes = packet[0].captured_bytes};
+    if (!sieved || !match_sieved(state, &batch))
+        match_batch(state, verdict, &batch);
+    /* Most lists keep most packets whole. */
+    if (keeps_whole(state, batch.rule[0]) && all_of(&batch, batch.rule[0])) {
+        count_whole(state, batch.rule[0], packet, count, outcome);
         return true;
     }
     for (uint32_t i = 0; i < count; i++)
-        apply_one(state, &batch, verdict, i, &outcome[i]);
+        apply_one(state, batch.rule[i], &packet[i], decoded != NULL ? &decoded[i] : NULL,
+                  verdict != NULL ? &verdict[i] : NULL, &outcome[i]);
     return false;
 }
+
+bool rule_state_apply_alike(struct rule_state *state, const struct packet *packet,
+                            const struct decoded_packet *decoded,
+                            const struct rule_verdict *verdict, uint32_t count,
+                            struct rule_outcome *outcome)
+{
+    return apply_batch(state, packet, decoded, verdict, count, true, outcome);
+}
+
+/* ---- packets that nobody has decoded -------------------------------------------------------- */
+
+/* As rule_state_judge(), all the long way. */
+static __attribute__((noinline)) bool judge_decoded(struct rule_state *state,
+                                                    const struct packet *packet, uint32_t count,
+                                                    uint32_t behind, const uint16_t *link_type,
+                                                    struct rule_outcome *outcome)
+{
+    struct decoded_packet decoded[RULE_BATCH];
+    decode_batch(packet, count, behind, link_type, decoded);
+    return apply_batch(state, packet, decoded, NULL, count, false, outcome);
+}
+
+/*
+ * The sieve has left some: these are decoded and matched, together. The others are the quiet
+ * rule's.
+ */
+static __attribute__((noinline)) bool judge_left(struct rule_state *state, uint32_t quiet_rule,
+                                                 const struct packet *packet, uint32_t count,
+                                                 const uint16_t *link_type, const uint8_t *left,
+                                                 uint32_t lefts, struct rule_outcome *outcome)
+{
+    struct packet some[RULE_BATCH];
+    struct decoded_packet decoded[RULE_BATCH];
+    struct batch batch;
+    for (uint32_t k = 0; k < lefts; k++)
+        some[k] = packet[left[k]];
+    decode_batch(some, lefts, 0, link_type, decoded);
+    batch.packet = some;
+    batch.decoded = decoded;
+    batch.count = lefts;
+    batch_views(state, &batch);
+    match_batch(state, NULL, &batch);
+    if (keeps_whole(state, quiet_rule) && all_of(&batch, quiet_rule)) {
+        count_whole(state, quiet_rule, packet, count, outcome);
+        return true;
+    }
+    for (uint32_t i = 0, k = 0; i < count; i++) {
+        if (k < lefts && left[k] == i) {
+            apply_one(state, batch.rule[k], &some[k], &decoded[k], NULL, &outcome[i]);
+            k++;
+        } else {
+            apply_one(state, quiet_rule, &packet[i], NULL, NULL, &outcome[i]);
+        }
+    }
+    return false;
+}
+
+static bool judge_sieved(struct rule_state *state, const struct view *view,
+                         const struct packet *packet, uint32_t count, uint32_t behind,
+                         const uint16_t *link_type, struct rule_outcome *outcome)
+{
+    uint8_t left[RULE_BATCH];
+    uint32_t lefts = sieve_batch(state, packet, count, behind, left);
+    if (lefts > 0)
+        return judge_left(state, view->rule_when_quiet, packet, count, link_type, left, lefts,
+                          outcome);
+    if (keeps_whole(state, view->rule_when_quiet)) {
+        count_whole(state, view->rule_when_quiet, packet, count, outcome);
+        return true;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        apply_one(state, view->rule_when_quiet, &packet[i], NULL, NULL, &outcome[i]);
+    return false;
+}
+
+bool rule_state_judge(struct rule_state *state, const struct packet *packet, uint32_t count,
+                      uint32_t behind, const uint16_t *link_type, struct rule_outcome *outcome)
+{
+    const struct view *view = view_of(state, packet->interface);
+    if (!state->program->needs_decoding)
+        return rule_state_apply_alike(state, packet, NULL, NULL, count, outcome);
+    if (!sieve_is_due(state, view))
+        return judge_decoded(state, packet, count, behind, link_type, outcome);
+    return judge_sieved(state, view, packet, count, behind, link_type, outcome);
+}
+
+/* ---- packets that were decoded -------------------------------------------------------------- */
 
 void rule_state_apply_batch(struct rule_state *state, const struct packet *packet,
                             const struct decoded_packet *decoded,

@@ -573,18 +573,21 @@ static int build_expressions(struct rule_program *program,
 
 /* ---- building ------------------------------------------------------------------------------ */
 
-static bool looks_at_headers(const struct rule *rule)
+static bool action_looks_at_headers(const struct action *action)
 {
-    switch (rule->action.kind) {
+    switch (action->kind) {
     case ACTION_FULL:
     case ACTION_DISCARD:
     case ACTION_SNAP:
-        break;
+        return false;
     default:
         return true;
     }
-    if (rule->until_known.kind == ACTION_HEADERS_L3 ||
-        rule->until_known.kind == ACTION_HEADERS_L3_L4)
+}
+
+static bool looks_at_headers(const struct rule *rule)
+{
+    if (action_looks_at_headers(&rule->action) || action_looks_at_headers(&rule->until_known))
         return true;
     for (uint32_t i = 0; i < rule->conditions; i++) {
         if (dimension_of(&rule->condition[i]) >= 0)
@@ -641,6 +644,7 @@ static void program_free(struct rule_program *program)
         free(dimension->port);
     }
     expressions_close(&program->compiled, program->expressions);
+    sieve_close(&program->sieve);
     free(program->quiet);
     free(program->action);
     free(program->possible);
@@ -678,6 +682,9 @@ int rule_program_build(const struct rule_list *list, const struct rule_program_o
         result = build_dimension(made, kind, options);
     if (result == 0)
         result = build_quiet(made);
+    const uint32_t inner = 1u << DIMENSION_INNER_IP | 1u << DIMENSION_INNER_PORT;
+    if (result == 0 && made->by_tuples && (made->used & inner) == 0)
+        result = sieve_open(&made->list, &made->sieve);
     if (result < 0) {
         program_free(made);
         if (own.text[0] != '\0')
@@ -861,6 +868,8 @@ int rule_state_interface(struct rule_state *state, uint32_t number,
         result = view_make(program, interface->name, expressions, &view);
     if (result < 0)
         return fail(failure, result, "interface %s: no memory for its rules", interface->name);
+    view.sieved = program->sieve != NULL && interface->link_type == LINK_ETHERNET &&
+                  !action_looks_at_headers(&program->action[view.rule_when_quiet].action);
     free(state->view[number].mask);
     state->view[number] = view;
     if (state->remembered != NULL) /* by the view that was there before */

@@ -7,7 +7,8 @@
  *     rule_state_open(program) for each thread           rule_handover_take(&handover, &state)
  *     rule_state_interface() for each interface          rule_state_interface() for new interfaces
  *     rule_handover_offer(&handover, &state)  ---->  for each packet:
- *     rule_handover_collect(), counters, close <----     decode_packet(), rule_state_apply()
+ *     rule_handover_collect(), counters, close <----     decode_packet(), rule_state_apply(),
+ *                                                        or, for some at once, rule_state_judge()
  *
  * A program is immutable: any number of threads may match with it, each through a state of its own.
  * A state belongs to one thread at a time; only its counters may be read by others meanwhile. So a
@@ -158,6 +159,14 @@ bool rule_state_apply_alike(struct rule_state *state, const struct packet *packe
                             const struct decoded_packet *decoded,
                             const struct rule_verdict *verdict, uint32_t count,
                             struct rule_outcome *outcome);
+
+/*
+ * rule_state_apply_alike() for packets whose headers nobody else asks for: what of them must be
+ * decoded is decoded here, which is little of most, so that this is the fastest. `behind` and
+ * `link_type` as in decode_batch(). For programs without layer 7.
+ */
+bool rule_state_judge(struct rule_state *state, const struct packet *packet, uint32_t count,
+                      uint32_t behind, const uint16_t *link_type, struct rule_outcome *outcome);
 
 /* ---- counters ------------------------------------------------------------------------------ */
 

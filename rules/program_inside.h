@@ -31,6 +31,7 @@
 #include "flow_bytes.h"
 #include "prefix_table.h"
 #include "program.h"
+#include "sieve.h"
 
 #define WORDS_MAX (RULES_MAX / 64)
 _Static_assert(WORDS_MAX <= 64, "one word of summary");
@@ -123,6 +124,7 @@ struct rule_program {
     bool one_word;  /* up to 64 rules, at most one condition of a kind in each; addresses, ports and
                        tags only: match_words() does */
     bool by_tuples; /* no layer 7 and no expressions: see match_tuples() */
+    struct sieve *sieve; /* null: there is none for it */
 };
 
 /* What an interface leaves of the rules. */
@@ -132,6 +134,8 @@ struct view {
     const struct expressions *expressions;
     uint32_t rule_when_quiet; /* number from 1 of the rule for packets for which no condition holds;
                                  0: none. Without expressions and layer 7 */
+    bool sieved; /* the interface is of Ethernet, the program has a sieve, and that rule's action
+                    does not look at headers: such packets need not be decoded */
 };
 
 /*
@@ -183,5 +187,6 @@ struct rule_state {
     uint64_t seed;
     struct tally *tally;           /* rules + 1 */
     struct remembered *remembered; /* REMEMBERED of them; null unless the program is by_tuples */
+    uint32_t sieve_pause;          /* batches that it is not worth trying for: see sieve_is_due() */
 };
 #endif

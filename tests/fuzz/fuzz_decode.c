@@ -1,8 +1,8 @@
 /*
  * Headers of hostile packets. The first two bytes choose the link type, the rest is the packet.
  * What the short cut says must be what the walk says, offsets must lie in order, the same bytes
- * without their end must not be decoded to more, and what rules keep of the packet must not be more
- * than it has.
+ * without their end must not be decoded to more, what rules keep of the packet must not be more
+ * than it has, and what they decide must not depend on who decoded it.
  */
 #include <stdbool.h>
 #include <stdlib.h>
@@ -21,7 +21,22 @@ static void check(bool good)
 }
 
 static struct rule_state *state;
+static struct rule_state *applying, *judging; /* of the same list, which has a sieve */
 static struct duplicate_table *duplicates;
+
+static struct rule_state *state_of(const char *rules)
+{
+    struct rule_list list;
+    struct rule_program *program;
+    struct rule_state *made;
+    const struct rule_state_options options = {.flows = 64};
+    check(rule_list_parse(rules, &list, NULL, NULL) == 0);
+    check(rule_program_build(&list, NULL, &program, NULL) == 0);
+    check(rule_state_open(program, &options, &made, NULL) == 0);
+    rule_program_release(&program);
+    rule_list_clear(&list);
+    return made;
+}
 
 static void make_state(void)
 {
@@ -32,16 +47,31 @@ static void make_state(void)
                                 "ip ::/2 : headers l3+l4\n"
                                 "bpf 'ip6[6] = 6 or tcp[13] = 2' : snap 40\n"
                                 "bpf 'len > 100' : headers l3+l4+1\n";
-    struct rule_list list;
-    struct rule_program *program;
-    const struct rule_state_options options = {.flows = 64};
+    static const char plain[] = "ip 10.0.0.0/9 and not vlan 5 : flow 1000\n"
+                                "mac 00:00:00:00:00:00/12 and udp port 0-4000 : sample 1/3\n"
+                                "ip fe80::/10 : headers l3+l4\n"
+                                "ip 2001:db8:0:1::/64 and not port 80 : headers l3\n"
+                                "tcp port 79-443 and vlan 5 : snap 40\n"
+                                "port 60000-65535 : headers l3+l4+1\n"
+                                "not ip 192.0.0.0/7 and not vlan 7 : full\n"
+                                "all : discard\n";
     const struct duplicate_options both = {.entries = 64, .ignore_hops = true, .ignore_tags = true};
-    check(rule_list_parse(rules, &list, NULL, NULL) == 0);
-    check(rule_program_build(&list, NULL, &program, NULL) == 0);
-    check(rule_state_open(program, &options, &state, NULL) == 0);
+    state = state_of(rules);
+    applying = state_of(plain);
+    judging = state_of(plain);
     check(duplicate_open(&both, &duplicates, NULL) == 0);
-    rule_program_release(&program);
-    rule_list_clear(&list);
+}
+
+/* `slowly` is what the walk makes of the packet. */
+static void check_judging(const struct packet *packet, uint16_t link_type,
+                          const struct decoded_packet *slowly)
+{
+    struct rule_outcome wanted, got;
+    rule_state_apply(applying, packet, slowly, RULE_VERDICT_NONE, &wanted);
+    bool alike = rule_state_judge(judging, packet, 1, 0, &link_type, &got);
+    check(!alike || (wanted.decision == RULE_STORE && !wanted.cut));
+    check(got.rule == wanted.rule && got.decision == wanted.decision &&
+          got.keep_bytes == wanted.keep_bytes && got.cut == wanted.cut);
 }
 
 static void check_levels(const struct decoded_packet *decoded, uint32_t captured_bytes)
@@ -122,10 +152,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
     struct rule_outcome outcome;
     static uint16_t told = UINT16_MAX;
     if (told != link_type)
-        check(rule_state_interface(state, 0, &about, NULL) == 0);
+        check(rule_state_interface(state, 0, &about, NULL) == 0 &&
+              rule_state_interface(applying, 0, &about, NULL) == 0 &&
+              rule_state_interface(judging, 0, &about, NULL) == 0);
     told = link_type;
     rule_state_apply(state, &packet, &decoded, RULE_VERDICT_NONE, &outcome);
     check(outcome.keep_bytes <= captured_bytes && outcome.rule <= 7);
+    check_judging(&packet, link_type, &slowly);
     bool seen = duplicate_seen(duplicates, &packet, &decoded);
     check(duplicate_seen(duplicates, &packet, &decoded) || seen || captured_bytes == 0);
     return 0;

@@ -13,7 +13,8 @@
  *     ? TEXT | WORDS                    a rule that parses but must be refused when it is compiled
  *
  * Every list is also printed and parsed again, turned into JSON and back, and every packet put
- * before the oracle. Interfaces 0 to 2 are eth0, eth1 and uplink, of each packet's own link type.
+ * before the oracle, and, where there is no layer 7, before the rules without being decoded.
+ * Interfaces 0 to 2 are eth0, eth1 and uplink, of each packet's own link type.
  *
  *     test_rules_golden --write    fills in what the packets without "->" now get, to be reviewed
  */
@@ -48,6 +49,7 @@ struct golden {
     struct rule_list list;
     struct rule_program *program;
     struct rule_state *state;
+    struct rule_state *judging; /* for rule_state_judge() */
     struct oracle_memory memory;
     unsigned packets; /* of the present list */
     unsigned lists, all_packets, refusals;
@@ -58,6 +60,7 @@ static void golden_close(struct golden *g)
 {
     oracle_forget(&g->memory);
     rule_state_close(&g->state);
+    rule_state_close(&g->judging);
     rule_program_release(&g->program);
     rule_list_clear(&g->list);
 }
@@ -116,7 +119,8 @@ static void golden_open(struct golden *g)
         return;
     if (rule_list_parse(g->text, &g->list, NULL, &failure) < 0 ||
         rule_program_build(&g->list, &options, &g->program, &failure) < 0 ||
-        rule_state_open(g->program, NULL, &g->state, &failure) < 0)
+        rule_state_open(g->program, NULL, &g->state, &failure) < 0 ||
+        rule_state_open(g->program, NULL, &g->judging, &failure) < 0)
         wrong(g, failure.text);
     check_forms(g);
     g->lists++;
@@ -141,6 +145,21 @@ static void print_outcome(char *text, size_t room, uint32_t rule, char decision,
         snprintf(text, room, "%s store %u", number, keep_bytes);
     else
         snprintf(text, room, "%s %s", number, decision == 'd' ? "discard" : "sampled");
+}
+
+/* Packets that nobody has decoded: the outcome must be the same. */
+static void check_judge(struct golden *g, const struct made_packet *made,
+                        const struct interface_description *about,
+                        const struct rule_outcome *wanted)
+{
+    struct rule_outcome outcome;
+    uint16_t link_type[COUNT(interfaces)] = {0};
+    link_type[made->packet.interface] = made->link_type;
+    assert_int_equal(rule_state_interface(g->judging, made->packet.interface, about, NULL), 0);
+    rule_state_judge(g->judging, &made->packet, 1, 0, link_type, &outcome);
+    if (outcome.rule != wanted->rule || outcome.decision != wanted->decision ||
+        outcome.keep_bytes != wanted->keep_bytes || outcome.cut != wanted->cut)
+        wrong(g, "without decoding, it is decided otherwise");
 }
 
 static void do_packet(struct golden *g, char *line)
@@ -178,6 +197,8 @@ static void do_packet(struct golden *g, char *line)
     decode_packet(made.link_type, made.packet.bytes, made.packet.captured_bytes, &decoded);
     rule_state_apply(g->state, &made.packet,
                      rule_program_needs_decoding(g->program) ? &decoded : NULL, verdict, &outcome);
+    if (!rule_program_needs_app(g->program))
+        check_judge(g, &made, &about, &outcome);
     oracle_apply(&g->list, &asked, &g->memory, &oracle);
     free(copy);
     print_outcome(text, sizeof text, outcome.rule, "sdo"[outcome.decision], outcome.keep_bytes);
