@@ -73,18 +73,22 @@ static uint32_t frame_make(uint32_t number, uint8_t *frame)
     return bytes;
 }
 
+/* A frame that the queue between the two ends did not take is sent again. */
 static void frames_send(const char *interface, uint32_t first, uint32_t count)
 {
     static uint8_t frame[FRAME_BYTES_MAX + 8];
     int sender = netns_sender(&netns, NETNS_LEFT, interface);
+    netns_enter(&netns, NETNS_LEFT);
+    uint64_t before = netns_sent_here(interface);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t bytes = frame_make(first + i, frame);
         netns_send(sender, frame, bytes);
-        /* A veth pair hands frames over through a queue of 1,000, which overflows if nobody else
-         * gets to run. */
-        if (i % 64 == 63)
-            usleep(200);
+        while (netns_sent_here(interface) < before + i + 1) {
+            usleep(1000);
+            netns_send(sender, frame, bytes);
+        }
     }
+    netns_enter(&netns, NETNS_RIGHT);
     close(sender);
 }
 

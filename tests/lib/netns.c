@@ -172,13 +172,11 @@ int netns_sender(const struct netns *netns, enum netns_side side, const char *in
     return fd;
 }
 
-uint64_t netns_sent(const struct netns *netns, enum netns_side side, const char *interface)
+uint64_t netns_sent_here(const char *interface)
 {
     char line[512];
     unsigned long long sent = 0;
     int found = 0;
-    int here = remember();
-    netns_enter(netns, side);
     FILE *table = fopen("/proc/thread-self/net/dev", "re");
     if (table == NULL)
         give_up("/proc/thread-self/net/dev");
@@ -194,9 +192,17 @@ uint64_t netns_sent(const struct netns *netns, enum netns_side side, const char 
         found = 1;
     }
     fclose(table);
-    put_back(here);
     if (!found)
         give_up(interface);
+    return sent;
+}
+
+uint64_t netns_sent(const struct netns *netns, enum netns_side side, const char *interface)
+{
+    int here = remember();
+    netns_enter(netns, side);
+    uint64_t sent = netns_sent_here(interface);
+    put_back(here);
     return sent;
 }
 

@@ -49,7 +49,12 @@ int netns_sender(const struct netns *netns, enum netns_side side, const char *in
 /* Sends one frame, waiting for room where there is none; any failure ends the test. */
 void netns_send(int sender, const uint8_t *frame, size_t bytes);
 
-/* How many packets an interface of a veth pair has handed to the other end, so far. */
+/*
+ * How many packets an interface of a veth pair has handed to the other end, so far. Of what send(2) took, that may lack some:
+ * the queue between the two overflows where nobody else gets to run.
+ */
 uint64_t netns_sent(const struct netns *netns, enum netns_side side, const char *interface);
+/* The same in the namespace that the calling thread is in. */
+uint64_t netns_sent_here(const char *interface);
 
 #endif

@@ -5,7 +5,7 @@
  *     tapeloop-traffic INTERFACE [PACKETS_PER_SECOND [SECONDS [SEED]]]
  *
  * Ends when the time is over (0: never), on SIGTERM or SIGINT, and with whoever started it. Writes
- * the number of packets sent to standard output. Meant for interfaces in a network namespace of
+ * the number of packets that the interface has handed on to standard output. Meant for interfaces in a network namespace of
  * their own: the addresses are invented.
  */
 #include <errno.h>
@@ -22,6 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "netns.h"
 #include "source.h"
 
 #define RATE_DEFAULT 5000u
@@ -74,22 +75,18 @@ static int socket_open(const char *interface)
 
 /* Sends the packets of one batch. A full queue is waited for; a packet that the interface does not
  * take is left out. */
-static uint64_t batch_send(int fd, const struct source_batch *batch)
+static void batch_send(int fd, const struct source_batch *batch)
 {
-    uint64_t sent = 0;
     for (uint32_t i = 0; i < batch->count && !stopped; i++) {
         const struct packet *packet = &batch->packet[i];
         for (;;) {
-            if (send(fd, packet->bytes, packet->captured_bytes, 0) >= 0) {
-                sent++;
+            if (send(fd, packet->bytes, packet->captured_bytes, 0) >= 0)
                 break;
-            }
             if ((errno != ENOBUFS && errno != EAGAIN && errno != EINTR) || stopped)
                 break;
             nanosleep(&(struct timespec){.tv_nsec = TURN_NS}, NULL);
         }
     }
-    return sent;
 }
 
 /* Keeps to the rate: sleeps until `count` packets are due. False when it is time to end. */
@@ -105,7 +102,7 @@ static bool wait_for_turn(int64_t began_ns, uint64_t count, uint64_t rate, uint6
     }
 }
 
-static int traffic_send(int fd, uint64_t rate, uint64_t seconds, uint64_t seed)
+static int traffic_send(int fd, const char *interface, uint64_t rate, uint64_t seconds, uint64_t seed)
 {
     struct source_generator_options options = {.seed = seed, .flows = FLOWS, .hosts = HOSTS};
     struct source *source = NULL;
@@ -116,18 +113,18 @@ static int traffic_send(int fd, uint64_t rate, uint64_t seconds, uint64_t seed)
     }
     int64_t began_ns = clock_ns();
     uint64_t made = 0;
-    uint64_t sent = 0;
+    uint64_t before = netns_sent_here(interface);
     struct source_batch *batch = calloc(1, sizeof *batch);
     while (batch && wait_for_turn(began_ns, made, rate, seconds)) {
         if (source_next(source, batch, 0) <= 0)
             break;
         made += batch->count;
-        sent += batch_send(fd, batch);
+        batch_send(fd, batch);
         source_release(source, batch);
     }
     free(batch);
     source_close(&source);
-    printf("%" PRIu64 "\n", sent);
+    printf("%" PRIu64 "\n", netns_sent_here(interface) - before);
     return 0;
 }
 
@@ -156,7 +153,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "tapeloop-traffic: interface %s: %s\n", argv[1], strerror(errno));
         return 1;
     }
-    int status = traffic_send(fd, rate, seconds, seed);
+    int status = traffic_send(fd, argv[1], rate, seconds, seed);
     close(fd);
     return status;
 }
