@@ -587,6 +587,9 @@ static void serve_plainly(struct disk_uring *disk)
 static void *serve(void *argument)
 {
     struct disk_uring *disk = argument;
+    /* By the thread itself: a name that another one gives goes through /proc, which a confined process may not open, and what has been looked up there
+     * has to be thrown away, some milliseconds long, when the process is reaped. */
+    pthread_setname_np(pthread_self(), "tapeloop-disk");
     int answer = ring_open(disk); /* here: the ring belongs to the thread that made it */
     disk->has_ring = answer == 0;
     if (answer != 0)
@@ -630,8 +633,6 @@ static int start_thread(struct disk_uring *disk)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int answer = pthread_create(&disk->thread, NULL, serve, disk);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (answer == 0)
-        pthread_setname_np(disk->thread, "tapeloop-disk");
     return answer;
 }
 
