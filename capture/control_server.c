@@ -177,6 +177,7 @@ static void *connection_thread(void *context)
             break;
         bool go_on = answer(recorder, &connection, message);
         json_decref(message);
+        spare_worker_refill(&recorder->spare, recorder->extract_path); /* now nobody waits */
         if (!go_on)
             break;
     }

@@ -1,11 +1,10 @@
 /*
  * extract_main.c - the program tapeloop-extract: one confined process for one job of reading.
  *
- * Started by the recorder with a socket as descriptor 3 (worker.h). It gives up what it can, takes
+ * Started by the recorder with a socket as descriptor 3 (worker.h), perhaps before there is a job (spare_worker.h). It gives up what it can, waits for
  * the job, starts the disks' threads and a thread that ends the process when the recorder goes,
  * gives up the rest, and works.
  *
- * It is here and not in storage/ because some jobs look at headers: the decoder is rules', which the store may not include.
  * It is here and not in storage/ because filters look at headers: the decoder is rules', which the store may not include.
  */
 #include <malloc.h>
@@ -14,6 +13,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -69,8 +69,10 @@ int main(void)
         (void)worker_offer(WORKER_SOCKET, WORKER_DONE, &done, sizeof done);
         _exit(1);
     }
+    prctl(PR_SET_NAME, "tapeloop-waits"); /* for people: it may have been started long before there is a job for it */
     if (extraction_open(WORKER_SOCKET, packet_levels, &extraction) != 0)
         _exit(0); /* it has said why */
+    prctl(PR_SET_NAME, "tapeloop-extract");
     extraction_set_headers(extraction, packet_headers);
     if (start_watch(&failure) != 0 || confinement_finish(CONFINEMENT_READING, &failure) != 0)
         extraction_fail(extraction, &failure);

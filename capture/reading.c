@@ -749,9 +749,12 @@ static int run(struct request *request, struct ring_entry *entry,
         flush(reading);
     reading->seat = ring_reader_comes(reading->ring);
     reading->reads_until_ns = clock_monotonic_ns() + READS_NS;
-    int code = worker_start(request->recorder->extract_path, &reading->worker, &request->failure);
+    const char *path = request->recorder->extract_path;
+    int code = options->promptly ? spare_worker_take(&request->recorder->spare, path, &reading->worker, &request->failure)
+                                 : worker_start(path, &reading->worker, &request->failure);
     if (code == 0) {
-        privileges_offer_child(reading->worker.pid);
+        if (!options->promptly)
+            privileges_offer_child(reading->worker.pid);
         code = brief(reading);
         for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
             if (reading->disk_fd[i] >= 0)
@@ -984,6 +987,7 @@ static int extract(struct request *request, const char *ring, struct reading_opt
     if (code != 0)
         return code;
     options->output = control_take_descriptor(request->connection, 0);
+    options->promptly = true;
     code = reading_run(request, entry, options, &extracted);
     close(options->output);
     ring_registry_release(registry, &entry);

@@ -31,6 +31,7 @@ struct reading_options {
     bool headers_only; /* packets are cut where their headers end, before the filter looks */
     bool no_index; /* everything is read, as if there were neither key indexes nor runs */
     uint64_t from_position, to_position; /* WORKER_RUN_MAKE: of the sealed segments */
+    bool promptly; /* somebody waits for the answer: by the recorder's spare worker, if there is one */
     bool repair; /* what is found damaged is to be mended: waits while too much of it waits */
     int output; /* stays the caller's; -1 for a check */
 };

@@ -188,6 +188,7 @@ int recorder_open(const struct recorder_options *options, struct recorder **resu
     recorder->lock_fd = -1;
     pthread_mutex_init(&recorder->catalog_lock, NULL);
     pthread_mutex_init(&recorder->settings_lock, NULL);
+    spare_worker_open(&recorder->spare, !options->session);
     ring_registry_init(&recorder->registry);
     snprintf(recorder->extract_path, sizeof recorder->extract_path, "%s", options->extract_path);
     recorder->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -264,6 +265,7 @@ void recorder_close(struct recorder **slot)
         (void)recordings_stop(recorder, NULL, &account, NULL);
     }
     control_server_close(&recorder->server);
+    spare_worker_close(&recorder->spare); /* only connections took from it */
     job_list_close(&recorder->jobs);
     run_care_close(&recorder->run_care);
     disk_care_close(&recorder->disk_care);

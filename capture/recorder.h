@@ -19,6 +19,7 @@
 #include "catalog.h"
 #include "errors.h"
 #include "ring_registry.h"
+#include "spare_worker.h"
 #include "state.h"
 
 #define RECORDER_LOCK_NAME "recorder.lock" /* in the state directory; holds the pid, for people */
@@ -56,6 +57,7 @@ struct recorder {
     pthread_mutex_t settings_lock; /* a ring's settings are looked at and changed in one piece */
     struct event_log *events;
     _Atomic uint64_t reading_bytes_per_s; /* at which readings went lately, for estimates; 0: there was none */
+    struct spare_worker spare; /* for the next extraction that a client waits for */
     atomic_uint readings; /* that run, and those that are about to be refused; reading.c */
     struct classifier *classifier; /* layer 7, for rules with `app` */
     struct ring_registry registry;

@@ -252,7 +252,7 @@ class Recorder:
 
 
 def children(pid):
-    """The reading processes that run for a recorder."""
+    """The reading processes that run for a recorder; not the one that waits for a job."""
     found = []
     for task in os.listdir(f"/proc/{pid}/task"):
         try:
@@ -260,7 +260,15 @@ def children(pid):
                 found += [int(child) for child in file.read().split()]
         except OSError:
             pass  # a thread that has just ended
-    return found
+    return [child for child in found if process_name(child) != "tapeloop-waits"]
+
+
+def process_name(pid):
+    try:
+        with open(f"/proc/{pid}/comm", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""  # it has just ended
 
 
 def create_ring(recorder, name, path, size=64 * MIB, **more):

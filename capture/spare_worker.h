@@ -1,0 +1,40 @@
+/*
+ * spare_worker.h - a reading process that was started before anybody wants it.
+ *
+ *     spare_worker_open() -> { spare_worker_take() ... spare_worker_refill() } ... -> spare_worker_close()
+ *
+ * Half of the time of a small search is a process that comes up: its libraries, its confinement. So when a client's extraction has been answered, the
+ * process of the next one is started, gives up what it can, and waits for its job (its name meanwhile: tapeloop-waits). None gets a second
+ * job. There is one at most, whatever has been asked; where it has died, or there is none, one is started as before.
+ *
+ * Any thread.
+ */
+#ifndef CAPTURE_SPARE_WORKER_H
+#define CAPTURE_SPARE_WORKER_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "errors.h"
+#include "worker.h"
+
+struct spare_worker {
+    pthread_mutex_t lock;
+    struct worker worker; /* socket -1: there is none */
+    bool wanted;          /* one has been taken, or was missing */
+    bool kept;            /* false: never one that nobody waits for */
+};
+
+/* Starts nothing. `kept` false: spare_worker_refill() never does. */
+void spare_worker_open(struct spare_worker *spare, bool kept);
+
+/* As worker_start(), at once where there is one. */
+int spare_worker_take(struct spare_worker *spare, const char *path, struct worker *worker, struct failure *failure);
+
+/* Starts one if that is due. Takes a millisecond or two: for when nobody waits. */
+void spare_worker_refill(struct spare_worker *spare, const char *path);
+
+/* Ends it. Nobody takes one any more. */
+void spare_worker_close(struct spare_worker *spare);
+
+#endif
