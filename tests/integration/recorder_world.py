@@ -253,6 +253,15 @@ class Recorder:
 
 def children(pid):
     """The reading processes that run for a recorder; not the one that waits for a job."""
+    return [child for child in all_children(pid) if process_name(child) != "tapeloop-waits"]
+
+
+def spares(pid):
+    """Those that wait for a job: the one that is kept, and any that have just been started for one."""
+    return [child for child in all_children(pid) if process_name(child) == "tapeloop-waits"]
+
+
+def all_children(pid):
     found = []
     for task in os.listdir(f"/proc/{pid}/task"):
         try:
@@ -260,7 +269,7 @@ def children(pid):
                 found += [int(child) for child in file.read().split()]
         except OSError:
             pass  # a thread that has just ended
-    return [child for child in found if process_name(child) != "tapeloop-waits"]
+    return found
 
 
 def process_name(pid):

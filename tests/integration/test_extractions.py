@@ -7,12 +7,13 @@
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 
 import recorder_world
 from recorder_world import (MIB, RECORDER, RemoteError, World, children, create_ring, import_packets, make_namespace,
-                            extract, numbered, packet, pcap, read_pcapng, sanitized, thread, wait_for)
+                            extract, numbered, packet, pcap, read_pcapng, sanitized, spares, thread, wait_for)
 
 ARGUMENTS = None
 TRAFFIC = os.path.join(os.environ.get("TAPELOOP_TEST_BIN", ""), "tapeloop-traffic")
@@ -96,6 +97,8 @@ class ManyAtOnce(World):
         chance = random.Random(ARGUMENTS.seed)
         pid = self.recorder.process.pid
         others = len(children(pid))
+        extract(self.recorder, "dmz", to_ns=BEFORE, packets_max=1)
+        wait_for(lambda: len(spares(pid)) == 1)  # and stays
         self.recorder.call("record.start", ring="dmz", interfaces=["v1"])
         before = self.account()  # of the import
         descriptors = self.descriptors()
@@ -167,6 +170,36 @@ class ManyAtOnce(World):
             return again.outcome != "busy" and again.outcome["packets"] == 1
 
         wait_for(fits_again)
+
+
+class Spare(World):
+    def test_the_next_one_is_ready(self):
+        """After an extraction a process waits for the next, which is then done by it and by no other; one that has died meanwhile costs nothing
+        but time, and none is left when the recorder ends."""
+        recorder = self.start()
+        pid = recorder.process.pid
+        create_ring(recorder, "dmz", self.path("disk"), 64 * MIB)
+        packets = numbered(PACKETS)
+        import_packets(recorder, "dmz", packets)
+        self.assertEqual(spares(pid), [])  # nobody has asked for anything
+        for round_number in range(3):
+            self.assertEqual(extract(recorder, "dmz")[0], packets)
+            wait_for(lambda: len(spares(pid)) == 1)
+            spare, = spares(pid)
+            stalls = Extraction(recorder)
+            self.addCleanup(stalls.close)
+            wait_for(lambda: children(pid) == [spare])  # pylint: disable=cell-var-from-loop
+            self.assertEqual(spares(pid), [])
+            stalls.close()
+            wait_for(lambda: len(spares(pid)) == 1)
+            self.assertNotEqual(spares(pid), [spare])
+            if round_number > 0:
+                os.kill(spares(pid)[0], signal.SIGKILL)
+        self.assertEqual(extract(recorder, "dmz", packets_max=7)[0], packets[:7])
+        wait_for(lambda: len(spares(pid)) == 1)
+        spare, = spares(pid)
+        self.assertEqual(recorder.stop(), 0)
+        self.assertFalse(os.path.exists(f"/proc/{spare}"))
 
 
 class TooSlow(World):
