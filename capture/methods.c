@@ -76,6 +76,7 @@ static const struct method {
     {"job.cancel", "job user", AUDIT_CHANGE, method_job_cancel},
     {"job.delete", "job user", AUDIT_CHANGE, method_job_delete},
     {"job.fetch", "job", AUDIT_READING, method_job_fetch},
+    {"purge", "ring from_ns to_ns filter dry_run give_up_away", AUDIT_READING, method_purge},
     {"verify", "ring repair", AUDIT_CHANGE, method_verify},
     {"flush", "ring", AUDIT_NONE, method_flush},
     {"status", "ring", AUDIT_NONE, method_status},

@@ -40,6 +40,7 @@ int method_job_show(struct request *request, json_t **result);
 int method_job_cancel(struct request *request, json_t **result);
 int method_job_delete(struct request *request, json_t **result);
 int method_job_fetch(struct request *request, json_t **result);
+int method_purge(struct request *request, json_t **result);
 int method_verify(struct request *request, json_t **result);
 int method_flush(struct request *request, json_t **result);
 int method_status(struct request *request, json_t **result);

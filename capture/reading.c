@@ -713,7 +713,8 @@ static int brief(struct reading *reading)
         reading->counts_seen = ring_changes(reading->ring);
         result = look_at_all(reading);
     }
-    if (result == 0 && options->kind == WORKER_EXTRACT && options->filter && options->filter[0] && !options->no_index)
+    bool finds = options->kind == WORKER_EXTRACT || options->kind == WORKER_NUMBERS;
+    if (result == 0 && finds && options->filter && options->filter[0] && !options->no_index)
         result = run_care_each(reading->request->recorder->run_care, &ring->ring, reading->position_min,
                                reading->position_max, send_run, reading);
     if (result == 0)

@@ -31,6 +31,9 @@ void run_care_close(struct run_care **slot);
 int run_care_each(struct run_care *care, const struct identity *ring, uint64_t from, uint64_t to, int (*each)(int fd, void *context),
                   void *context);
 
+/* Deletes all runs of a ring that nobody uses as a job: they name what must be nowhere any more. New ones are made. */
+void run_care_drop(struct run_care *care, const struct identity *ring);
+
 /* A reader could not use one of them: all are read, and what is damaged is dropped and made again. */
 void run_care_doubt(struct run_care *care);
 

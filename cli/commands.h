@@ -37,6 +37,7 @@ extern const struct command job_show_command;
 extern const struct command job_get_command;
 extern const struct command job_cancel_command;
 extern const struct command job_delete_command;
+extern const struct command purge_command;
 extern const struct command verify_command;
 extern const struct command rebuild_command;
 extern const struct command status_command;

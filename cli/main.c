@@ -22,7 +22,7 @@ static const struct command *const commands[] = {
     &rule_replace_command, &rule_test_command,  &run_command,         &record_command,      &import_command,
     &estimate_command,    &extract_command,     &keep_command,        &job_start_command,
     &job_list_command,    &job_show_command,    &job_get_command,
-    &job_cancel_command,  &job_delete_command,  &verify_command,      &rebuild_command,
+    &job_cancel_command,  &job_delete_command,  &purge_command,       &verify_command,      &rebuild_command,
     &status_command,      &history_command,     &events_command,
     &audit_list_command,  &audit_verify_command,
     &flush_command,       &interfaces_command,  &shutdown_command,
@@ -32,7 +32,6 @@ static const struct command *const commands[] = {
 static const struct later_row later[] = {
     {"analyze", NULL,
      "this version does not analyze: tapeloop extract hands the packets to a tool that does"},
-    {"purge", NULL, "this version cannot remove packets by filter"},
     {"--encrypt", "ring create", "this version does not encrypt: --encrypt is not there yet"},
     {"--key-file", "ring create", "this version does not encrypt: --key-file is not there yet"},
     {"--server", NULL,

@@ -22,7 +22,7 @@
 #define SLOT_BYTES_MIN (1024u * 1024)
 #define SLOT_BYTES_MAX (64u * 1024 * 1024)
 #define FRAME_BYTES_MAX (24u * 1024 * 1024)    /* a packet of 16 MiB and its header */
-#define FRAME_ENTRIES_MAX 255u                 /* the 8-bit entry of a packet record, 255 is reserved */
+#define FRAME_ENTRIES_MAX 255u                 /* the 8-bit entry of a packet record; 255 is FRAME_ENTRY_PURGED */
 #define RING_NAME_MAX 63u
 #define RING_DISKS_MAX 128u
 #define COPIES_MAX 4u
@@ -63,11 +63,11 @@ struct superblock_member { /* 128 bytes */
     char name[88];   /* path or stable identity, for a person; zero-padded */
 };
 
-struct superblock_tombstone { /* 128 bytes; purged while a disk was away: segments of these positions are void */
+struct superblock_tombstone { /* 128 bytes; packets were purged: a disk that was away then, and so has not this purge here, holds them still */
     struct identity purge;
-    struct identity segment;
-    le64 position;
-    le32 revision; /* revisions below this one are void */
+    struct identity segment; /* zero: any */
+    le64 position;           /* the purge saw all positions up to this one */
+    le32 revision;
     uint8_t reserved[84];
 };
 
@@ -177,6 +177,9 @@ struct frame_entry { /* what the 8-bit entry of a packet record stands for */
     uint8_t action; /* 0 = kept whole, 1 = cut */
     le32 rule;      /* id of the rule that it was kept by, 0 = no rule */
 };
+
+/* The entry of a record whose packet was purged: time, lengths and bytes say nothing of it, only its number is left. No frame's table is so long. */
+#define FRAME_ENTRY_PURGED 255u
 
 /* So many entries of a segment may name a rule; packets of more rules are of FRAME_RULE_UNSAID, so that
  * a long list of rules leaves room for interfaces. */

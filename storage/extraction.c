@@ -26,6 +26,7 @@
 #include "filter.h"
 #include "key_runs.h"
 #include "narrowing.h"
+#include "purge.h"
 #include "pressure.h"
 #include "reader.h"
 #include "run_maker.h"
@@ -46,6 +47,18 @@ _Static_assert(CAPTURE_UNKNOWN == READER_UNKNOWN, "not known is the same for bot
 #define PACKETS_PER_CLOCK                                                   \
     4096u /* the clock is read once in so many packets, and for every frame \
            */
+
+#define NUMBERS_OPEN 64u     /* streams whose packets are put together while they alternate */
+#define NUMBERS_WRITTEN 1024u /* at a time */
+
+/* The output of WORKER_NUMBERS. */
+struct numbers {
+    struct purge_range open[NUMBERS_OPEN]; /* may grow; count 0: none */
+    uint32_t next;                         /* of them makes room for another */
+    struct purge_range batch[NUMBERS_WRITTEN];
+    uint32_t batched;
+    uint64_t ranges, packets, bytes;
+};
 
 /* An interface of the reader, as it goes out. */
 struct exit {
@@ -80,6 +93,7 @@ struct extraction {
     struct key_runs runs;
     struct reader *reader;
     struct capture_writer *writer;
+    struct numbers *numbers; /* in a job that wants these; null: packets are handed out */
     struct exit *exit;
     uint32_t exits;
 
@@ -280,6 +294,10 @@ static void count_up(struct extraction *extraction)
         progress->packets = capture_writer_packets(extraction->writer);
         progress->output_bytes = capture_writer_bytes(extraction->writer);
     }
+    if (extraction->numbers) {
+        progress->packets = extraction->numbers->packets;
+        progress->output_bytes = extraction->numbers->bytes;
+    }
 }
 
 /* Progress is for looking at: where the socket is full, it is left out. ERR_TIMEOUT: its seconds are over. */
@@ -350,6 +368,8 @@ static void note_gap(void *context, const struct worker_gap *gap)
     /* A socket that is closed is noticed at the next thing said. */
     if (extraction->gaps++ < GAPS_SENT_MAX)
         (void)say(extraction, WORKER_GAP, gap, sizeof *gap);
+    if (!extraction->writer)
+        return;
     describe_gap(gap, text, sizeof text);
     capture_writer_comment(extraction->writer, text);
 }
@@ -426,6 +446,55 @@ static int write_packet(struct extraction *extraction, const struct reader_packe
     return 0;
 }
 
+static int numbers_flush(struct extraction *extraction)
+{
+    struct numbers *numbers = extraction->numbers;
+    const uint8_t *at = (const uint8_t *)numbers->batch;
+    size_t left = numbers->batched * sizeof numbers->batch[0];
+    while (left > 0) {
+        ssize_t written = write(extraction->output, at, left);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return fail_errno(&extraction->failure, errno, "the list of packets could not be written");
+        at += written;
+        left -= (size_t)written;
+    }
+    numbers->batched = 0;
+    return 0;
+}
+
+static int numbers_put(struct extraction *extraction, const struct purge_range *range)
+{
+    struct numbers *numbers = extraction->numbers;
+    if (range->count == 0)
+        return 0;
+    if (numbers->ranges++ == PURGE_RANGES_MAX)
+        return fail(&extraction->failure, ERR_TOO_LARGE,
+                    "more than %u stretches of packets match: do it in several parts, each of a shorter time", PURGE_RANGES_MAX);
+    numbers->batch[numbers->batched++] = *range;
+    return numbers->batched == NUMBERS_WRITTEN ? numbers_flush(extraction) : 0;
+}
+
+static int note_number(struct extraction *extraction, const struct reader_packet *packet)
+{
+    struct numbers *numbers = extraction->numbers;
+    numbers->packets++;
+    numbers->bytes += packet->packet->captured_bytes;
+    for (uint32_t i = 0; i < NUMBERS_OPEN; i++) {
+        struct purge_range *range = &numbers->open[i];
+        if (range->count > 0 && range->stream == packet->stream && range->first + range->count == packet->number &&
+            identity_equal(&range->run, &packet->run)) {
+            range->count++;
+            return 0;
+        }
+    }
+    struct purge_range *range = &numbers->open[numbers->next++ % NUMBERS_OPEN];
+    int result = numbers_put(extraction, range);
+    *range = (struct purge_range){.run = packet->run, .stream = packet->stream, .first = packet->number, .count = 1};
+    return result;
+}
+
 /* Before the filter looks: who may not see what packets carry must not be able to ask for it either. */
 static void cut_to_headers(struct extraction *extraction, struct reader_packet *packet)
 {
@@ -453,7 +522,7 @@ static int hand_out(struct extraction *extraction)
         if (!filter_match(extraction->exit[packet.interface].program, packet.packet, packet.rule))
             continue;
         reader_matched(extraction->reader);
-        result = write_packet(extraction, &packet);
+        result = extraction->numbers ? note_number(extraction, &packet) : write_packet(extraction, &packet);
         if (result)
             return result;
     }
@@ -644,6 +713,29 @@ static int run_extract(struct extraction *extraction)
     return result ? result : finish_output(extraction);
 }
 
+static int run_numbers(struct extraction *extraction)
+{
+    int result = await_plan(extraction);
+    if (!result)
+        result = open_reader(extraction);
+    extraction->numbers = calloc(1, sizeof *extraction->numbers);
+    if (!result && !extraction->numbers)
+        result = fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the list of packets");
+    if (!result)
+        result = give_segments(extraction);
+    if (result)
+        return result;
+    reader_hurry(extraction->reader);
+    result = pump(extraction);
+    for (uint32_t i = 0; i < NUMBERS_OPEN && !result; i++)
+        result = numbers_put(extraction, &extraction->numbers->open[i]);
+    if (!result)
+        result = numbers_flush(extraction);
+    if (!result)
+        reader_finish(extraction->reader, true);
+    return result;
+}
+
 /* For jobs that go through the segments one by one: awaits the plan, checks it and opens what reads them. */
 static int open_segments(struct extraction *extraction, bool everything)
 {
@@ -698,7 +790,7 @@ static int run_make(struct extraction *extraction)
 static bool job_fits(const struct worker_job *job, uint32_t descriptors)
 {
     uint32_t outputs = job->kind != WORKER_VERIFY;
-    if (job->kind < WORKER_EXTRACT || job->kind > WORKER_RUN_MAKE)
+    if (job->kind < WORKER_EXTRACT || job->kind > WORKER_NUMBERS || (job->kind == WORKER_NUMBERS && job->follow))
         return false;
     if (job->disks > RING_DISKS_MAX || job->gauge > 1)
         return false;
@@ -829,6 +921,7 @@ int extraction_run(struct extraction *extraction)
                      ? fail(&extraction->failure, ERR_UNSUPPORTED, "nobody here knows headers")
                  : extraction->job.kind == WORKER_VERIFY   ? run_verify(extraction)
                  : extraction->job.kind == WORKER_RUN_MAKE ? run_make(extraction)
+                 : extraction->job.kind == WORKER_NUMBERS  ? run_numbers(extraction)
                                                          : run_extract(extraction);
     send_done(extraction, result);
     return result;
@@ -860,6 +953,7 @@ void extraction_close(struct extraction **out)
     free(extraction->inbox);
     free(extraction->filter_text);
     free(extraction->exit);
+    free(extraction->numbers);
     free(extraction);
     *out = NULL;
 }

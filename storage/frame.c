@@ -207,7 +207,20 @@ int frame_cursor_next(struct frame_cursor *cursor, struct frame_packet *out)
     memcpy(&record, cursor->frame + cursor->at, sizeof record);
     uint32_t captured_and_entry = le32_get(record.captured_and_entry);
     uint32_t captured = captured_and_entry & PACKET_CAPTURED_MAX, number = captured_and_entry >> 24;
-    if (captured > cursor->end - cursor->at - sizeof record || number >= cursor->entry_count)
+    if (captured > cursor->end - cursor->at - sizeof record)
+        return ERR_CORRUPT;
+    out->purged = number == FRAME_ENTRY_PURGED;
+    if (out->purged && cursor->interfaces > 0) {
+        out->packet = (struct packet){.bytes = cursor->frame + cursor->at + sizeof record,
+                                      .time_ns = (int64_t)le64_get(record.time_ns)};
+        out->rule = 0;
+        out->action = 0;
+        out->entry = 0;
+        cursor->at += (uint32_t)sizeof record + captured;
+        cursor->left--;
+        return 1;
+    }
+    if (number >= cursor->entry_count)
         return ERR_CORRUPT;
     struct frame_entry entry;
     memcpy(&entry, cursor->entries + number * sizeof entry, sizeof entry);
@@ -457,4 +470,97 @@ void frame_relabel(uint8_t *frame, const struct frame_identity *identity, uint32
     header->offset = le32_of(offset);
     header->number = le32_of(number);
     put_header_crc(frame);
+}
+
+/* ---- erasing ----------------------------------------------------------------------------------- */
+
+static int64_t whole_second(int64_t time_ns)
+{
+    return time_ns > INT64_MIN + 1000000000 ? time_ns - time_ns % 1000000000 : time_ns;
+}
+
+static void put_record(uint8_t *at, int64_t time_ns, uint32_t original_bytes, uint32_t captured_and_entry)
+{
+    struct packet_record record = {.time_ns = le64_of((uint64_t)time_ns),
+                                   .original_bytes = le32_of(original_bytes),
+                                   .captured_and_entry = le32_of(captured_and_entry)};
+    memcpy(at, &record, sizeof record);
+}
+
+/*
+ * `count` erased packets in a row lie in [at, end): all but the last get no room at all, so that of their lengths only the sum is left. Their
+ * time is that of a packet that stays: it must not tell when they came.
+ */
+static void erase_row(uint8_t *frame, uint32_t at, uint32_t end, uint32_t count, int64_t time_ns)
+{
+    uint32_t record_bytes = (uint32_t)sizeof(struct packet_record);
+    memset(frame + at, 0, end - at);
+    for (; count > 0; count--, at += record_bytes) {
+        uint32_t room = count == 1 ? end - at - record_bytes : 0;
+        put_record(frame + at, time_ns, 0, room | FRAME_ENTRY_PURGED << 24);
+    }
+}
+
+int frame_purge(uint8_t *frame, const struct frame_info *info,
+                bool (*is_gone)(void *context, uint64_t number, int64_t time_ns), void *context, uint64_t *packets,
+                uint64_t *bytes)
+{
+    struct frame_cursor cursor;
+    struct frame_packet packet;
+    int64_t kept_ns = 0, head_ns = 0, first_ns = INT64_MAX, last_ns = INT64_MIN;
+    bool any_kept = false;
+    uint64_t number = info->first_packet;
+    int result;
+    frame_cursor_start(&cursor, frame, info);
+    while ((result = frame_cursor_next(&cursor, &packet)) > 0) {
+        int64_t time_ns = packet.packet.time_ns;
+        if (!any_kept && !packet.purged && !is_gone(context, number, time_ns)) {
+            kept_ns = time_ns; /* what is erased before it has its time */
+            any_kept = true;
+        }
+        number++;
+    }
+    /* One record has to be able to take the room of all: a frame of more than a usual one's length has a single packet. */
+    if (result < 0 || number != info->first_packet + info->packets || info->packets == 0 || cursor.at != cursor.end ||
+        info->body_bytes - info->packets * sizeof(struct packet_record) > PACKET_CAPTURED_MAX)
+        return ERR_CORRUPT;
+    if (!any_kept)
+        kept_ns = whole_second(info->first_ns);
+
+    uint32_t row_at = 0, row = 0, left = info->packets;
+    number = info->first_packet;
+    frame_cursor_start(&cursor, frame, info);
+    for (; left > 0; left--, number++) {
+        uint32_t at = cursor.at;
+        (void)frame_cursor_next(&cursor, &packet);
+        bool gone = packet.purged || is_gone(context, number, packet.packet.time_ns);
+        if (gone && !packet.purged) {
+            ++*packets;
+            *bytes += packet.packet.captured_bytes;
+        }
+        if (gone && row++ == 0)
+            row_at = at;
+        if (!gone && row > 0) {
+            erase_row(frame, row_at, at, row, kept_ns);
+            row = 0;
+        }
+        if (!gone)
+            kept_ns = packet.packet.time_ns;
+        int64_t time_ns = kept_ns;
+        if (number == info->first_packet)
+            head_ns = time_ns;
+        first_ns = time_ns < first_ns ? time_ns : first_ns;
+        last_ns = time_ns > last_ns ? time_ns : last_ns;
+    }
+    if (row > 0)
+        erase_row(frame, row_at, cursor.end, row, kept_ns);
+
+    struct frame_header *header = (struct frame_header *)frame;
+    header->head_ns = le64_of((uint64_t)head_ns);
+    header->first_ns = le64_of((uint64_t)first_ns);
+    header->last_ns = le64_of((uint64_t)last_ns);
+    for (uint32_t i = 0; i < frame_block_count(info); i++)
+        put_block_crc(frame, i, info->header_bytes, info->frame_bytes);
+    put_header_crc(frame);
+    return 0;
 }

@@ -77,6 +77,7 @@ struct frame_packet {
     uint32_t rule;
     uint8_t action;
     uint8_t entry;
+    bool purged; /* it was erased: a packet of no bytes, of the frame's first interface, that is counted and handed to nobody */
 };
 
 /* Walks the packets of a frame whose blocks have been checked. */
@@ -255,5 +256,14 @@ int frame_build_plain(uint8_t *buffer, uint32_t frame_bytes, const struct frame_
 
 /* Gives a finished frame to another segment or place: rewrites identity, offset, number and header checksum only. */
 void frame_relabel(uint8_t *frame, const struct frame_identity *identity, uint32_t offset, uint32_t number);
+
+/*
+ * Erases packets of a data frame that has been checked: those whose number and time `is_gone` says. What is left of one is its record, which says that
+ * it was purged; the others stay where they are, byte for byte. Times, block table and header are made anew. *packets, *bytes grow by what
+ * was erased. ERR_CORRUPT: the records contradict the header, and nothing has been changed.
+ */
+int frame_purge(uint8_t *frame, const struct frame_info *info,
+                bool (*is_gone)(void *context, uint64_t number, int64_t time_ns), void *context, uint64_t *packets,
+                uint64_t *bytes);
 
 #endif

@@ -331,6 +331,12 @@ void keeper_stop_mending(struct keeper *keeper)
     mender_stop(keeper->mender);
 }
 
+bool keeper_pause(struct keeper *keeper, bool pause)
+{
+    mender_pause(keeper->mender, pause);
+    return keeper->requests_under_way == 0 && !keeper->streams && !keeper->segments && mender_is_still(keeper->mender);
+}
+
 bool keeper_idle(struct keeper *keeper)
 {
     pthread_mutex_lock(&keeper->lock);

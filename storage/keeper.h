@@ -160,6 +160,12 @@ bool keeper_run(struct keeper *keeper, int timeout_ms);
 /* Runs `function` on the keeper's thread and waits for it. In the simulation, or on the keeper's thread, directly. */
 void keeper_call(struct keeper *keeper, void (*function)(struct keeper *keeper, void *context), void *context);
 
+/*
+ * Inside keeper_call(): begins nothing of its own any more, or does again. Whether nothing is under way and nobody records: then, while it lasts, the disks
+ * may be written to by somebody else, who tells with keeper_set_beliefs() what came of it.
+ */
+bool keeper_pause(struct keeper *keeper, bool pause);
+
 /* Says that keeper_call() must post (a thread runs the keeper) or may call directly. */
 void keeper_set_threaded(struct keeper *keeper, bool threaded);
 

@@ -54,6 +54,19 @@ void mender_stop(struct mender *mender)
     mender->stopping = true;
 }
 
+void mender_pause(struct mender *mender, bool pause)
+{
+    mender->stopping = pause;
+    mender->state.counted = false;
+    mender->survey.running = mender->state.healing = false;
+    mender->survey_due_ns = mender->heal_due_ns = 0;
+}
+
+bool mender_is_still(const struct mender *mender)
+{
+    return !mender->job && !mender->orphans;
+}
+
 /* ---- counting
  * ------------------------------------------------------------------------------------ */
 

@@ -117,6 +117,12 @@ void mender_ended(struct mender *mender, const struct segment_row *row);
 /* Begins nothing any more, and ends what it does at the next answer of a disk. */
 void mender_stop(struct mender *mender);
 
+/* The same for a time: until it goes on, with everything counted anew. */
+void mender_pause(struct mender *mender, bool pause);
+
+/* Nothing of it is under way, nor of what it has left behind. */
+bool mender_is_still(const struct mender *mender);
+
 /* ---- inside keeper_call()
  * ------------------------------------------------------------------------ */
 

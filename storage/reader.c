@@ -706,7 +706,7 @@ static int step_stream(struct reader *reader, struct reader_stream *stream)
                 stream->next_packet++;
                 stream->last_ns = time_ns;
                 stream->timed = true;
-                if (time_ns < reader->options.from_ns ||
+                if (stream->head.purged || time_ns < reader->options.from_ns ||
                     (time_ns >= reader->options.to_ns && reader->options.to_ns != INT64_MAX))
                     continue;
                 stream->has_head = true;
@@ -1038,6 +1038,9 @@ int reader_next(struct reader *reader, struct reader_packet *out)
         out->packet = &stream->head.packet;
         out->interface = stream->map[stream->head.packet.interface];
         out->rule = stream->head.rule;
+        out->run = stream->info.run;
+        out->stream = stream->info.stream;
+        out->number = stream->next_packet - 1;
         reader->last = stream;
         return 1;
     }

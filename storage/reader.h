@@ -69,6 +69,9 @@ struct reader_packet {
     const struct packet *packet; /* until the next call; its `interface` is not to be used */
     uint32_t interface;          /* for reader_interface(), never changes */
     uint32_t rule;               /* id of the rule that kept it; 0: none */
+    struct identity run;         /* these three name it in the whole ring, wherever copies of it lie */
+    uint32_t stream;
+    uint64_t number;
 };
 
 /* 1: a packet; 0: everything known has been handed out; negative: the job is over. */

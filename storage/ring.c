@@ -55,6 +55,7 @@ struct ring {
     struct superblock_member known[SUPERBLOCK_MEMBERS]; /* all that the ring has or had, as superblocks list them */
     uint32_t knowns;
     uint64_t updated_ns;
+    struct superblock_tombstone purged; /* the last purge; position 0: there was none */
     atomic_ulong damaged_reads;
 
     pthread_mutex_t lock; /* streams */
@@ -239,6 +240,65 @@ static void load_members(struct ring *ring)
     ring->updated_ns = le64_get(newest->updated_ns);
     ring->knowns = le16_get(newest->members);
     memcpy(ring->known, newest->member, ring->knowns * sizeof *ring->known);
+    if (le16_get(newest->tombstones) > 0)
+        ring->purged = newest->tombstone[0];
+}
+
+static bool was_away(uint8_t state)
+{
+    return state == DISK_MISSING || state == DISK_REMOVED || state == DISK_FAILED;
+}
+
+/*
+ * Whether the disk was away when packets were purged last: then it holds what must not come back. One that was there is none of these, even if
+ * its superblock alone was not written any more when the power went; nor is a new one, but formatting a disk leaves in its slots what was there.
+ */
+static bool missed_purge(struct ring *ring, const struct superblock *superblock, struct disk *disk)
+{
+    if (le64_get(ring->purged.position) == 0 ||
+        (le16_get(superblock->tombstones) > 0 &&
+         identity_equal(&superblock->tombstone[0].purge, &ring->purged.purge)))
+        return false;
+    for (uint32_t i = 0; i < le16_get(superblock->members); i++)
+        if (identity_equal(&superblock->member[i].disk, &superblock->disk) &&
+            superblock->member[i].state == DISK_FRESH)
+            return purge_finds_segments(disk, &ring->options.ring);
+    const struct superblock_member *known = known_member(ring, &superblock->disk);
+    return !known || was_away(known->state);
+}
+
+static int refuse_purged(const struct ring *ring, const struct disk *disk, struct failure *failure)
+{
+    return fail(failure, ERR_MISMATCH,
+                "disk %s was away when packets were purged from ring %s, and may hold them still: wipe it (blkdiscard, or delete the "
+                "file), then it can be added as a new disk",
+                disk->name, ring->options.name);
+}
+
+/* At the start: who may not come back is left out, as if it were not there. ERR_MISMATCH: nobody is left. */
+static int leave_out_purged(struct ring *ring, struct failure *failure)
+{
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < ring->members; i++) {
+        struct ring_member *member = &ring->member[i];
+        if (!missed_purge(ring, &member->superblock, member->disk)) {
+            if (left != i) {
+                ring->member[left] = *member;
+                *member = (struct ring_member){0};
+            }
+            left++;
+            continue;
+        }
+        (void)refuse_purged(ring, member->disk, failure);
+        say(&ring->options, "warning", "disk-purged", failure->text);
+        disk_close(&member->disk);
+        *member = (struct ring_member){0};
+    }
+    ring->members = left;
+    if (left == 0)
+        return failure->code;
+    *failure = (struct failure){0};
+    return 0;
 }
 
 /* The invariant of disk_life.h, for whoever has let a member in or out. */
@@ -287,6 +347,9 @@ static void list_members(struct ring *ring, struct ring_member *member)
     superblock->members = le16_of((uint16_t)ring->knowns);
     memset(superblock->member, 0, sizeof superblock->member);
     memcpy(superblock->member, ring->known, ring->knowns * sizeof *ring->known);
+    memset(superblock->tombstone, 0, sizeof superblock->tombstone);
+    superblock->tombstones = le16_of(le64_get(ring->purged.position) > 0);
+    superblock->tombstone[0] = ring->purged;
 }
 
 static void say_behind(struct ring *ring, const struct ring_member *member, const char *why)
@@ -344,11 +407,6 @@ static void update_members(struct ring *ring)
     for (uint32_t i = 0; i < ring->members; i++)
         if (ring->member[i].disk && !ring->member[i].leaving && !writer_ended(ring, &ring->member[i], until_ns))
             say_behind(ring, &ring->member[i], "it does not answer");
-}
-
-static bool was_away(uint8_t state)
-{
-    return state == DISK_MISSING || state == DISK_REMOVED || state == DISK_FAILED;
 }
 
 /* At the start: what is not there is missing, unless it was removed; what is there is active. */
@@ -607,6 +665,10 @@ int ring_open(const struct ring_options *options, struct disk **disk, uint32_t d
                       (unsigned long long)options->buffer_bytes);
     if (result == 0) {
         load_members(ring);
+        result = leave_out_purged(ring, failure);
+    }
+    if (result == 0) {
+        disks = ring->members;
         catalog_put_ring(options->catalog, &options->ring, options->name, options->copies, ring->slot_bytes);
         for (uint32_t i = 0; i < disks; i++)
             catalog_put_disk(options->catalog, &options->ring, &member[i].identity, member[i].disk->name,
@@ -782,6 +844,8 @@ static int join_member(struct ring *ring, struct ring_member *fresh, struct reco
     struct disk *disk = fresh->disk;
     if (before && before->disk)
         return fail(failure, ERR_EXISTS, "disk %s is a member of ring %s already", disk->name, ring->options.name);
+    if (missed_purge(ring, &fresh->superblock, disk))
+        return refuse_purged(ring, disk, failure);
     if (!before && fresh == ring->member + RING_DISKS_MAX)
         return fail(failure, ERR_TOO_LARGE, "a ring has at most %u disks; those that have left since it was opened count, too",
                     RING_DISKS_MAX);
@@ -1456,6 +1520,155 @@ int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failu
         return question.result;
     int result = catalog_barrier(ring->options.catalog);
     return result == 0 ? 0 : fail(failure, result, "the catalog could not be written: %s", error_text(result));
+}
+
+/* ---- purging --------------------------------------------------------------------------------------- */
+
+#define PAUSE_WAIT_NS 30000000000ull /* for what the keeper has under way */
+
+struct pause_question {
+    bool pause, still;
+};
+
+static void pause_keeper(struct keeper *keeper, void *context)
+{
+    struct pause_question *question = context;
+    question->still = keeper_pause(keeper, question->pause);
+}
+
+struct purge_beliefs {
+    const struct rebuild *rebuild;
+    uint64_t position;
+};
+
+static void take_beliefs(struct keeper *keeper, void *context)
+{
+    const struct purge_beliefs *beliefs = context;
+    keeper_raise_position(keeper, beliefs->position);
+    for (uint32_t i = 0; i < beliefs->rebuild->count; i++)
+        keeper_set_beliefs(keeper, beliefs->rebuild->number[i], beliefs->rebuild->disk[i].belief);
+}
+
+static bool is_there(const struct ring *ring, const struct identity *identity)
+{
+    for (uint32_t i = 0; i < ring->members; i++)
+        if (ring->member[i].disk && !ring->member[i].leaving && identity_equal(&ring->member[i].identity, identity))
+            return true;
+    return false;
+}
+
+/* Under members_lock. */
+static int purge_check(struct ring *ring, bool give_up_away, struct failure *failure)
+{
+    struct keeper_state *state = malloc(sizeof *state);
+    if (!state)
+        return fail(failure, ERR_NO_MEMORY, "out of memory");
+    keeper_call(ring->keeper, ask_state, state);
+    int result = 0;
+    for (uint32_t i = 0; i < state->disks && result == 0; i++)
+        if (state->disk[i].disk && state->disk[i].state != DISK_ACTIVE)
+            result = fail(failure, ERR_BUSY, "disk %s is %s: what it holds cannot be erased now; remove it from the ring, or try again later",
+                          state->disk[i].disk->name, disk_state_name(state->disk[i].state));
+    free(state);
+    for (uint32_t k = 0; k < ring->knowns && result == 0 && !give_up_away; k++) {
+        const struct superblock_member *known = &ring->known[k];
+        if (!is_there(ring, &known->disk))
+            result = fail(failure, ERR_BUSY,
+                          "disk %.80s is %s, and may hold copies of what is to be purged: bring it back first, or give it up "
+                          "(--give-up-away): then it can only come back when it has been wiped",
+                          known->name, disk_state_name((enum disk_state)known->state));
+    }
+    return result;
+}
+
+int ring_purge_check(struct ring *ring, bool give_up_away, struct failure *failure)
+{
+    pthread_mutex_lock(&ring->members_lock);
+    int result = purge_check(ring, give_up_away, failure);
+    pthread_mutex_unlock(&ring->members_lock);
+    return result;
+}
+
+/* Every disk that is there is told that this purge is none that it has missed. */
+static int purge_mark(struct ring *ring, struct failure *failure)
+{
+    uint64_t oldest, generation[RING_DISKS_MAX];
+    ring_positions(ring, &oldest, &generation[0]);
+    struct superblock_tombstone before = ring->purged;
+    ring->purged = (struct superblock_tombstone){.position = le64_of(generation[0] + 1)};
+    identity_make(&ring->purged.purge);
+    for (uint32_t i = 0; i < ring->members; i++)
+        generation[i] = ring_superblock_generation(ring, i);
+    update_members(ring);
+    for (uint32_t i = 0; i < ring->members; i++)
+        if (is_there(ring, &ring->member[i].identity) && ring_superblock_generation(ring, i) == generation[i]) {
+            ring->purged = before;
+            update_members(ring);
+            return fail(failure, ERR_IO, "disk %s: its superblock could not be written, and nothing was erased", ring->member[i].disk->name);
+        }
+    return 0;
+}
+
+/* Waits until the keeper has nothing under way. */
+static int pause_wait(struct ring *ring, struct failure *failure)
+{
+    struct pause_question question = {.pause = true};
+    uint64_t until_ns = monotonic_ns(NULL) + PAUSE_WAIT_NS;
+    keeper_call(ring->keeper, pause_keeper, &question);
+    while (!question.still && monotonic_ns(NULL) < until_ns) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        keeper_call(ring->keeper, pause_keeper, &question);
+    }
+    return question.still ? 0
+                          : fail(failure, ERR_BUSY, "ring %s: a disk does not answer; nothing was erased", ring->options.name);
+}
+
+/* Under both locks. */
+static int purge_locked(struct ring *ring, const struct purge_options *options, struct rebuild *rebuild, bool give_up_away,
+                        struct purge_report *report, struct failure *failure)
+{
+    struct purge_beliefs beliefs = {.rebuild = rebuild};
+    int result = pause_wait(ring, failure);
+    if (result == 0)
+        result = purge_check(ring, give_up_away, failure);
+    if (result == 0)
+        result = purge_mark(ring, failure);
+    if (result == 0) {
+        result = purge_run(options, rebuild->disk, rebuild->count, &beliefs.position, report, failure);
+        /* Where looking at the disks has failed nothing has been touched, and what was believed still holds. */
+        if (beliefs.position > 0 && report->looked)
+            keeper_call(ring->keeper, take_beliefs, &beliefs);
+    }
+    struct pause_question question = {.pause = false};
+    keeper_call(ring->keeper, pause_keeper, &question);
+    return result;
+}
+
+int ring_purge(struct ring *ring, struct purge_range *range, uint32_t ranges, int64_t from_ns, int64_t to_ns, bool give_up_away,
+               struct purge_report *report, struct failure *failure)
+{
+    struct recovery_options look = recovery_options(ring, true);
+    struct purge_options options = {.recovery = &look,
+                                    .range = range,
+                                    .ranges = purge_sort(range, ranges),
+                                    .from_ns = from_ns,
+                                    .to_ns = to_ns};
+    struct rebuild rebuild = {.ring = ring};
+    *report = (struct purge_report){0};
+    pthread_mutex_lock(&ring->lock);
+    if (ring->streams > 0) {
+        pthread_mutex_unlock(&ring->lock);
+        return fail(failure, ERR_BUSY, "ring %s is being recorded into: stop the capture first", ring->options.name);
+    }
+    pthread_mutex_lock(&ring->members_lock);
+    rebuild.disk = recovery_disks(ring, true, rebuild.number, &rebuild.count);
+    int result = rebuild.disk ? purge_locked(ring, &options, &rebuild, give_up_away, report, failure)
+                              : fail(failure, ERR_NO_MEMORY, "out of memory");
+    recovery_disks_free(rebuild.disk, rebuild.count);
+    pthread_mutex_unlock(&ring->members_lock);
+    pthread_mutex_unlock(&ring->lock);
+    int written = catalog_barrier(ring->options.catalog);
+    return result != 0 || written == 0 ? result : fail(failure, written, "the catalog could not be written: %s", error_text(written));
 }
 
 uint32_t ring_disks(const struct ring *ring)

@@ -15,6 +15,7 @@
 #include "catalog.h"
 #include "disk_io.h"
 #include "keeper.h"
+#include "purge.h"
 #include "recovery.h"
 #include "stream.h"
 #include "superblock.h"
@@ -153,6 +154,17 @@ void ring_mender_state(struct ring *ring, struct mender_state *state);
 
 /* Reads every slot and writes the catalog anew. ERR_BUSY while a stream is open. */
 int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failure *failure);
+
+/*
+ * Erases packets for good (purge.h), and writes into the superblocks that it did: a disk that is away now holds them still, and is not taken in any more.
+ * Where one is known that is away, `give_up_away` says that this is wanted. `range`: put into order by this. ERR_BUSY: a stream is open, a disk is
+ * away or does not work, or does not answer: nothing has been erased. Otherwise as purge_run(); the next start has to read the disks whole.
+ */
+int ring_purge(struct ring *ring, struct purge_range *range, uint32_t ranges, int64_t from_ns, int64_t to_ns, bool give_up_away,
+               struct purge_report *report, struct failure *failure);
+
+/* Whether a purge would be refused because of the disks: as ring_purge(). */
+int ring_purge_check(struct ring *ring, bool give_up_away, struct failure *failure);
 
 /* Numbers given so far: those of members that have left are among them, and stay theirs. */
 uint32_t ring_disks(const struct ring *ring);

@@ -61,6 +61,7 @@ enum worker_kind {
     WORKER_EXTRACT = 1, /* write packets to the output */
     WORKER_VERIFY = 2,  /* read every frame and seal of every place, write nothing */
     WORKER_RUN_MAKE = 3, /* read the key indexes of the segments, write a run of keys (key_run.h) to the output, an empty file */
+    WORKER_NUMBERS = 4,  /* write which packets they are to the output: struct purge_range (purge.h), in no order; output_bytes are theirs as captured */
 };
 
 enum worker_format {

@@ -33,7 +33,7 @@ _tapeloop_interfaces() {
 _tapeloop() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local global="--state --json --quiet --verbose --help --version"
-    local commands="ring disk rule run record import estimate extract keep job verify rebuild status history events audit flush
+    local commands="ring disk rule run record import estimate extract keep job purge verify rebuild status history events audit flush
         interfaces shutdown version help"
     local command='' options='' word skip='' i operands=0
     COMPREPLY=()
@@ -80,6 +80,7 @@ _tapeloop() {
         ;;
     extract) options="--from --to --write --format --query --follow --headers --no-index --packets-max --bytes-max --seconds-max --explain" ;;
     estimate) options="--from --to --query" ;;
+    purge) options="--from --to --query --dry-run --yes --give-up-away" ;;
     keep)
         options="--from --to --format --query --headers --no-index --packets-max --bytes-max --seconds-max --name --expires
             --detach"
@@ -174,7 +175,7 @@ _tapeloop() {
                     return
                 fi
                 ;;
-            'rule list' | 'rule add' | 'rule set' | 'rule delete' | 'ring show' | 'ring delete' | 'disk list' | record | estimate | extract | keep | 'job start' | 'job list' | verify | rebuild | \
+            'rule list' | 'rule add' | 'rule set' | 'rule delete' | 'ring show' | 'ring delete' | 'disk list' | record | estimate | extract | keep | 'job start' | 'job list' | purge | verify | rebuild | \
                 status | history | flush)
                 [ "$operands" -eq 0 ] && words=$(_tapeloop_rings)
                 ;;

@@ -54,6 +54,43 @@ static void put_checksums(uint8_t *frame, uint32_t available)
     put32(frame + 8, checksum_crc32c(frame, header_bytes));
 }
 
+static bool is_gone(void *context, uint64_t number, int64_t time_ns)
+{
+    (void)context;
+    return ((number ^ (uint64_t)time_ns) * 0x9e3779b97f4a7c15ull >> 62) != 0;
+}
+
+/* Of a frame that has passed: what goes is gone, what stays is the same. */
+static void purge_frame(const uint8_t *frame, const struct frame_info *info)
+{
+    uint8_t *copy = malloc(info->frame_bytes);
+    uint64_t packets = 0, bytes = 0, number = info->first_packet;
+    if (!copy)
+        return;
+    memcpy(copy, frame, info->frame_bytes);
+    if (info->kind == FRAME_DATA && frame_purge(copy, info, is_gone, NULL, &packets, &bytes) == 0) {
+        struct frame_info after;
+        assert(frame_parse(copy, info->frame_bytes, &after) == 0 && frame_check(copy, &after) == 0);
+        assert(after.packets == info->packets && after.first_packet == info->first_packet);
+        struct frame_cursor old_cursor, new_cursor;
+        struct frame_packet was, is;
+        frame_cursor_start(&old_cursor, frame, info);
+        frame_cursor_start(&new_cursor, copy, &after);
+        for (; frame_cursor_next(&old_cursor, &was) > 0; number++) {
+            assert(frame_cursor_next(&new_cursor, &is) > 0);
+            assert(is.purged == (was.purged || is_gone(NULL, number, was.packet.time_ns)));
+            packets -= is.purged && !was.purged;
+            assert(is.purged || (is.packet.time_ns == was.packet.time_ns && is.rule == was.rule && is.entry == was.entry &&
+                                 is.packet.captured_bytes == was.packet.captured_bytes &&
+                                 memcmp(is.packet.bytes, was.packet.bytes, was.packet.captured_bytes) == 0));
+        }
+        assert(frame_cursor_next(&new_cursor, &is) == 0 && new_cursor.at == new_cursor.end && packets == 0);
+    } else {
+        assert(memcmp(copy, frame, info->frame_bytes) == 0);
+    }
+    free(copy);
+}
+
 /* Every frame alone, in memory of exactly its length. */
 static void look_at_frame(const uint8_t *bytes, uint32_t available, uint64_t slot_bytes)
 {
@@ -74,6 +111,7 @@ static void look_at_frame(const uint8_t *bytes, uint32_t available, uint64_t slo
             for (uint32_t i = 0; i < packet.packet.captured_bytes; i++)
                 sum += packet.packet.bytes[i];
         }
+        purge_frame(copy, &info);
         struct seal_body seal;
         if (segment_seal_read(copy, &info, slot_bytes, &seal) == 0)
             assert(le32_get(seal.index_offset) + (uint64_t)le32_get(seal.index_bytes) ==

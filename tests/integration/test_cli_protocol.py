@@ -40,7 +40,7 @@ def account(**packets):
 COMMANDS = ["ring create", "ring list", "ring show", "ring set", "ring delete", "ring adopt", "disk list", "disk add",
             "disk remove", "disk resume", "disk replace", "disk locate", "rule list", "rule add", "rule test",
             "rule set", "rule move", "rule delete", "rule replace", "run", "record",
-            "import", "estimate", "extract", "keep", "job start", "job list", "job show", "job get", "job cancel", "job delete", "verify", "rebuild", "status", "history", "events", "audit list", "audit verify", "flush", "interfaces",
+            "import", "estimate", "extract", "keep", "job start", "job list", "job show", "job get", "job cancel", "job delete", "purge", "verify", "rebuild", "status", "history", "events", "audit list", "audit verify", "flush", "interfaces",
             "shutdown", "version", "help"]
 
 
@@ -139,7 +139,6 @@ class Words(World):
     def test_what_later_versions_will_have_is_refused_by_name(self):
         table = [
             (["analyze", "dmz"], "analyze"),
-            (["purge", "dmz"], "remove"),
             (["ring", "create", "x", "--encrypt", "aes"], "encrypt"),
             (["ring", "create", "x", "--key-file", "k"], "encrypt"),
             (["--server", "https://other", "status"], "ssh"),
@@ -153,7 +152,7 @@ class Words(World):
                 for word in words:
                     if word.startswith("--") and word != "--state":
                         self.assertNotIn(word, everything)
-        for name in ["analyze", "purge"]:
+        for name in ["analyze"]:
             self.assertNotIn(f"\n  {name} ", overview)
 
     def test_every_command_has_help(self):
@@ -936,7 +935,7 @@ if count < 3:
         self.recorder(self.SERVE)
         nowhere = self.path("nowhere")
         for words in (["ring", "list"], ["ring", "show", "dmz"], ["status"], ["disk", "list"], ["events"],
-                      ["history", "dmz"], ["extract", "dmz", "-w", "/dev/null"], ["import", "dmz", "/dev/null"],
+                      ["history", "dmz"], ["extract", "dmz", "-w", "/dev/null"], ["purge", "dmz", "--from", "-2h", "--to", "-1h", "--yes"], ["import", "dmz", "/dev/null"],
                       ["record", "dmz", "-i", "lo"], ["verify", "dmz"], ["rebuild", "dmz"], ["flush", "dmz"],
                       ["ring", "delete", "dmz"], ["ring", "set", "dmz", "flush_window=1s"], ["shutdown"]):
             with self.subTest(words=words):
@@ -968,7 +967,7 @@ class Hostile(World):
             self.fakes.pop().close()
             os.unlink(socket_path)
         methods = ["ring.list", "ring.show", "status", "disk.list", "interfaces", "events", "history", "verify",
-                   "audit.list", "audit.verify", "ring.rebuild", "flush", "ring.create", "ring.adopt", "extract", "import", "record.start",
+                   "audit.list", "audit.verify", "ring.rebuild", "flush", "ring.create", "ring.adopt", "extract", "purge", "import", "record.start",
                    "record.stop", "ring.set", "shutdown"]
         self.fake(**{method.replace(".", "_"): answer for method in methods})
 

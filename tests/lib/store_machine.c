@@ -129,13 +129,11 @@ void machine_free(struct machine *machine)
     simulation_free(&machine->simulation);
 }
 
-void machine_boot(struct machine *machine, bool whole)
+/* Opens the disks that are there. Returns how many. */
+static uint32_t open_disks(struct machine *machine, struct recovery_disk *recovery)
 {
     const struct machine_options *options = &machine->options;
-    struct recovery_disk recovery[MACHINE_DISKS_MAX] = {0};
     struct failure failure = {0};
-    if (machine->lives == MACHINE_LIVES_MAX)
-        machine_fail(machine, "too many lives for this test");
     uint32_t present = 0;
     for (uint32_t i = 0; i < options->disks; i++) {
         if (machine->absent[i])
@@ -152,7 +150,12 @@ void machine_boot(struct machine *machine, bool whole)
                                                      .identity = machine->identity[i],
                                                      .belief = calloc(options->slots, sizeof *recovery[0].belief)};
     }
-    struct recovery_options recover = {
+    return present;
+}
+
+static struct recovery_options recovery_options_of(struct machine *machine, bool whole)
+{
+    return (struct recovery_options){
         .ring = machine->ring,
         .catalog = machine->catalog,
         .whole = whole,
@@ -161,6 +164,50 @@ void machine_boot(struct machine *machine, bool whole)
         .event = count_event,
         .context = machine,
     };
+}
+
+int machine_purge(struct machine *machine, struct purge_range *range, uint32_t ranges, uint32_t catalog_changes,
+                  struct purge_report *report)
+{
+    struct recovery_disk recovery[MACHINE_DISKS_MAX] = {0};
+    struct failure failure = {0};
+    uint64_t position;
+    uint32_t present = open_disks(machine, recovery);
+    struct recovery_options look = recovery_options_of(machine, true);
+    struct purge_options options = {.recovery = &look,
+                                    .range = range,
+                                    .ranges = purge_sort(range, ranges),
+                                    .from_ns = INT64_MIN,
+                                    .to_ns = INT64_MAX};
+    int result = purge_run(&options, recovery, present, &position, report, &failure);
+    bool cut = simulation_cut_happened(machine->simulation);
+    if (result != 0 && !cut)
+        machine_fail(machine, "purging failed: %s", failure.text);
+    catalog_memory_catch_up(machine->catalog, cut ? catalog_changes : UINT32_MAX);
+    if (cut)
+        catalog_memory_crash(machine->catalog);
+    for (uint32_t i = 0; i < present; i++)
+        free(recovery[i].belief);
+    for (uint32_t i = 0; i < machine->options.disks; i++) {
+        if (cut)
+            simulated_disk_forget(&machine->disk[i]);
+        else
+            disk_close(&machine->disk[i]);
+    }
+    while (cut && simulation_step(machine->simulation))
+        continue;
+    return cut ? ERR_CLOSED : result;
+}
+
+void machine_boot(struct machine *machine, bool whole)
+{
+    const struct machine_options *options = &machine->options;
+    struct recovery_disk recovery[MACHINE_DISKS_MAX] = {0};
+    struct failure failure = {0};
+    if (machine->lives == MACHINE_LIVES_MAX)
+        machine_fail(machine, "too many lives for this test");
+    uint32_t present = open_disks(machine, recovery);
+    struct recovery_options recover = recovery_options_of(machine, whole);
     uint64_t position;
     int result = recovery_run(&recover, recovery, present, &position, &machine->report, &failure);
     if (result != 0)
@@ -384,6 +431,17 @@ static void check_packet(struct verify *verify, uint32_t which, uint32_t stream,
     verify->check->packets++;
 }
 
+/* It is not missing, and says nothing. */
+static void note_purged(struct verify *verify, uint32_t which, uint32_t stream, uint64_t number, uint64_t position)
+{
+    struct machine *machine = verify->machine;
+    if (!machine->may_be_purged || !machine->may_be_purged(which, stream, number))
+        machine_fail(machine, "packet %llu of life %u stream %u was purged, and nobody wanted that",
+                     (unsigned long long)number, which, stream);
+    verify->found[which][stream][number] = position;
+    verify->check->purged++;
+}
+
 static uint32_t life_of(struct machine *machine, const struct identity *run)
 {
     for (uint32_t i = 0; i < machine->lives; i++)
@@ -427,8 +485,11 @@ static int verify_segment(const struct segment_row *row, void *context)
             uint64_t number = info.first_packet;
             frame_cursor_start(&cursor, frame, &info);
             int result;
-            while ((result = frame_cursor_next(&cursor, &packet)) > 0)
-                check_packet(verify, which, row->stream, number++, row->position, &packet.packet);
+            for (; (result = frame_cursor_next(&cursor, &packet)) > 0; number++)
+                if (packet.purged)
+                    note_purged(verify, which, row->stream, number, row->position);
+                else
+                    check_packet(verify, which, row->stream, number, row->position, &packet.packet);
             if (result < 0)
                 machine_fail(machine, "a frame whose records contradict its header");
             counted += info.packets;

@@ -11,6 +11,7 @@
 
 #include "catalog.h"
 #include "keeper.h"
+#include "purge.h"
 #include "recovery.h"
 #include "simulation.h"
 #include "stream.h"
@@ -59,6 +60,7 @@ struct machine {
     uint32_t lives;
     struct recovery_report report;
     uint64_t events;
+    bool (*may_be_purged)(uint32_t life, uint32_t stream, uint64_t number); /* null: no packet may */
     bool running;
 };
 
@@ -93,10 +95,18 @@ void machine_power_cut(struct machine *machine, uint32_t catalog_changes);
 void machine_kill(struct machine *machine, uint32_t catalog_changes);
 void machine_shut_down(struct machine *machine);
 
+/*
+ * Purges between two lives, on the disks that are not absent. A cut that was armed may come in the midst: then the machine is as after
+ * machine_power_cut() or machine_kill(), with so many catalog changes, and ERR_CLOSED is returned.
+ */
+int machine_purge(struct machine *machine, struct purge_range *range, uint32_t ranges, uint32_t catalog_changes,
+                  struct purge_report *report);
+
 struct machine_check {
     uint64_t packets;   /* found, and right */
     uint64_t segments;
     uint64_t bad_frames;
+    uint64_t purged;    /* of which only that is left, each copy counted */
     uint64_t holes;     /* in the packet numbers of a stream, in what is there */
 };
 
