@@ -424,15 +424,6 @@ static inline bool judged_alike(struct pipeline *pipeline, struct judged *judged
                                   judged->count, judged->outcome);
 }
 
-/* One rule keeps them all whole. */
-static void store_alike(struct pipeline *pipeline, const struct judged *judged)
-{
-    uint32_t rule = rule_id(pipeline, &judged->outcome[0]);
-    for (uint32_t i = 0; i < judged->count; i++)
-        packet_store(pipeline, &judged->packet[i], judged->packet[i].captured_bytes, STORED_WHOLE,
-                     rule);
-}
-
 static void judged_store(struct pipeline *pipeline, const struct judged *judged)
 {
     for (uint32_t i = 0; i < judged->count; i++) {
@@ -453,13 +444,43 @@ static void judged_store(struct pipeline *pipeline, const struct judged *judged)
     }
 }
 
+/* Packets in a row that one rule keeps whole, and that are not stored yet. */
+struct alike {
+    const struct packet *packet;
+    uint32_t count;
+    uint32_t rule; /* its id */
+};
+
+static void alike_store(struct pipeline *pipeline, struct alike *alike)
+{
+    for (uint32_t i = 0; i < alike->count; i++)
+        packet_store(pipeline, &alike->packet[i], alike->packet[i].captured_bytes, STORED_WHOLE,
+                     alike->rule);
+    alike->count = 0;
+}
+
+static inline void alike_add(struct pipeline *pipeline, struct alike *alike,
+                             const struct judged *judged)
+{
+    uint32_t rule = rule_id(pipeline, &judged->outcome[0]);
+    if (alike->count > 0 && alike->rule != rule)
+        alike_store(pipeline, alike);
+    if (alike->count == 0)
+        alike->packet = judged->packet;
+    alike->count += judged->count;
+    alike->rule = rule;
+}
+
 /*
  * The way of packets where not all is kept. They have been counted as seen, with their batch. Each
- * step may leave some out, under its own line of the account: duplicates, then rules.
+ * step may leave some out, under its own line of the account: duplicates, then rules. What is mostly
+ * so, that one rule keeps all of a batch, is stored in one go: storing hides that packets come from
+ * memory behind one another, and loses that at each end.
  */
 static void batch_judge(struct pipeline *pipeline)
 {
     const struct source_batch *batch = &pipeline->batch;
+    struct alike alike = {.count = 0};
     struct judged judged;
     memset(judged.duplicate, 0, sizeof judged.duplicate); /* as long as none are looked for */
     for (uint32_t from = 0; from < batch->count; from += judged.count) {
@@ -467,18 +488,20 @@ static void batch_judge(struct pipeline *pipeline)
         judged.packet = &batch->packet[from];
         judged.count = left < DECODE_BATCH ? left : DECODE_BATCH;
         left -= judged.count;
+        if (!pipeline->duplicates && judged_alike(pipeline, &judged, left)) {
+            alike_add(pipeline, &alike, &judged);
+            continue;
+        }
+        alike_store(pipeline, &alike);
         if (pipeline->duplicates) {
             if (pipeline->decodes)
                 decode_batch(judged.packet, judged.count, left, pipeline->link_type,
                              judged.decoded);
             judged_decide(pipeline, &judged);
-            judged_store(pipeline, &judged);
-        } else if (judged_alike(pipeline, &judged, left)) {
-            store_alike(pipeline, &judged);
-        } else {
-            judged_store(pipeline, &judged);
         }
+        judged_store(pipeline, &judged);
     }
+    alike_store(pipeline, &alike);
     left_out_enter(pipeline);
 }
 

@@ -514,8 +514,7 @@ static inline bool sieve_is_due(struct rule_state *state, const struct view *vie
 static inline uint32_t sieve_batch(struct rule_state *state, const struct packet *packet,
                                    uint32_t count, uint32_t behind, uint8_t left[RULE_BATCH])
 {
-    uint32_t lefts =
-        sieve_pass(state->program->sieve, packet, count, behind, packet->interface, left);
+    uint32_t lefts = sieve_pass(state->program->sieve, packet, count, behind, left);
     if (lefts > SIEVE_LEFT_MAX)
         state->sieve_pause = SIEVE_PAUSE;
     return lefts;
@@ -795,6 +794,31 @@ static __attribute__((noinline)) bool judge_left(struct rule_state *state, uint3
     return false;
 }
 
+static bool judge_quiet(struct rule_state *state, uint32_t quiet_rule, const struct packet *packet,
+                        uint32_t count, struct rule_outcome *outcome)
+{
+    if (keeps_whole(state, quiet_rule)) {
+        count_whole(state, quiet_rule, packet, count, outcome);
+        return true;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        apply_one(state, quiet_rule, &packet[i], NULL, NULL, &outcome[i]);
+    return false;
+}
+
+/* For programs that do not look at headers: where there are no expressions, all are quiet. */
+static bool judge_headless(struct rule_state *state, const struct view *view,
+                           const struct packet *packet, uint32_t count,
+                           struct rule_outcome *outcome)
+{
+    uint32_t unlike = state->program->expressions;
+    for (uint32_t i = 1; i < count; i++)
+        unlike |= packet[i].interface ^ packet->interface;
+    if (unlike != 0)
+        return rule_state_apply_alike(state, packet, NULL, NULL, count, outcome);
+    return judge_quiet(state, view->rule_when_quiet, packet, count, outcome);
+}
+
 static bool judge_sieved(struct rule_state *state, const struct view *view,
                          const struct packet *packet, uint32_t count, uint32_t behind,
                          const uint16_t *link_type, struct rule_outcome *outcome)
@@ -804,13 +828,7 @@ static bool judge_sieved(struct rule_state *state, const struct view *view,
     if (lefts > 0)
         return judge_left(state, view->rule_when_quiet, packet, count, link_type, left, lefts,
                           outcome);
-    if (keeps_whole(state, view->rule_when_quiet)) {
-        count_whole(state, view->rule_when_quiet, packet, count, outcome);
-        return true;
-    }
-    for (uint32_t i = 0; i < count; i++)
-        apply_one(state, view->rule_when_quiet, &packet[i], NULL, NULL, &outcome[i]);
-    return false;
+    return judge_quiet(state, view->rule_when_quiet, packet, count, outcome);
 }
 
 bool rule_state_judge(struct rule_state *state, const struct packet *packet, uint32_t count,
@@ -818,7 +836,7 @@ bool rule_state_judge(struct rule_state *state, const struct packet *packet, uin
 {
     const struct view *view = view_of(state, packet->interface);
     if (!state->program->needs_decoding)
-        return rule_state_apply_alike(state, packet, NULL, NULL, count, outcome);
+        return judge_headless(state, view, packet, count, outcome);
     if (!sieve_is_due(state, view))
         return judge_decoded(state, packet, count, behind, link_type, outcome);
     return judge_sieved(state, view, packet, count, behind, link_type, outcome);

@@ -369,14 +369,14 @@ static inline __attribute__((always_inline)) bool is_left(const struct sieve *si
     return true;
 }
 
-static inline __attribute__((always_inline)) uint32_t pass(const struct sieve *sieve, uint32_t asks,
-                                                           const struct packet *packet,
-                                                           uint32_t count, uint32_t behind,
-                                                           uint16_t interface, uint8_t *left)
+/* Those of the packets `from` to `to` that are left, behind the `lefts` that there are. */
+static inline __attribute__((always_inline)) uint32_t pass_some(
+    const struct sieve *sieve, uint32_t asks, const struct packet *packet, uint32_t from,
+    uint32_t to, bool prefetch, uint8_t *restrict left, uint32_t lefts)
 {
-    uint32_t lefts = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        if (i + DECODE_PREFETCH_AHEAD < count + behind)
+    const uint16_t interface = packet->interface;
+    for (uint32_t i = from; i < to; i++) {
+        if (prefetch)
             decode_prefetch(packet[i + DECODE_PREFETCH_AHEAD].bytes);
         if (packet[i].interface != interface ||
             is_left(sieve, asks, packet[i].bytes, packet[i].captured_bytes))
@@ -385,27 +385,37 @@ static inline __attribute__((always_inline)) uint32_t pass(const struct sieve *s
     return lefts;
 }
 
+static inline __attribute__((always_inline)) uint32_t pass(const struct sieve *sieve, uint32_t asks,
+                                                           const struct packet *packet,
+                                                           uint32_t count, uint32_t behind,
+                                                           uint8_t *left)
+{
+    const uint32_t ahead = DECODE_PREFETCH_AHEAD;
+    uint32_t asking = behind >= ahead ? count : count + behind > ahead ? count + behind - ahead : 0;
+    uint32_t lefts = pass_some(sieve, asks, packet, 0, asking, true, left, 0);
+    return pass_some(sieve, asks, packet, asking, count, false, left, lefts);
+}
+
 /* Compiled for what lists mostly ask for; any other takes more: what is not asked for has empty
  * tables. */
 uint32_t sieve_pass(const struct sieve *sieve, const struct packet *packet, uint32_t count,
-                    uint32_t behind, uint16_t interface, uint8_t left[DECODE_BATCH])
+                    uint32_t behind, uint8_t left[DECODE_BATCH])
 {
     switch (sieve->asks) {
     case ASKS_IP:
-        return pass(sieve, ASKS_IP, packet, count, behind, interface, left);
+        return pass(sieve, ASKS_IP, packet, count, behind, left);
     case ASKS_PORT:
-        return pass(sieve, ASKS_PORT, packet, count, behind, interface, left);
+        return pass(sieve, ASKS_PORT, packet, count, behind, left);
     case ASKS_IP | ASKS_PORT:
-        return pass(sieve, ASKS_IP | ASKS_PORT, packet, count, behind, interface, left);
+        return pass(sieve, ASKS_IP | ASKS_PORT, packet, count, behind, left);
     case ASKS_MAC:
     case ASKS_TAG:
     case ASKS_IP | ASKS_MAC:
     case ASKS_IP | ASKS_TAG:
     case ASKS_MAC | ASKS_TAG:
     case ASKS_IP | ASKS_MAC | ASKS_TAG: /* no ports: it does not matter whether there are any */
-        return pass(sieve, ASKS_IP | ASKS_MAC | ASKS_TAG, packet, count, behind, interface, left);
+        return pass(sieve, ASKS_IP | ASKS_MAC | ASKS_TAG, packet, count, behind, left);
     default:
-        return pass(sieve, ASKS_IP | ASKS_PORT | ASKS_MAC | ASKS_TAG, packet, count, behind,
-                    interface, left);
+        return pass(sieve, ASKS_IP | ASKS_PORT | ASKS_MAC | ASKS_TAG, packet, count, behind, left);
     }
 }

@@ -36,10 +36,10 @@ void sieve_close(struct sieve **sieve);
 
 /*
  * Puts the places of those of 1 to DECODE_BATCH packets that are left into `left`, in order, and
- * returns how many. The packets are of Ethernet where their interface is `interface`; those of
- * another are left. `behind` as in decode_batch(). Never reads beyond captured bytes; any thread.
+ * returns how many. The interface of the first packet is of Ethernet; packets of another are left.
+ * `behind` as in decode_batch(). Never reads beyond captured bytes; any thread.
  */
 uint32_t sieve_pass(const struct sieve *sieve, const struct packet *packet, uint32_t count,
-                    uint32_t behind, uint16_t interface, uint8_t left[DECODE_BATCH]);
+                    uint32_t behind, uint8_t left[DECODE_BATCH]);
 
 #endif
