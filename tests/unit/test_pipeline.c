@@ -121,11 +121,14 @@ struct walk {
     uint32_t at;
     struct segment_row row[64];
     uint32_t rows;
+    void (*check)(struct walk *walk, const struct frame_packet *packet);
+    const void *context;
 };
 
 /* The generator makes the same packets once more: they are compared one by one. */
-static void compare(struct walk *walk, const struct packet *packet)
+static void compare(struct walk *walk, const struct frame_packet *stored)
 {
+    const struct packet *packet = &stored->packet;
     while (walk->at == walk->batch.count) {
         if (walk->batch.count > 0)
             source_release(walk->again, &walk->batch);
@@ -154,7 +157,7 @@ static void walk_segment(struct walk *walk, const struct segment_row *row)
         assert_int_equal(frame_check(bytes + offset, &info), 0);
         frame_cursor_start(&cursor, bytes + offset, &info);
         while (frame_cursor_next(&cursor, &packet) > 0) {
-            compare(walk, &packet.packet);
+            walk->check(walk, &packet);
             walk->packets++;
             walk->captured_bytes += packet.packet.captured_bytes;
         }
@@ -179,13 +182,18 @@ static int by_first_packet(const void *a, const void *b)
     return left->first_packet < right->first_packet ? -1 : left->first_packet > right->first_packet;
 }
 
+static void walk_all(struct walk *walk)
+{
+    assert_int_equal(ring_find(walk->world->ring, INT64_MIN, INT64_MAX, collect, walk), 0);
+    qsort(walk->row, walk->rows, sizeof walk->row[0], by_first_packet);
+    for (uint32_t i = 0; i < walk->rows; i++)
+        walk_segment(walk, &walk->row[i]);
+}
+
 static uint64_t stored_packets(struct world *world)
 {
-    struct walk walk = {.world = world, .again = generator(0)};
-    assert_int_equal(ring_find(world->ring, INT64_MIN, INT64_MAX, collect, &walk), 0);
-    qsort(walk.row, walk.rows, sizeof walk.row[0], by_first_packet);
-    for (uint32_t i = 0; i < walk.rows; i++)
-        walk_segment(&walk, &walk.row[i]);
+    struct walk walk = {.world = world, .again = generator(0), .check = compare};
+    walk_all(&walk);
     source_release(walk.again, &walk.batch);
     source_close(&walk.again);
     return walk.packets;
@@ -634,6 +642,108 @@ static void rules_cut_and_leave_out(void **state)
     world_close(&world);
 }
 
+/* ---- packets in rows of one rule, and between them some of others, keep their order ----------- */
+
+#define ROWS_BATCHES 60u
+
+/* Which rule a packet of that number is to have, from 1: the same for many in a row, or mixed. */
+static uint32_t rule_in_rows(uint32_t number)
+{
+    uint32_t row = number / 64 * 2654435761u >> 8, within = number % 64;
+    switch (row % 5) {
+    case 0:
+    case 1:
+        return 4; /* asked for nothing */
+    case 2:
+        return 1;
+    case 3:
+        return within == row % 61 ? 2 : 4;
+    default:
+        return 1 + (within * 7 + row) % 4;
+    }
+}
+
+static uint32_t rows_batch_packets(uint32_t step)
+{
+    return step % 3 == 0 ? SOURCE_BATCH_MAX : 1 + step * 37 % SOURCE_BATCH_MAX;
+}
+
+static int rows_next(struct source *source, struct source_batch *batch, int timeout_ms)
+{
+    static const uint8_t ethernet_ip[] = {2, 0, 0,    0, 0,  1,  2,    0,    0, 0, 0,  2,
+                                          8, 0, 0x45, 0, 0,  46, 0,    0,    0, 0, 64, 17,
+                                          0, 0, 10,   9, 10, 9,  10,   9,    9, 9};
+    struct scripted *scripted = (struct scripted *)source;
+    (void)timeout_ms;
+    batch->count = 0;
+    if (scripted->step == ROWS_BATCHES)
+        return ERR_END;
+    for (uint32_t i = 0; i < rows_batch_packets(scripted->step); i++) {
+        uint32_t number = (uint32_t)scripted->dropped++;
+        uint8_t *bytes = scripted->huge + i * 64;
+        memcpy(bytes, ethernet_ip, sizeof ethernet_ip);
+        bytes[27] = (uint8_t)rule_in_rows(number);
+        batch->packet[batch->count++] = (struct packet){
+            .bytes = bytes, .captured_bytes = 60, .original_bytes = 60, .time_ns = number};
+    }
+    scripted->step++;
+    return 1;
+}
+
+static void check_row(struct walk *walk, const struct frame_packet *packet)
+{
+    const uint32_t *id = walk->context;
+    while (rule_in_rows((uint32_t)walk->expected) == 3) /* discarded */
+        walk->expected++;
+    uint32_t rule = rule_in_rows((uint32_t)walk->expected);
+    assert_int_equal(packet->packet.time_ns, walk->expected);
+    assert_int_equal(packet->rule, id[rule - 1]);
+    assert_int_equal(packet->packet.captured_bytes, rule == 2 ? 40 : 60);
+    walk->expected++;
+}
+
+static void rows_keep_their_order(void **state)
+{
+    (void)state;
+    struct world world;
+    struct failure failure = {0};
+    struct source_ops ops = scripted_ops;
+    struct ring_rules_draft draft;
+    uint32_t id[4], discarded = 0, all = 0;
+    ops.next = rows_next;
+    world_open(&world);
+    struct ring_rules *rules = make_rules("ip 10.1.0.0/16 : full\n"
+                                          "ip 10.2.0.0/16 : snap 40\n"
+                                          "ip 10.3.0.0/16 : discard\n"
+                                          "all : full\n");
+    assert_int_equal(ring_rules_draft(rules, &draft), 0);
+    for (uint32_t i = 0; i < COUNT(id); i++)
+        id[i] = draft.list.rule[i].id;
+    rule_list_clear(&draft.list);
+    for (uint32_t step = 0; step < ROWS_BATCHES; step++)
+        all += rows_batch_packets(step);
+    for (uint32_t number = 0; number < all; number++)
+        discarded += rule_in_rows(number) == 3;
+    struct scripted scripted = {.source = {.ops = &ops, .wake_fd = -1, .waits = true},
+                                .interfaces = 1,
+                                .description = {{.link_type = 1, .name = "a"}},
+                                .huge = calloc(SOURCE_BATCH_MAX, 64)};
+    struct pipeline *one = judging_pipeline(&world, rules, NULL);
+    assert_int_equal(pipeline_run(one, &scripted.source, &failure), 0);
+    assert_int_equal(pipeline_finish(one, &failure), 0);
+    struct account account = account_of(one);
+    assert_true(account.packets[ACCOUNT_seen] == all);
+    assert_true(account.packets[ACCOUNT_stored] == all - discarded);
+    assert_true(account.packets[ACCOUNT_discarded] == discarded && discarded > 0);
+    pipeline_close(&one);
+    struct walk walk = {.world = &world, .check = check_row, .context = id};
+    walk_all(&walk);
+    assert_true(walk.packets == all - discarded);
+    free(scripted.huge);
+    ring_rules_close(&rules);
+    world_close(&world);
+}
+
 struct changes {
     struct ring_rules *rules;
     uint32_t done;
@@ -791,6 +901,7 @@ int main(void)
         cmocka_unit_test(causes_are_kept_apart),
         cmocka_unit_test(a_flush_wakes_and_is_served),
         cmocka_unit_test(rules_cut_and_leave_out),
+        cmocka_unit_test(rows_keep_their_order),
         cmocka_unit_test(rules_changed_a_thousand_times),
         cmocka_unit_test(changes_that_are_refused),
         cmocka_unit_test(duplicates_are_left_out_and_counted),
