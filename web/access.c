@@ -84,51 +84,58 @@ static struct guard_place *find_place(struct login_guard *guard, const uint8_t *
     return oldest;
 }
 
-unsigned login_guard_wait(struct login_guard *guard, const char *key, unsigned free_tries)
+/* How long a place has to wait yet. */
+static unsigned wait_of(const struct guard_place *place, unsigned free_tries)
+{
+    if (place->wrong <= free_tries)
+        return 0;
+    unsigned doublings = place->wrong - free_tries - 1;
+    int64_t due_s = doublings < 9 ? INT64_C(1) << doublings : (int64_t)GUARD_WAIT_S_MAX;
+    if (due_s > GUARD_WAIT_S_MAX)
+        due_s = GUARD_WAIT_S_MAX;
+    due_s -= monotonic_s() - place->last_s;
+    return due_s > 0 ? (unsigned)due_s : 0;
+}
+
+unsigned login_guard_try(struct login_guard *guard, const char *key, unsigned free_tries)
 {
     uint8_t digest[SECRET_DIGEST_BYTES];
     bool known;
-    unsigned wait = 0;
     secret_digest("guard", key, digest);
     pthread_mutex_lock(&guard->lock);
-    const struct guard_place *place = find_place(guard, digest, &known);
-    if (known && place->wrong > free_tries) {
-        unsigned doublings = place->wrong - free_tries - 1;
-        int64_t due_s = doublings < 9 ? INT64_C(1) << doublings : (int64_t)GUARD_WAIT_S_MAX;
-        if (due_s > GUARD_WAIT_S_MAX)
-            due_s = GUARD_WAIT_S_MAX;
-        due_s -= monotonic_s() - place->last_s;
-        wait = due_s > 0 ? (unsigned)due_s : 0;
+    struct guard_place *place = find_place(guard, digest, &known);
+    unsigned wait = known ? wait_of(place, free_tries) : 0;
+    if (wait == 0) {
+        unsigned wrong = known ? place->wrong : 0;
+        *place = (struct guard_place){.last_s = monotonic_s(), .wrong = wrong < UINT32_MAX ? wrong + 1 : wrong};
+        memcpy(place->key, digest, sizeof place->key);
     }
     pthread_mutex_unlock(&guard->lock);
     return wait;
 }
 
-void login_guard_wrong(struct login_guard *guard, const char *key)
+void login_guard_end(struct login_guard *guard, const char *key, enum guard_end end)
 {
     uint8_t digest[SECRET_DIGEST_BYTES];
     bool known;
     secret_digest("guard", key, digest);
     pthread_mutex_lock(&guard->lock);
     struct guard_place *place = find_place(guard, digest, &known);
-    if (!known)
-        place->wrong = 0;
-    memcpy(place->key, digest, sizeof place->key);
-    place->last_s = monotonic_s();
-    place->wrong++;
+    if (known && end == GUARD_WRONG)
+        place->last_s = monotonic_s();
+    else if (known && (end == GUARD_RIGHT || --place->wrong == 0))
+        *place = (struct guard_place){0};
     pthread_mutex_unlock(&guard->lock);
 }
 
-void login_guard_right(struct login_guard *guard, const char *key)
+void login_guard_address(const char *address, char text[GUARD_ADDRESS_SIZE])
 {
-    uint8_t digest[SECRET_DIGEST_BYTES];
-    bool known;
-    secret_digest("guard", key, digest);
-    pthread_mutex_lock(&guard->lock);
-    struct guard_place *place = find_place(guard, digest, &known);
-    if (known)
-        *place = (struct guard_place){0};
-    pthread_mutex_unlock(&guard->lock);
+    struct in6_addr parsed;
+    snprintf(text, GUARD_ADDRESS_SIZE, "%s", address);
+    if (inet_pton(AF_INET6, address, &parsed) != 1 || IN6_IS_ADDR_V4MAPPED(&parsed))
+        return;
+    memset(&parsed.s6_addr[8], 0, 8);
+    (void)inet_ntop(AF_INET6, &parsed, text, GUARD_ADDRESS_SIZE);
 }
 
 /* ---- Host and origin ------------------------------------------------------------------------- */
@@ -298,30 +305,45 @@ int access_begin_session(struct exchange *exchange, char cookie[COOKIE_LINE_SIZE
     return 0;
 }
 
+/* `hash` null: there is no such user, and it takes as long. */
+static int try_password(struct exchange *exchange, const char *name, const char *password, const char *hash,
+                        unsigned *wait_s, struct failure *failure)
+{
+    struct login_guard *guard = exchange->server->guard;
+    char address[GUARD_ADDRESS_SIZE], pair[GUARD_ADDRESS_SIZE + USER_NAME_MAX + 2];
+    login_guard_address(exchange->info->remote_addr, address);
+    snprintf(pair, sizeof pair, "%s %.63s", address, name);
+    *wait_s = login_guard_try(guard, pair, TRIES_FREE_PAIR);
+    if (*wait_s == 0) {
+        *wait_s = login_guard_try(guard, address, TRIES_FREE_ADDRESS);
+        if (*wait_s > 0)
+            login_guard_end(guard, pair, GUARD_NONE);
+    }
+    if (*wait_s > 0)
+        return fail(failure, ERR_AGAIN, "too many wrong log-ins: wait %u s", *wait_s);
+    int code = password_verify(password, hash, failure);
+    bool wrong = code == ERR_PERMISSION;
+    login_guard_end(guard, pair, wrong ? GUARD_WRONG : code == 0 ? GUARD_RIGHT : GUARD_NONE);
+    login_guard_end(guard, address, wrong ? GUARD_WRONG : GUARD_NONE);
+    return code;
+}
+
+int access_check_password(struct exchange *exchange, const char *name, const char *password, unsigned *wait_s,
+                          struct failure *failure)
+{
+    struct web_user user = {0};
+    bool known = strlen(name) <= USER_NAME_MAX && strlen(password) <= PASSWORD_BYTES_MAX &&
+                 web_store_user(exchange->server->store, name, &user) == 0;
+    int code = try_password(exchange, name, password, known ? user.password : NULL, wait_s, failure);
+    OPENSSL_cleanse(&user, sizeof user);
+    return code;
+}
+
 int access_log_in(struct exchange *exchange, const char *name, const char *password,
                   char cookie[COOKIE_LINE_SIZE], unsigned *wait_s, struct failure *failure)
 {
-    struct login_guard *guard = exchange->server->guard;
-    const char *address = exchange->info->remote_addr;
-    char pair[sizeof exchange->info->remote_addr + USER_NAME_MAX + 2];
-    struct web_user user;
-    bool known = strlen(name) <= USER_NAME_MAX && strlen(password) <= PASSWORD_BYTES_MAX;
-    snprintf(pair, sizeof pair, "%s %.63s", address, name);
-    unsigned wait = login_guard_wait(guard, pair, TRIES_FREE_PAIR);
-    unsigned wait_address = login_guard_wait(guard, address, TRIES_FREE_ADDRESS);
-    *wait_s = wait > wait_address ? wait : wait_address;
-    if (*wait_s > 0)
-        return fail(failure, ERR_AGAIN, "too many wrong log-ins: wait %u s", *wait_s);
-    known = known && web_store_user(exchange->server->store, name, &user) == 0;
-    int code = password_verify(password, known ? user.password : NULL, failure);
-    if (code == ERR_PERMISSION) {
-        login_guard_wrong(guard, pair);
-        login_guard_wrong(guard, address);
-    }
-    if (code == 0) {
-        login_guard_right(guard, pair);
-        code = take_user(exchange, user.name, failure);
-    }
-    OPENSSL_cleanse(&user, sizeof user);
+    int code = access_check_password(exchange, name, password, wait_s, failure);
+    if (code == 0)
+        code = take_user(exchange, name, failure);
     return code == 0 ? access_begin_session(exchange, cookie, failure) : code;
 }

@@ -20,13 +20,26 @@ struct login_guard *login_guard_open(void);
 void login_guard_close(struct login_guard **guard);
 
 /*
- * How many seconds `key` has to wait before its next try, 0: none. `free_tries` wrong ones cost
- * nothing; each further one doubles the wait, from 1 s to 5 minutes. A key that has made no mistake
- * for an hour is forgotten.
+ * A try of `key` begins. 0: it may, and counts as a wrong one from now on, so that tries which are made at once slow one another
+ * down; login_guard_end() says what has come of it. Else how many seconds `key` has to wait before its next try, and this one
+ * was none. `free_tries` wrong ones cost nothing; each further one doubles the wait, from 1 s to 5 minutes. A key that has made no
+ * mistake for an hour is forgotten.
  */
-unsigned login_guard_wait(struct login_guard *guard, const char *key, unsigned free_tries);
-void login_guard_wrong(struct login_guard *guard, const char *key);
-void login_guard_right(struct login_guard *guard, const char *key);
+unsigned login_guard_try(struct login_guard *guard, const char *key, unsigned free_tries);
+
+enum guard_end {
+    GUARD_WRONG, /* the wait counts from now */
+    GUARD_RIGHT, /* the key is forgotten */
+    GUARD_NONE,  /* nobody has looked, or it says nothing about the key: the try does not count */
+};
+void login_guard_end(struct login_guard *guard, const char *key, enum guard_end end);
+
+/*
+ * Where `address` guesses from, for a key: of IPv6 the network of 64 bits, for who has one address of it has all of them. An
+ * address that is none stays as it is.
+ */
+#define GUARD_ADDRESS_SIZE 64
+void login_guard_address(const char *address, char text[GUARD_ADDRESS_SIZE]);
 
 /*
  * Whether the Host header names this server: an address, localhost, the machine's own name, or one
@@ -52,6 +65,10 @@ bool access_csrf_is_right(const struct exchange *exchange);
 #define COOKIE_LINE_SIZE 192
 int access_log_in(struct exchange *exchange, const char *name, const char *password,
                   char cookie[COOKIE_LINE_SIZE], unsigned *wait_s, struct failure *failure);
+
+/* Checks the password of a user again who is there already, as slowly as it is guessed elsewhere. Errors as above. */
+int access_check_password(struct exchange *exchange, const char *name, const char *password, unsigned *wait_s,
+                          struct failure *failure);
 
 /* A new session for the caller, who has just proved who he is. */
 int access_begin_session(struct exchange *exchange, char cookie[COOKIE_LINE_SIZE],

@@ -57,11 +57,19 @@ static json_t *session_json(const struct caller *caller)
                      caller->by_cookie ? json_string(caller->csrf) : json_null());
 }
 
+/* Too many passwords are tried; wait_s 0: by everybody together. */
+static int answer_wait(struct exchange *exchange, unsigned wait_s, const struct failure *failure)
+{
+    char line[48];
+    snprintf(line, sizeof line, "Retry-After: %u\r\n", wait_s ? wait_s : 5);
+    return answer_problem(exchange, 429, "again", failure->text, line);
+}
+
 int handle_session_begin(struct exchange *exchange)
 {
     struct failure failure = {0};
     const char *name, *password;
-    char cookie[COOKIE_LINE_SIZE], line[48];
+    char cookie[COOKIE_LINE_SIZE];
     unsigned wait_s = 0;
     if (exchange->entrance == ENTRANCE_LOCAL)
         return answer_problem(exchange, 403, "permission",
@@ -74,10 +82,8 @@ int handle_session_begin(struct exchange *exchange)
     if (code != 0)
         return answer_failure(exchange, &failure);
     code = access_log_in(exchange, name, password, cookie, &wait_s, &failure);
-    if (code == ERR_AGAIN || code == ERR_BUSY) {
-        snprintf(line, sizeof line, "Retry-After: %u\r\n", wait_s ? wait_s : 5);
-        return answer_problem(exchange, 429, "again", failure.text, line);
-    }
+    if (code == ERR_AGAIN || code == ERR_BUSY)
+        return answer_wait(exchange, wait_s, &failure);
     if (code == ERR_PERMISSION) {
         audit(exchange, "log-in", "refused", "as %.63s", name);
         return answer_problem(exchange, 401, "unauthorized", failure.text, NULL);
@@ -120,7 +126,8 @@ int handle_session_password(struct exchange *exchange)
     struct failure failure = {0};
     const char *old, *password;
     char cookie[COOKIE_LINE_SIZE];
-    struct web_user user;
+    const char *name = exchange->caller.name;
+    unsigned wait_s = 0;
     if (!exchange->caller.by_cookie)
         return answer_problem(exchange, 403, "permission",
                               "a token cannot change its user's password", NULL);
@@ -130,19 +137,21 @@ int handle_session_password(struct exchange *exchange)
     if (code == 0)
         code = exchange_body_string(exchange, "password", true, &password, &failure);
     if (code == 0)
-        code = web_store_user(exchange->server->store, exchange->caller.name, &user) == 0
-                   ? password_verify(old, user.password, &failure)
-                   : fail(&failure, ERR_NOT_FOUND, "there is no such user");
-    if (code == ERR_PERMISSION)
+        code = access_check_password(exchange, name, old, &wait_s, &failure);
+    if (code == ERR_AGAIN || code == ERR_BUSY)
+        return answer_wait(exchange, wait_s, &failure);
+    if (code == ERR_PERMISSION) { /* who has found a session open may not guess what would let him keep it */
+        audit(exchange, "password", "refused", "of %s", name);
         fail(&failure, code, "the old password is wrong");
+    }
     if (code == 0 && strcmp(old, password) == 0)
         code = fail(&failure, ERR_INVALID, "that is the old password");
     if (code == 0)
         code = password_check_new(password, &failure);
     if (code == 0) {
-        note_begin(exchange, "password", user.name);
-        code = note_end(exchange, "password", user.name,
-                        set_password(exchange, user.name, password, false, &failure), &failure);
+        note_begin(exchange, "password", name);
+        code = note_end(exchange, "password", name, set_password(exchange, name, password, false, &failure),
+                        &failure);
     }
     if (code == 0) {
         exchange->caller.must_change = false;

@@ -10,12 +10,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 
+#include <linux/sockios.h>
+
+#include "civetweb_socket.h"
 #include "text.h"
 
 #define QUERY_PARAMETERS_MAX 32
 #define QUERY_VALUE_BYTES_MAX 8192u
+#define WRITE_BYTES (16u << 10) /* between two looks at how fast the client is: a record of TLS */
 
 /* ---- the request ----------------------------------------------------------------------------- */
 
@@ -188,6 +193,35 @@ void answer_head(struct exchange *exchange, int status, const char *type, int64_
               guards);
 }
 
+/* Whether the client has been waited for too long for what it took; what lies in the kernel yet, it has not taken. */
+static bool is_too_slow(const struct exchange *exchange)
+{
+    int queued = 0;
+    if (exchange->waited_ms <= TAKE_GRACE_MS)
+        return false;
+    if (ioctl(civetweb_socket(exchange->connection), SIOCOUTQ, &queued) != 0 || queued < 0)
+        queued = 0;
+    uint64_t taken = exchange->given_bytes > (uint64_t)queued ? exchange->given_bytes - (uint64_t)queued : 0;
+    return exchange->waited_ms > TAKE_GRACE_MS + (int64_t)(taken * 1000 / TAKE_BYTES_PER_S);
+}
+
+bool exchange_write(struct exchange *exchange, const char *bytes, size_t count)
+{
+    while (count > 0) {
+        size_t piece = count < WRITE_BYTES ? count : WRITE_BYTES;
+        int64_t began_ms = exchange_clock_ms();
+        if (mg_write(exchange->connection, bytes, piece) != (int)piece)
+            return false;
+        exchange->waited_ms += exchange_clock_ms() - began_ms;
+        exchange->given_bytes += piece;
+        if (is_too_slow(exchange))
+            return false;
+        bytes += piece;
+        count -= piece;
+    }
+    return true;
+}
+
 static bool is_head(const struct exchange *exchange)
 {
     const char *method = exchange->info->request_method; /* null: what came was no request */
@@ -204,7 +238,7 @@ static int answer_text(struct exchange *exchange, int status, const char *type, 
     }
     answer_head(exchange, status, type, (int64_t)length, more);
     if (!is_head(exchange))
-        mg_write(exchange->connection, text, length);
+        (void)exchange_write(exchange, text, length); /* its length has been said: who gets less sees it */
     free(text);
     return status;
 }

@@ -51,6 +51,8 @@ struct exchange {
     char parameter[PARAMETERS_MAX][PARAMETER_SIZE]; /* the path's parts in braces, in order */
     bool body_read;                                 /* as much of it as has come in time */
     json_t *body;                                   /* of a request that has one; the exchange's */
+    int64_t waited_ms;                              /* for the client to take what exchange_write() had for it, */
+    uint64_t given_bytes;                           /* and how much that was */
 };
 
 /* ---- the request ----------------------------------------------------------------------------- */
@@ -98,6 +100,15 @@ int exchange_time(const char *name, const char *text, int64_t *time_ns, struct f
  * lines, or null. */
 void answer_head(struct exchange *exchange, int status, const char *type,
                  int64_t length /* -1: none */, const char *more);
+
+/*
+ * Bytes of the answer, all of them. False: the client has gone, takes nothing for as long as its server waits, or takes them too
+ * slowly: a client that keeps a thread waiting for more than TAKE_GRACE_MS has to take TAKE_BYTES_PER_S on the average of that time.
+ * What there is no more to send of does not count against it.
+ */
+#define TAKE_GRACE_MS 30000
+#define TAKE_BYTES_PER_S 8192
+bool exchange_write(struct exchange *exchange, const char *bytes, size_t count);
 
 /* `value` is consumed. A GET without `more` has an ETag and may be answered by 304. `more`: whole
  * header lines ("Name: value\r\n"), or null. */

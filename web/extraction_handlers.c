@@ -15,7 +15,7 @@
  *
  * Failures: before the first byte they are answers of their own. After it, the connection is closed
  * without the last chunk, so that no client takes a part for the whole. A client that goes (its
- * socket says so, also while there is nothing to send), or takes nothing for half a minute, ends
+ * socket says so, also while there is nothing to send), or takes nothing for half a minute, or too little (exchange_write()), ends
  * the extraction; so does the end of the web process, and the
  * recorder ends its work when the control connection closes.
  */
@@ -357,7 +357,8 @@ static void send_head(struct stream *stream)
         snprintf(from, sizeof from, "%" PRId64, wish->from_ns / 1000000000);
     if (wish->to_ns != INT64_MAX)
         snprintf(to, sizeof to, "%" PRId64, wish->to_ns / 1000000000);
-    snprintf(more, sizeof more, "%sContent-Disposition: attachment; filename=\"%s_%s_%s.%s\"\r\n",
+    /* Range is ignored, as RFC 9110 allows: the stream is made as it goes, and nobody knows its length. */
+    snprintf(more, sizeof more, "Accept-Ranges: none\r\n%sContent-Disposition: attachment; filename=\"%s_%s_%s.%s\"\r\n",
              stream->chunked ? "Transfer-Encoding: chunked\r\nTrailer: Tapeloop-Complete\r\n" : "",
              wish->ring, from, to, strcmp(wish->format, "pcapng") == 0 ? "pcapng" : "pcap");
     answer_head(stream->exchange, 200,
@@ -370,13 +371,12 @@ static void send_head(struct stream *stream)
 /* What is around the bytes is overwritten. */
 static bool send_bytes(struct stream *stream, char *bytes, size_t count)
 {
-    struct mg_connection *connection = stream->exchange->connection;
     if (!stream->begun)
         send_head(stream);
     if (count == 0)
         return true;
     if (!stream->chunked)
-        return mg_write(connection, bytes, count) == (int)count;
+        return exchange_write(stream->exchange, bytes, count);
     /* In one piece, with the room around the bytes: see CHUNK_HEAD_BYTES. */
     char digits[CHUNK_HEAD_BYTES + 1];
     int length = snprintf(digits, sizeof digits, "%zx\r\n", count);
@@ -384,7 +384,7 @@ static bool send_bytes(struct stream *stream, char *bytes, size_t count)
     memcpy(piece, digits, (size_t)length);
     memcpy(bytes + count, "\r\n", CHUNK_TAIL_BYTES);
     count += (size_t)length + CHUNK_TAIL_BYTES;
-    return mg_write(connection, piece, count) == (int)count;
+    return exchange_write(stream->exchange, piece, count);
 }
 
 /* While there is more to send, the kernel is to send full segments only: TLS hands over 16 KiB at a

@@ -77,6 +77,16 @@ static void expire(struct extraction_list *list)
     }
 }
 
+static unsigned count_of(const struct extraction_list *list, const char *user)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < EXTRACTIONS_MAX; i++) {
+        const struct extraction *one = &list->entry[i];
+        count += one->number && one->state <= EXTRACTION_RUNNING && strcmp(one->wish.user, user) == 0;
+    }
+    return count;
+}
+
 static struct extraction *find(struct extraction_list *list, int64_t number)
 {
     for (unsigned i = 0; i < EXTRACTIONS_MAX; i++)
@@ -106,7 +116,8 @@ int extraction_list_add(struct extraction_list *list, struct extraction_wish *wi
         return fail(failure, ERR_INTERNAL, "the random generator failed");
     pthread_mutex_lock(&list->lock);
     expire(list);
-    struct extraction *one = find_room(list);
+    bool too_many = count_of(list, wish->user) >= EXTRACTIONS_OF_USER_MAX;
+    struct extraction *one = too_many ? NULL : find_room(list);
     if (one) {
         extraction_wish_free(&one->wish);
         *one = (struct extraction){.number = ++list->last, .wish = *wish, .created_s = time(NULL)};
@@ -116,8 +127,8 @@ int extraction_list_add(struct extraction_list *list, struct extraction_wish *wi
     }
     pthread_mutex_unlock(&list->lock);
     return one ? 0
-               : fail(failure, ERR_BUSY,
-                      "too many extractions wait or run: stop one, or try again later");
+               : fail(failure, ERR_BUSY, "too many extractions %s: stop one, or try again later",
+                      too_many ? "of this user wait or run" : "wait or run");
 }
 
 static struct extraction *find_ticket(struct extraction_list *list, const uint8_t *ticket)

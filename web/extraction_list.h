@@ -22,6 +22,7 @@
 #include "web_store.h"
 
 #define EXTRACTIONS_MAX 256u
+#define EXTRACTIONS_OF_USER_MAX 64u /* that wait or run: the others have places left */
 #define TICKET_S 60
 #define FILTER_TEXT_MAX 4096u
 

@@ -224,7 +224,7 @@ static bool send_part(struct exchange *exchange, int fd, uint64_t first, uint64_
             pread(fd, buffer, left < CHUNK_BYTES ? (size_t)left : CHUNK_BYTES, (off_t)first);
         if (got < 0 && errno == EINTR)
             continue;
-        good = got > 0 && mg_write(exchange->connection, buffer, (size_t)got) == (int)got;
+        good = got > 0 && exchange_write(exchange, buffer, (size_t)got);
         first += got > 0 ? (uint64_t)got : 0;
     }
     free(buffer);

@@ -54,7 +54,7 @@ int handle_ui_file(struct exchange *exchange)
                     packed ? "Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
                            : "Vary: Accept-Encoding\r\n");
         if (get)
-            mg_write(exchange->connection, bytes, count);
+            (void)exchange_write(exchange, bytes, count);
         return 200;
     }
     return answer_problem(exchange, 404, "not_found", "there is nothing at this path", NULL);

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import urllib.parse
@@ -187,6 +188,35 @@ class Users(WebWorld):
         while (answer := User(web).log_in("admin", PASSWORD)).status == 429:
             time.sleep(0.2)
         self.assertEqual(answer.status, 200)
+
+    def test_guesses_at_once_are_no_more_guesses(self):
+        """What is being looked at counts as wrong until it turns out right: else as many could be tried as can wait for their turn."""
+        self.start()
+        web = self.web()
+        self.admin(web)
+        statuses, together = [], threading.Barrier(16)
+
+        def guess(number):
+            together.wait()
+            statuses.append(User(web).log_in("admin", f"guess {number}").status)
+
+        threads = [recorder_world.thread(guess, number) for number in range(16)]
+        for thread in threads:
+            thread.join()
+        self.assertEqual(set(statuses), {401, 429}, statuses)
+        self.assertLess(statuses.count(401), 8, statuses)  # eight can wait; the fifth wrong one costs a second
+
+    def test_who_finds_a_session_open_cannot_guess_its_password(self):
+        self.start()
+        web = self.web()
+        admin = self.admin(web)
+        answers = []
+        while answers[-1:] in ([], [403]) and len(answers) < 15:
+            answers.append(admin.ask("POST", "/api/v1/session/password", {"old_password": f"guess {len(answers)}", "password": "another one"}).status)
+        self.assertEqual(answers, [403] * (len(answers) - 1) + [429])
+        self.assertGreater(len(answers), 5)
+        refused = [row for row in admin.ask("GET", "/api/v1/audit").json["rows"] if row["action"] == "web.password" and row["outcome"] == "refused"]
+        self.assertEqual(len(refused), len(answers) - 1)
 
 
 class Browsers(WebWorld):
@@ -815,6 +845,35 @@ class Packets(WebWorld):
         self.assertEqual(read_pcap(admin.download(whole.headers["Location"])[1])[0][1], frames[0][0])
         short = admin.ask("GET", "/api/v1/rings/r/packets?format=pcap&headers=true")
         self.assertEqual([body for _, body in read_pcap(admin.download(short.headers["Location"])[1])], wanted)
+
+    def test_a_stream_has_no_parts(self):
+        """Range is ignored where nobody knows the length beforehand, and the answer says so: all of it comes, as RFC 9110 has it."""
+        recorder = self.ring(1000)
+        admin = self.admin(self.web())
+        expected, _ = extract(recorder, "r")
+        for wanted in ("bytes=100-", "bytes=0-0", "bytes=-5", "bytes=9999999999-", "lines=1-2"):
+            answer = admin.ask("GET", "/api/v1/rings/r/packets?format=pcap")
+            port, path = re.fullmatch(r"https://127\.0\.0\.1:(\d+)(/.*)", answer.headers["Location"]).groups()
+            answer = User(admin.web).ask("GET", path, headers={"Range": wanted, "If-Range": '"x"'}, port=int(port))
+            self.assertEqual((answer.status, answer.headers["Accept-Ranges"]), (200, "none"))
+            self.assertEqual((answer.headers.get("Content-Range"), answer.headers.get("ETag")), (None, None))
+            self.assertEqual(read_pcap(answer.body), expected)
+
+    def test_one_user_leaves_places_to_others(self):
+        self.ring(10)
+        admin = self.admin(self.web("--viewer-headers"))
+        self.assertEqual(admin.ask("POST", "/api/v1/users", {"user": "vi", "role": "viewer", "password": "first password"}).status, 201)
+        viewer = User(admin.web)
+        viewer.log_in("vi", "first password")
+        viewer.set_password("first password", PASSWORD)
+        numbers = []
+        while (answer := viewer.ask("POST", "/api/v1/extractions", {"ring": "r"})).status == 201:
+            numbers.append(answer.json["extraction"])
+        self.assertIn("of this user", self.problem(answer, 409, "busy"))
+        self.assertEqual(len(numbers), 64)
+        self.assertEqual(admin.ask("POST", "/api/v1/extractions", {"ring": "r"}).status, 201)
+        self.assertEqual(viewer.ask("DELETE", f"/api/v1/extractions/{numbers[0]}").status, 204)
+        self.assertEqual(viewer.ask("POST", "/api/v1/extractions", {"ring": "r"}).status, 201)
 
     def test_what_cannot_be_extracted_is_said_before_the_first_byte(self):
         self.ring(10)

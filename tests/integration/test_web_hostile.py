@@ -268,6 +268,57 @@ class Hostile(WebWorld):
         self.assertEqual(trailer, "Tapeloop-Complete: true")
         self.assertGreater(len(body), 60000 * 400)
 
+    def test_downloads_that_drip(self):
+        """Clients that take just enough never to be silent for long have no places among the downloads for ever."""
+        create_ring(self.recorder, "past", self.path("past"))
+        import_packets(self.recorder, "past", numbered(60000, size=400))
+        job = self.admin_user.ask("POST", "/api/v1/jobs", {"ring": "past"}).json["number"]
+        recorder_world.wait_for(lambda: self.admin_user.ask("GET", f"/api/v1/jobs/{job}").json["state"] == "done")
+        places, over, statuses = 8, threading.Event(), queue.Queue()  # as many as --downloads is by itself
+
+        def url_of(kind):
+            if kind == "job":
+                return self.admin_user.ask("GET", f"/api/v1/jobs/{job}/packets").headers["Location"]
+            return self.admin_user.ask("POST", "/api/v1/extractions", {"ring": "past"}).json["url"]
+
+        def drip(url):
+            port, path = re.fullmatch(r"https://127\.0\.0\.1:(\d+)(/.*)", url).groups()
+            plain = socket.socket()
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # as over a long way: kernels keep little
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+            plain.connect(("127.0.0.1", int(port)))
+            stream = tls().wrap_socket(plain)
+            stream.sendall(f"GET {path} HTTP/1.1\r\n".encode() + HOST + b"\r\n")
+            statuses.put(int(stream.recv(512).split()[1]))
+            try:
+                while not over.is_set() and stream.recv(512):
+                    over.wait(0.25)
+            except OSError:
+                pass
+            stream.close()
+
+        began = time.monotonic()
+        threads = [recorder_world.thread(drip, url_of("job" if number % 2 else "extraction")) for number in range(places)]
+        self.assertEqual([statuses.get() for _ in range(places)], [200] * places)
+        self.assertEqual(self.admin_user.download(url_of("job"))[0], 503)
+
+        def begins(kind):
+            """Downloads that begin, one beside the other; they are given up at once."""
+            streams = [self.admin_user.stream(url_of(kind), 4096) for _ in range(places)]
+            found = [int(stream.recv(12).split()[1]) for stream in streams]
+            for stream in streams:
+                stream.close()
+            return found.count(200)
+
+        while begins("job") < places:
+            time.sleep(1)
+        print(f"{places} dripping downloads had places for {time.monotonic() - began:.0f} s at most")
+        ended = self.admin_user.ask("GET", "/api/v1/extractions").json["extractions"]
+        self.assertEqual([one["state"] for one in ended], ["failed"] * (places // 2))
+        over.set()
+        for thread in threads:
+            thread.join()
+
     def test_random_requests(self):
         """Requests made of what the API's description says there is, and of what it does not."""
         print(f"seed {SEED}")

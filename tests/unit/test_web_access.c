@@ -93,30 +93,64 @@ static void wrong_tries_cost_more_and_more(void **state)
     (void)state;
     struct login_guard *guard = login_guard_open();
     assert_non_null(guard);
-    for (int i = 0; i < 3; i++) {
-        assert_int_equal(login_guard_wait(guard, "a", 3), 0);
-        login_guard_wrong(guard, "a");
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(login_guard_try(guard, "a", 3), 0);
+        login_guard_end(guard, "a", GUARD_WRONG);
     }
-    assert_int_equal(login_guard_wait(guard, "a", 3), 0);
-    for (unsigned i = 0; i < 5; i++)
-        login_guard_wrong(guard, "a");
-    assert_in_range(login_guard_wait(guard, "a", 3), 10, 16);
-    for (unsigned i = 0; i < 100; i++)
-        login_guard_wrong(guard, "a");
-    assert_in_range(login_guard_wait(guard, "a", 3), 290, 300);
-    assert_int_equal(login_guard_wait(guard, "b", 3), 0);
-    login_guard_right(guard, "a");
-    assert_int_equal(login_guard_wait(guard, "a", 3), 0);
+    for (unsigned i = 0; i < 4; i++) /* as if the waits had been waited for */
+        assert_int_equal(login_guard_try(guard, "a", 100), 0);
+    assert_in_range(login_guard_try(guard, "a", 3), 10, 16);
+    for (unsigned i = 0; i < 90; i++)
+        assert_int_equal(login_guard_try(guard, "a", 1000), 0);
+    assert_in_range(login_guard_try(guard, "a", 3), 290, 300);
+    assert_int_equal(login_guard_try(guard, "b", 3), 0);
+    login_guard_end(guard, "a", GUARD_RIGHT);
+    assert_int_equal(login_guard_try(guard, "a", 3), 0);
+    /* Tries that nobody has looked at do not count; those that are under way do. */
+    for (int i = 0; i < 50; i++) {
+        assert_int_equal(login_guard_try(guard, "c", 0), 0);
+        login_guard_end(guard, "c", GUARD_NONE);
+    }
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(login_guard_try(guard, "c", 100), 0);
+    assert_in_range(login_guard_try(guard, "c", 2), 20, 32);
+    login_guard_end(guard, "c", GUARD_NONE); /* one that had not been looked at yet */
+    assert_in_range(login_guard_try(guard, "c", 2), 6, 16);
+    login_guard_end(guard, "nobody", GUARD_NONE);
+    login_guard_end(guard, "nobody", GUARD_WRONG);
+    assert_int_equal(login_guard_try(guard, "nobody", 0), 0);
     /* However many keys there are, memory stays what it is and the latest are known. */
     char key[32];
     for (unsigned i = 0; i < 5000; i++) {
         snprintf(key, sizeof key, "k%u", i);
-        login_guard_wrong(guard, key);
+        assert_int_equal(login_guard_try(guard, key, 1), 0);
     }
-    login_guard_wrong(guard, key);
-    assert_int_not_equal(login_guard_wait(guard, key, 1), 0);
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(login_guard_try(guard, key, 100), 0);
+    assert_int_not_equal(login_guard_try(guard, key, 1), 0);
     login_guard_close(&guard);
     assert_null(guard);
+}
+
+static void who_has_one_address_of_a_network_has_all(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {{"192.0.2.7", "192.0.2.7"},
+                                           {"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"},
+                                           {"2001:db8:1:2::", "2001:db8:1:2::"},
+                                           {"::ffff:192.0.2.7", "::ffff:192.0.2.7"},
+                                           {"::1", "::"},
+                                           {"", ""},
+                                           {"somewhere", "somewhere"}};
+    char text[GUARD_ADDRESS_SIZE], longest[200];
+    for (size_t i = 0; i < COUNT(pairs); i++) {
+        login_guard_address(pairs[i][0], text);
+        assert_string_equal(text, pairs[i][1]);
+    }
+    memset(longest, 'x', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    login_guard_address(longest, text);
+    assert_int_equal(strlen(text), GUARD_ADDRESS_SIZE - 1);
 }
 
 static void only_our_own_names_are_hosts(void **state)
@@ -223,6 +257,7 @@ int main(void)
         cmocka_unit_test(new_passwords_have_a_length),
         cmocka_unit_test(secrets_differ_by_text_and_purpose),
         cmocka_unit_test(wrong_tries_cost_more_and_more),
+        cmocka_unit_test(who_has_one_address_of_a_network_has_all),
         cmocka_unit_test(only_our_own_names_are_hosts),
         cmocka_unit_test(users_tokens_and_sessions_stay),
         cmocka_unit_test(a_damaged_file_is_not_replaced),
