@@ -14,6 +14,7 @@ import unittest
 import urllib.request
 
 from cli_world import BIN, SOURCE, TAPELOOP, World, main, skip
+from free_ports import free_ports
 
 QUICKSTART = os.path.join(SOURCE, "packaging", "quickstart")
 
@@ -84,9 +85,7 @@ class Quickstart(World):
     @unittest.skipUnless(os.access(os.path.join(BIN, "tapeloop-web"), os.X_OK), "tapeloop-web is not part of this build")
     def test_the_web_interface_is_there_as_long_as_it_records(self):
         os.chmod(self.directory, 0o755)  # the web process is another user
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_ports()
         process = self.quickstart("--port", str(port))
         said = ""
         while f"https://127.0.0.1:{port}/" not in said:

@@ -10,21 +10,7 @@ import time
 import urllib.request
 
 from cli_world import BIN, World, main, skip
-
-
-def free_port():
-    """One that is free, and so is the next: downloads have that."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            if port == 65535:
-                continue
-            try:
-                two.bind(("127.0.0.1", port + 1))
-                return port
-            except OSError:
-                continue
+from free_ports import free_ports
 
 
 class Run(World):
@@ -32,7 +18,7 @@ class Run(World):
         super().setUp()
         os.rmdir(self.state)  # it makes the directory itself
         os.chmod(self.directory, 0o755)  # the web process may be another user
-        self.port = free_port()
+        self.port = free_ports()
         self.processes = []
 
     def tearDown(self):

@@ -15,6 +15,7 @@ import tempfile
 import time
 
 import recorder_world
+from free_ports import free_ports
 
 BIN = recorder_world.BIN
 WEB = os.path.join(BIN, "tapeloop-web")
@@ -93,19 +94,6 @@ class Answer:
         self.type = response.headers.get("Content-Type", "")
         self.body = body
         self.json = json.loads(body) if self.type.endswith("json") and body else None
-
-
-def free_ports():
-    """Two ports, one above the other, that nobody has at the moment."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                two.bind(("127.0.0.1", port + 1))
-                return port
-            except (OSError, OverflowError):
-                continue
 
 
 def ended(process):
