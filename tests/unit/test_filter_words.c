@@ -172,7 +172,7 @@ static void test_the_index_never_denies(void **state)
                      inner[mixer_below(&mixer, COUNT(inner))]);
         spell(flow ? flow_form[i / 4 % 4] : inner_form[i / 3 % 4], word, 0, text);
         struct narrowing *tree;
-        struct filter *filter;
+        struct filter *filter = NULL;
         struct failure failure;
         assert_int_equal(narrowing_open(text, &tree), 0);
         if (!narrowing_parsed(tree) || filter_open(text, packet_levels, &filter, &failure) != 0)
