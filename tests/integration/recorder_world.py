@@ -143,7 +143,8 @@ class Client:
 
     def send(self, message, descriptors=()):
         if isinstance(message, dict) and message.get("method") in control_schema.METHODS:
-            self.asked = self.asked if message["method"] == "extract.finish" else message
+            ends = self.asked and message.get("id") == self.asked.get("id")  # what is still being answered, under its number
+            self.asked = self.asked if ends or message["method"] == "extract.finish" else message
         body = json.dumps(message).encode()
         data = struct.pack("<I", len(body)) + body
         rights = []
