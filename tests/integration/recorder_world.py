@@ -365,6 +365,15 @@ def wait_for(condition, process=None):
         time.sleep(0.01)
 
 
+def ended(process):
+    """Whether there is no process of that number any more, or what is left of it waits to be counted by its parent."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
 def thread(function, *arguments):
     started = threading.Thread(target=function, args=arguments, daemon=True)
     started.start()

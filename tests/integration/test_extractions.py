@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import recorder_world
-from recorder_world import (MIB, RECORDER, RemoteError, World, children, create_ring, import_packets, make_namespace,
+from recorder_world import (MIB, RECORDER, RemoteError, World, children, create_ring, ended, import_packets, make_namespace,
                             extract, numbered, packet, pcap, read_pcapng, sanitized, spares, thread, wait_for)
 
 ARGUMENTS = None
@@ -194,7 +194,9 @@ class Spare(World):
             wait_for(lambda: len(spares(pid)) == 1)
             self.assertNotEqual(spares(pid), [spare])
             if round_number > 0:
-                os.kill(spares(pid)[0], signal.SIGKILL)
+                spare, = spares(pid)
+                os.kill(spare, signal.SIGKILL)
+                wait_for(lambda: ended(spare))  # pylint: disable=cell-var-from-loop
         self.assertEqual(extract(recorder, "dmz", packets_max=7)[0], packets[:7])
         wait_for(lambda: len(spares(pid)) == 1)
         spare, = spares(pid)

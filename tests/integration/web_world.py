@@ -16,6 +16,7 @@ import time
 
 import recorder_world
 from free_ports import free_ports
+from recorder_world import ended  # noqa: F401
 
 BIN = recorder_world.BIN
 WEB = os.path.join(BIN, "tapeloop-web")
@@ -94,15 +95,6 @@ class Answer:
         self.type = response.headers.get("Content-Type", "")
         self.body = body
         self.json = json.loads(body) if self.type.endswith("json") and body else None
-
-
-def ended(process):
-    """Whether there is no process of that number any more, or what is left of it waits to be counted by its parent."""
-    try:
-        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 def tls(**more):
