@@ -79,15 +79,17 @@ static void frames_send(const char *interface, uint32_t first, uint32_t count)
     static uint8_t frame[FRAME_BYTES_MAX + 8];
     int sender = netns_sender(&netns, NETNS_LEFT, interface);
     netns_enter(&netns, NETNS_LEFT);
-    uint64_t before = netns_sent_here(interface);
+    int table = netns_table_open();
+    uint64_t before = netns_table_sent(table, interface);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t bytes = frame_make(first + i, frame);
         netns_send(sender, frame, bytes);
-        while (netns_sent_here(interface) < before + i + 1) {
+        while (netns_table_sent(table, interface) < before + i + 1) {
             usleep(1000);
             netns_send(sender, frame, bytes);
         }
     }
+    close(table);
     netns_enter(&netns, NETNS_RIGHT);
     close(sender);
 }

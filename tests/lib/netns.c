@@ -172,28 +172,42 @@ int netns_sender(const struct netns *netns, enum netns_side side, const char *in
     return fd;
 }
 
-uint64_t netns_sent_here(const char *interface)
+int netns_table_open(void)
 {
-    char line[512];
-    unsigned long long sent = 0;
-    int found = 0;
-    FILE *table = fopen("/proc/thread-self/net/dev", "re");
-    if (table == NULL)
+    int table = open("/proc/thread-self/net/dev", O_RDONLY | O_CLOEXEC);
+    if (table < 0)
         give_up("/proc/thread-self/net/dev");
-    while (fgets(line, sizeof line, table) != NULL && !found) {
+    return table;
+}
+
+uint64_t netns_table_sent(int table, const char *interface)
+{
+    char text[8192], *state = NULL;
+    ssize_t count = pread(table, text, sizeof text - 1, 0);
+    if (count < 0)
+        give_up("/proc/thread-self/net/dev");
+    text[count] = '\0';
+    for (char *line = strtok_r(text, "\n", &state); line != NULL; line = strtok_r(NULL, "\n", &state)) {
         char *name = line + strspn(line, " ");
         size_t bytes = strlen(interface);
         if (strncmp(name, interface, bytes) != 0 || name[bytes] != ':')
             continue;
         /* Eight numbers of what came in, then bytes and packets of what went out. */
+        unsigned long long sent = 0;
         char *number = name + bytes + 1;
         for (int column = 0; column < 10; column++)
             sent = strtoull(number, &number, 10);
-        found = 1;
+        return sent;
     }
-    fclose(table);
-    if (!found)
-        give_up(interface);
+    give_up(interface);
+    return 0;
+}
+
+uint64_t netns_sent_here(const char *interface)
+{
+    int table = netns_table_open();
+    uint64_t sent = netns_table_sent(table, interface);
+    close(table);
     return sent;
 }
 

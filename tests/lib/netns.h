@@ -54,7 +54,9 @@ void netns_send(int sender, const uint8_t *frame, size_t bytes);
  * the queue between the two overflows where nobody else gets to run.
  */
 uint64_t netns_sent(const struct netns *netns, enum netns_side side, const char *interface);
-/* The same in the namespace that the calling thread is in. */
+/* The same in the namespace that the calling thread is in; and for who asks after each packet, by a descriptor of the caller's. */
 uint64_t netns_sent_here(const char *interface);
+int netns_table_open(void);
+uint64_t netns_table_sent(int table, const char *interface);
 
 #endif
