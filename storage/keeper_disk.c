@@ -17,7 +17,7 @@
 #include "disk_life.h"
 #include "stream.h"
 
-#define FRAME_BYTES_SUBMITTED (4u << 20) /* enough for a fast disk to be never idle, and not long for a slow one */
+#define FRAME_BYTES_SUBMITTED (8u << 20) /* enough for a fast disk to be never idle, and not long for a slow one */
 #define FRAME_POOL_SHARE 16u             /* and of few buffers no more than this share */
 #define SLOW_AFTER_NS 100000000ull
 #define SLOW_MEMORY_NS 1000000000ull /* one that crawls answers now and then, and is no quicker for it */
