@@ -29,6 +29,7 @@
 
 #include "placement.h"
 #include "segment_index.h"
+#include "segment_prefix.h"
 #include "superblock.h"
 #include "worker.h"
 
@@ -884,33 +885,10 @@ static bool target_find(struct mend_job *job)
     return false;
 }
 
-/* The OPEN page of the copy; `healing`: it is worth nothing without its seal. */
 static void open_build(struct mend_job *job, uint8_t *page, bool healing)
 {
-    const struct keeper_options *options = &job->mender->keeper->options;
-    const struct segment_row *row = &job->row;
-    struct frame_identity identity = {
-        .ring = row->ring,
-        .segment = row->segment,
-        .run = row->run,
-        .position = row->position,
-        .revision = row->data_revision,
-        .data_revision = row->data_revision,
-        .stream = row->stream,
-    };
-    struct open_body body = {
-        .opened_ns = le64_of((uint64_t)row->opened_ns),
-        .slot_bytes = le64_of(job->slot_bytes),
-        .copies = 1,
-        .healing = healing,
-        .version = TAPELOOP_VERSION,
-        .place = {{.disk = job->target.disk->identity, .slot = le32_of(job->target.slot)}},
-    };
-    memcpy(body.host, options->host, strnlen(options->host, sizeof body.host - 1));
-    struct frame_finish finish = {
-        .kind = FRAME_OPEN, .first_packet = row->first_packet, .frontier = row->first_packet};
-    int built = frame_build_plain(page, PAGE_BYTES, &identity, NULL, &finish, &body, sizeof body);
-    assert(built == (int)PAGE_BYTES);
+    const struct segment_place place = {.disk = job->target.disk->identity, .slot = job->target.slot};
+    segment_copy_open(page, &job->row, job->slot_bytes, &place, job->mender->keeper->options.host, healing);
 }
 
 static void target_opened(struct mend_job *job)

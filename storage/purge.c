@@ -445,28 +445,8 @@ static void place_drop(struct purge *purge, uint32_t disk, uint32_t slot)
 
 static void open_build(const struct purge *purge, uint32_t disk, uint32_t slot, uint8_t *page, bool healing)
 {
-    const struct segment_row *row = &purge->row;
-    struct frame_identity identity = {
-        .ring = row->ring,
-        .segment = row->segment,
-        .run = row->run,
-        .position = row->position,
-        .revision = row->data_revision,
-        .data_revision = row->data_revision,
-        .stream = row->stream,
-    };
-    struct open_body body = {
-        .opened_ns = le64_of((uint64_t)row->opened_ns),
-        .slot_bytes = le64_of(purge->slot_bytes),
-        .copies = 1,
-        .healing = healing,
-        .version = TAPELOOP_VERSION,
-        .place = {{.disk = purge->disk[disk].identity, .slot = le32_of(slot)}},
-    };
-    struct frame_finish finish = {
-        .kind = FRAME_OPEN, .first_packet = row->first_packet, .frontier = row->first_packet};
-    int built = frame_build_plain(page, PAGE_BYTES, &identity, NULL, &finish, &body, sizeof body);
-    assert(built == (int)PAGE_BYTES);
+    const struct segment_place place = {.disk = purge->disk[disk].identity, .slot = slot};
+    segment_copy_open(page, &purge->row, purge->slot_bytes, &place, "", healing);
 }
 
 /* The image as one more copy. */

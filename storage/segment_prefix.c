@@ -3,7 +3,9 @@
  */
 #include "segment_prefix.h"
 
+#include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 int segment_prefix_open(struct segment_prefix *prefix, uint64_t slot_bytes, flow_keys_of *keys_of)
 {
@@ -98,4 +100,31 @@ void segment_row_from_seal(const struct frame_identity *identity, const struct s
         .index_offset = le32_get(body->index_offset),
         .index_bytes = le32_get(body->index_bytes),
     };
+}
+
+void segment_copy_open(uint8_t *page, const struct segment_row *row, uint64_t slot_bytes, const struct segment_place *place,
+                       const char *host, bool healing)
+{
+    struct frame_identity identity = {
+        .ring = row->ring,
+        .segment = row->segment,
+        .run = row->run,
+        .position = row->position,
+        .revision = row->data_revision,
+        .data_revision = row->data_revision,
+        .stream = row->stream,
+    };
+    struct open_body body = {
+        .opened_ns = le64_of((uint64_t)row->opened_ns),
+        .slot_bytes = le64_of(slot_bytes),
+        .copies = 1,
+        .healing = healing,
+        .version = TAPELOOP_VERSION,
+        .place = {{.disk = place->disk, .slot = le32_of(place->slot)}},
+    };
+    memcpy(body.host, host, strnlen(host, sizeof body.host - 1));
+    struct frame_finish finish = {
+        .kind = FRAME_OPEN, .first_packet = row->first_packet, .frontier = row->first_packet};
+    int built = frame_build_plain(page, PAGE_BYTES, &identity, NULL, &finish, &body, sizeof body);
+    assert(built == (int)PAGE_BYTES);
 }

@@ -39,4 +39,11 @@ void segment_prefix_clear(struct segment_prefix *prefix, uint64_t first_packet);
 void segment_row_from_seal(const struct frame_identity *identity, const struct seal_body *body,
                            struct segment_row *row);
 
+/*
+ * Makes the OPEN page (PAGE_BYTES) of a copy of a sealed segment that is written anew at a place. `host`: the recorder's name, may be empty.
+ * `healing`: the copy is worth nothing without its seal (FORMAT.md, section 4).
+ */
+void segment_copy_open(uint8_t *page, const struct segment_row *row, uint64_t slot_bytes, const struct segment_place *place,
+                       const char *host, bool healing);
+
 #endif
