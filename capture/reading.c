@@ -12,8 +12,9 @@
  * slow reader of the output makes the updates rarer, never the recorder wait. When the ring has
  * turned past what was not sent yet, positions tell so, and the time is named as a gap.
  *
- * Failure: a worker that dies, or says what it may not, ends the job and nothing else. A client
- * that goes has its worker killed.
+ * Failure: a worker that dies, or says what it may not, ends the job and nothing else; but one that
+ * had waited for it and has died before it could know all of it has written nothing yet, and another
+ * is started. A client that goes has its worker killed.
  */
 #include "reading.h"
 
@@ -34,7 +35,6 @@
 #include "event_log.h"
 #include "methods.h"
 #include "key_run.h"
-#include "privileges.h"
 #include "run_care.h"
 #include "steno_query.h"
 
@@ -90,6 +90,8 @@ struct reading {
     uint64_t reads_until_ns; /* monotonic: by then it has to ask a disk again, or it has no turn; 0: it has none */
     struct worker_progress progress;
 
+    bool cut_off; /* it went before all of its job could be sent */
+    bool heard;   /* it has said something */
     bool caught_up;
     bool finish_wanted;
     bool finishing; /* FINISH has been sent */
@@ -514,6 +516,7 @@ static int take_message(struct reading *reading)
     struct failure *failure = &reading->request->failure;
     const void *element;
     int type = worker_receive(&reading->worker, reading->buffer, &element, 0);
+    reading->heard |= type > 0;
     switch (type) {
     case ERR_TIMEOUT:
         return ERR_AGAIN;
@@ -730,9 +733,34 @@ static void flush(struct reading *reading)
         reading->result->not_flushed = true;
 }
 
-static int run(struct request *request, struct ring_entry *entry,
-               const struct reading_options *options, struct reading_result *result)
+/* Has the worker that is there do all of it. */
+static int employ(struct reading *reading)
 {
+    struct failure *failure = &reading->request->failure;
+    int code = brief(reading);
+    for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
+        if (reading->disk_fd[i] >= 0)
+            close(reading->disk_fd[i]);
+    reading->cut_off = code == ERR_CLOSED;
+    /* It may have ended because of what it was told: then it has said so. */
+    if (code == ERR_CLOSED)
+        code = 0;
+    else if (code != 0 && failure->code == 0)
+        fail(failure, code, "ring %s: %s", reading->entry->row.name, error_text(code));
+    if (code == 0)
+        code = relay(reading);
+    worker_stop(&reading->worker);
+    return code;
+}
+
+/*
+ * `again`: whether there was another one before this. *died_waiting: nothing was done, for the process had died before it knew all
+ * that it was to do; it has no output before that (extraction.c).
+ */
+static int run_with(struct request *request, struct ring_entry *entry, const struct reading_options *options,
+                    struct reading_result *result, bool again, bool *died_waiting)
+{
+    *died_waiting = false;
     struct reading *reading = calloc(1, sizeof *reading);
     if (!reading)
         return fail(&request->failure, ERR_NO_MEMORY, "out of memory");
@@ -751,23 +779,12 @@ static int run(struct request *request, struct ring_entry *entry,
     reading->seat = ring_reader_comes(reading->ring);
     reading->reads_until_ns = clock_monotonic_ns() + READS_NS;
     const char *path = request->recorder->extract_path;
-    int code = options->promptly ? spare_worker_take(&request->recorder->spare, path, &reading->worker, &request->failure)
-                                 : worker_start(path, &reading->worker, &request->failure);
+    int code = options->promptly && !again
+                   ? spare_worker_take(&request->recorder->spare, path, &reading->worker, &request->failure)
+                   : spare_worker_start(path, &reading->worker, &request->failure);
     if (code == 0) {
-        if (!options->promptly)
-            privileges_offer_child(reading->worker.pid);
-        code = brief(reading);
-        for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
-            if (reading->disk_fd[i] >= 0)
-                close(reading->disk_fd[i]);
-        /* It may have ended because of what it was told: then it has said so. */
-        if (code == ERR_CLOSED)
-            code = 0;
-        else if (code != 0 && request->failure.code == 0)
-            fail(&request->failure, code, "ring %s: %s", entry->row.name, error_text(code));
-        if (code == 0)
-            code = relay(reading);
-        worker_stop(&reading->worker);
+        code = employ(reading);
+        *died_waiting = code != 0 && !reading->heard && (reading->cut_off || reading->worker.unread);
     }
     ring_reader_leaves(reading->ring, reading->seat);
     if (code == 0 && result->done.result != 0)
@@ -776,6 +793,17 @@ static int run(struct request *request, struct ring_entry *entry,
     free(reading->sent);
     free(reading);
     return code;
+}
+
+static int run(struct request *request, struct ring_entry *entry,
+               const struct reading_options *options, struct reading_result *result)
+{
+    bool died_waiting;
+    int code = run_with(request, entry, options, result, false, &died_waiting);
+    if (!options->promptly || !died_waiting || request->gone || recorder_stopping(request->recorder))
+        return code;
+    request->failure = (struct failure){0};
+    return run_with(request, entry, options, result, true, &died_waiting);
 }
 
 #define SPEED_BYTES_MIN (1u << 20) /* of a reading that says something about speed */

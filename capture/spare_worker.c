@@ -12,7 +12,7 @@ void spare_worker_open(struct spare_worker *spare, bool kept)
     pthread_mutex_init(&spare->lock, NULL);
 }
 
-static int start(const char *path, struct worker *worker, struct failure *failure)
+int spare_worker_start(const char *path, struct worker *worker, struct failure *failure)
 {
     int code = worker_start(path, worker, failure);
     if (code == 0)
@@ -38,14 +38,14 @@ int spare_worker_take(struct spare_worker *spare, const char *path, struct worke
         return 0;
     if (worker->socket >= 0)
         worker_stop(worker);
-    return start(path, worker, failure);
+    return spare_worker_start(path, worker, failure);
 }
 
 void spare_worker_refill(struct spare_worker *spare, const char *path)
 {
     struct failure failure = {0};
     pthread_mutex_lock(&spare->lock);
-    if (spare->kept && spare->wanted && spare->worker.socket < 0 && start(path, &spare->worker, &failure) != 0)
+    if (spare->kept && spare->wanted && spare->worker.socket < 0 && spare_worker_start(path, &spare->worker, &failure) != 0)
         spare->worker = none; /* whoever needs one is told why there is none */
     spare->wanted = false;
     pthread_mutex_unlock(&spare->lock);

@@ -28,7 +28,13 @@ struct spare_worker {
 /* Starts nothing. `kept` false: spare_worker_refill() never does. */
 void spare_worker_open(struct spare_worker *spare, bool kept);
 
-/* As worker_start(), at once where there is one. */
+/* As worker_start(), and the kernel is told whom to end first where memory is short: every reading process is started by this. */
+int spare_worker_start(const char *path, struct worker *worker, struct failure *failure);
+
+/*
+ * As spare_worker_start(), at once where there is one. It may have been killed a moment ago: then it goes without reading its job
+ * (worker.h: unread), and another one can be started for that.
+ */
 int spare_worker_take(struct spare_worker *spare, const char *path, struct worker *worker, struct failure *failure);
 
 /* Starts one if that is due. Takes a millisecond or two: for when nobody waits. */

@@ -184,7 +184,7 @@ static int wait_readable(int socket, int timeout_ms)
 /* Descriptors beyond what `descriptor` holds, and all of them where it is null, are closed by the
  * kernel. */
 static int receive_message(int socket, void *buffer, size_t *length, int *descriptor,
-                           uint32_t *descriptors)
+                           uint32_t *descriptors, bool *unread)
 {
     struct iovec part = {buffer, WORKER_MESSAGE_BYTES_MAX};
     union {
@@ -200,9 +200,10 @@ static int receive_message(int socket, void *buffer, size_t *length, int *descri
     /* ECONNRESET says, once, that the other side has gone without reading everything; its last
      * words come after that. */
     ssize_t received;
-    do
+    do {
         received = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-    while (received < 0 && (errno == EINTR || errno == ECONNRESET));
+        *unread |= received < 0 && errno == ECONNRESET;
+    } while (received < 0 && (errno == EINTR || errno == ECONNRESET));
     if (received < 0)
         return error_from_errno(errno);
     if (descriptor) {
@@ -304,7 +305,7 @@ int worker_receive(struct worker *worker, uint8_t *buffer, const void **element,
     size_t length;
     int result = wait_readable(worker->socket, timeout_ms);
     if (!result)
-        result = receive_message(worker->socket, buffer, &length, NULL, NULL);
+        result = receive_message(worker->socket, buffer, &length, NULL, NULL, &worker->unread);
     if (result)
         return result;
     if (!message_fits(buffer, length, true))
@@ -338,11 +339,12 @@ int worker_stop(struct worker *worker)
 int worker_take(int socket, uint8_t *buffer, struct worker_received *received, int timeout_ms)
 {
     size_t length = 0;
+    bool unread = false; /* the recorder's end is the end, whatever it has read */
     *received = (struct worker_received){.descriptors = 0};
     int result = wait_readable(socket, timeout_ms);
     if (!result)
         result =
-            receive_message(socket, buffer, &length, received->descriptor, &received->descriptors);
+            receive_message(socket, buffer, &length, received->descriptor, &received->descriptors, &unread);
     if (!result && !message_fits(buffer, length, false))
         result = ERR_PROTOCOL;
     if (result) {

@@ -26,6 +26,7 @@
 #ifndef STORAGE_WORKER_H
 #define STORAGE_WORKER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -199,6 +200,7 @@ struct worker_done {
 struct worker {
     pid_t pid;
     int socket;
+    bool unread; /* worker_receive() has seen that it went without reading all that it had been sent */
 };
 
 /*

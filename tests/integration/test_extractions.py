@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 
 import recorder_world
 from recorder_world import (MIB, RECORDER, RemoteError, World, children, create_ring, ended, import_packets, make_namespace,
@@ -33,6 +34,16 @@ def anonymous_bytes(pid):
     except OSError:
         pass
     return 0
+
+
+def opened(pid):
+    found = set()
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+        except OSError:
+            pass  # closed meanwhile
+    return found
 
 
 class Extraction:
@@ -198,6 +209,20 @@ class Spare(World):
                 os.kill(spare, signal.SIGKILL)
                 wait_for(lambda: ended(spare))  # pylint: disable=cell-var-from-loop
         self.assertEqual(extract(recorder, "dmz", packets_max=7)[0], packets[:7])
+        wait_for(lambda: len(spares(pid)) == 1)
+        spare, = spares(pid)
+        # It is killed between being looked at and reading its job: a process that is stopped looks as one that waits.
+        os.kill(spare, signal.SIGSTOP)
+        asked = Extraction(recorder)
+        self.addCleanup(asked.close)
+        pipe = os.readlink(f"/proc/self/fd/{asked.reader}")
+        wait_for(lambda: pipe in opened(pid))  # the recorder has the request,
+        time.sleep(0.3)                        # and the process's socket the job
+        self.assertEqual(children(pid), [])    # which was given to no other
+        os.kill(spare, signal.SIGKILL)
+        asked.read_all()
+        self.assertTrue(asked.outcome["complete"], asked.outcome)
+        self.assertEqual(asked.outcome["packets"], len(packets))
         wait_for(lambda: len(spares(pid)) == 1)
         spare, = spares(pid)
         self.assertEqual(recorder.stop(), 0)
