@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "civetweb_socket.h"
 #include "recorder_link.h"
 #include "text.h"
 #include "web_server.h"
@@ -57,6 +58,17 @@ int hand_on(struct exchange *exchange, int status, const char *method, json_t *p
     struct failure failure = {0};
     json_t *result;
     int code = ask(exchange, method, params, &result, &failure);
+    return code == 0 ? answer_json(exchange, status, result, NULL)
+                     : answer_failure(exchange, &failure);
+}
+
+int hand_on_watched(struct exchange *exchange, int status, const char *method, json_t *params)
+{
+    struct failure failure = {0};
+    struct web_server *server = exchange->server;
+    json_t *result;
+    int code = recorder_ask_for(server->recorder, civetweb_socket(exchange->connection), &server->stopping, method,
+                                params, actor_json(exchange), ANSWER_MS, &result, &failure);
     return code == 0 ? answer_json(exchange, status, result, NULL)
                      : answer_failure(exchange, &failure);
 }

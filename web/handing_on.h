@@ -30,6 +30,9 @@ void audit(const struct exchange *exchange, const char *action, const char *outc
 /* Asks, and answers with the result. `params` is consumed; null: none. */
 int hand_on(struct exchange *exchange, int status, const char *method, json_t *params);
 
+/* The same for what takes long and changes nothing: it is given up when the client has gone. */
+int hand_on_watched(struct exchange *exchange, int status, const char *method, json_t *params);
+
 /*
  * The same for a change: logged as one of `about`, and answered with `member` of the result
  * (HANDED_WHOLE: all of it), or, where that is null, with 204. What the recorder refuses because it

@@ -4,6 +4,7 @@
 #include "recorder_link.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -11,6 +12,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#define LOOK_MS 500 /* between two looks at whether an answer is still wanted */
 
 struct recorder_link {
     int door_fd;
@@ -149,8 +152,27 @@ int recorder_receive(struct control_connection *connection, json_int_t id, int t
     return more ? 1 : code;
 }
 
-int recorder_ask(struct recorder_link *link, const char *method, json_t *params, json_t *actor,
-                 int timeout_ms, json_t **result, struct failure *failure)
+/* Until the recorder has something to say, or has had timeout_ms for it. */
+static int wait_for(const struct control_connection *connection, int client_fd, const atomic_bool *stopping,
+                    int timeout_ms, struct failure *failure)
+{
+    for (int waited_ms = 0; waited_ms < timeout_ms; waited_ms += LOOK_MS) {
+        struct pollfd watched[2] = {{.fd = connection->fd, .events = POLLIN},
+                                    {.fd = client_fd, .events = POLLRDHUP}};
+        if (poll(watched, 2, LOOK_MS) < 0 && errno != EINTR)
+            return fail_errno(failure, errno, "waiting for the recorder");
+        if (watched[1].revents)
+            return fail(failure, ERR_CLOSED, "the client has gone");
+        if (watched[0].revents)
+            return 0;
+        if (atomic_load(stopping))
+            return fail(failure, ERR_INTERRUPTED, "tapeloop-web is ending");
+    }
+    return fail(failure, ERR_TIMEOUT, "the recorder does not answer");
+}
+
+int recorder_ask_for(struct recorder_link *link, int client_fd, const atomic_bool *stopping, const char *method,
+                     json_t *params, json_t *actor, int timeout_ms, json_t **result, struct failure *failure)
 {
     struct control_connection connection;
     json_int_t id;
@@ -162,8 +184,19 @@ int recorder_ask(struct recorder_link *link, const char *method, json_t *params,
     }
     code = recorder_send(&connection, method, params, actor, NULL, 0, &id, failure);
     if (code == 0)
-        while ((code = recorder_receive(&connection, id, timeout_ms, result, failure)) == 1)
-            json_decref(*result); /* progress */
+        do {
+            code = stopping ? wait_for(&connection, client_fd, stopping, timeout_ms, failure) : 0;
+            if (code == 0)
+                code = recorder_receive(&connection, id, timeout_ms, result, failure);
+            if (code == 1)
+                json_decref(*result); /* progress */
+        } while (code == 1);
     control_close(&connection);
     return code;
+}
+
+int recorder_ask(struct recorder_link *link, const char *method, json_t *params, json_t *actor,
+                 int timeout_ms, json_t **result, struct failure *failure)
+{
+    return recorder_ask_for(link, -1, NULL, method, params, actor, timeout_ms, result, failure);
 }

@@ -9,6 +9,8 @@
 #define WEB_RECORDER_LINK_H
 
 #include <jansson.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 
 #include "control.h"
 #include "errors.h"
@@ -45,5 +47,12 @@ int recorder_receive(struct control_connection *connection, json_int_t id, int t
  * owns it. ERR_TIMEOUT: nothing came for timeout_ms. */
 int recorder_ask(struct recorder_link *link, const char *method, json_t *params, json_t *actor,
                  int timeout_ms, json_t **result, struct failure *failure);
+
+/*
+ * The same, as long as it is wanted: the recorder ends what it does for whoever has hung up. ERR_CLOSED: the other side of
+ * `client_fd` has gone; ERR_INTERRUPTED: *stopping. Both are seen within half a second.
+ */
+int recorder_ask_for(struct recorder_link *link, int client_fd, const atomic_bool *stopping, const char *method,
+                     json_t *params, json_t *actor, int timeout_ms, json_t **result, struct failure *failure);
 
 #endif

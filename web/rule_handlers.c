@@ -138,5 +138,5 @@ int handle_rules_test(struct exchange *exchange)
     snprintf(digits, sizeof digits, "%" PRId64, to_ns);
     if (to_ns != INT64_MAX)
         json_object_set_new(params, "to_ns", json_string(digits));
-    return hand_on(exchange, 200, "rule.test", params);
+    return hand_on_watched(exchange, 200, "rule.test", params);
 }

@@ -20,7 +20,8 @@ import unittest
 import urllib.parse
 
 import recorder_world
-from recorder_world import MIB, conversations, create_ring, extract, import_packets, numbered, pcap, read_pcap
+from recorder_world import (MIB, all_children, children, conversations, create_ring, extract, import_packets, numbered, pcap, process_name,
+                            read_pcap, wait_for)
 from web_world import DOCUMENT, PASSWORD, WEB, User, WebWorld, ended, jsonschema, tls
 
 
@@ -433,6 +434,37 @@ class Rings(WebWorld):
         self.assertIn("column", self.problem(admin.ask("POST", rules, {"rule": "all : nothing"}), 400, "invalid"))
         self.problem(admin.ask("POST", rules, {"rules": "all : full"}), 400, "invalid")
         self.problem(admin.ask("POST", "/api/v1/rings/other/rules", {"rule": "all : full"}), 404)
+
+    def test_a_test_of_rules_ends_with_its_client(self):
+        """It went on, for as long as the ring gave packets, when nobody waited for its answer any more."""
+        recorder = self.start()
+        admin = self.admin(self.web())
+        pid = recorder.process.pid
+        create_ring(recorder, "r", self.path("disk"), 128 * MIB)
+        import_packets(recorder, "r", numbered(200_000))
+
+        def judges():
+            return [child for child in all_children(pid) if process_name(child) == "tapeloop-judge"]
+
+        def begin():
+            """A test whose judge stands still, so that it does not end by itself; None: it was faster."""
+            stream = admin.stream(f"https://127.0.0.1:{admin.web.port}/api/v1/rings/r/rules/test", body=b"{}")
+            wait_for(judges)
+            try:
+                os.kill(judges()[0], signal.SIGSTOP)
+            except (IndexError, ProcessLookupError):
+                return None
+            return stream
+
+        while not (stream := begin()):
+            pass
+        time.sleep(1.5)  # it is no haste of the server's either
+        self.assertEqual(len(judges()), 1)
+        began = time.monotonic()
+        stream.close()
+        wait_for(lambda: not judges() and not children(pid))
+        self.assertLess(time.monotonic() - began, 10)  # the question's own time was 60 s
+        self.assertEqual(admin.ask("POST", "/api/v1/rings/r/rules/test", {}).json["packets"], 200_000)
 
     def test_a_disk_from_its_coming_to_its_going(self):
         recorder = self.start()

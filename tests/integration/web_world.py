@@ -199,15 +199,19 @@ class User:
     def set_password(self, old, new):
         return self.ask("POST", "/api/v1/session/password", {"old_password": old, "password": new})
 
-    def stream(self, url, buffer_bytes=None):
-        """The connection on which the answer at an extraction's url comes."""
+    def stream(self, url, buffer_bytes=None, body=None):
+        """The connection on which the answer at an extraction's url comes; with a body, that to a POST of this user."""
         port, path = re.fullmatch(r"https://127\.0\.0\.1:(\d+)(/.*)", url).groups()
         plain = socket.socket()
         if buffer_bytes:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         plain.connect(("127.0.0.1", int(port)))
         stream = tls().wrap_socket(plain)
-        stream.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        if body is None:
+            stream.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        else:
+            stream.sendall(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: {self.cookie}\r\nX-CSRF-Token: {self.csrf}\r\n"
+                           f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         return stream
 
     def download(self, url):

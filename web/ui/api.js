@@ -10,8 +10,8 @@ export class Problem extends Error {
 
 let csrf = null;
 
-// `tag`: the change is refused where what it is about has another one by now.
-export async function ask(method, path, body, tag) {
+// `tag`: the change is refused where what it is about has another one by now. `signal`: gives the question up.
+export async function ask(method, path, body, tag, signal) {
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (csrf && method !== "GET") headers["X-CSRF-Token"] = csrf;
@@ -23,6 +23,7 @@ export async function ask(method, path, body, tag) {
       headers,
       body: body === undefined ? undefined : JSON.stringify(body),
       credentials: "same-origin",
+      signal,
     });
     text = await response.text();
   } catch {

@@ -111,9 +111,10 @@ function Test({ ring }) {
   const [result, setResult] = useState(null);
   const [error, setError] = useState(null);
   useEffect(() => {
-    let wanted = true;
-    ask("POST", `/rings/${part(ring)}/rules/test`, { from: "-1h", to: "now" }).then((answer) => { if (wanted) setResult(answer); }, (problem) => { if (wanted) setError(problem.message); });
-    return () => { wanted = false; };
+    const unwanted = new AbortController(); // the recorder need not read on
+    ask("POST", `/rings/${part(ring)}/rules/test`, { from: "-1h", to: "now" }, undefined, unwanted.signal)
+      .then(setResult, (problem) => { if (!unwanted.signal.aborted) setError(problem.message); });
+    return () => unwanted.abort();
   }, [ring]);
   const line = (name, counters) => html`<tr><td class="text">${name}</td><td class="number">${count(counters.packets)}</td><td class="number">${bytes(counters.bytes)}</td>
     <td class="number">${bytes(counters.stored_bytes)}</td><td class="number">${bytes(counters.cut_bytes)}</td><td class="number">${bytes(counters.discarded_bytes)}</td></tr>`;
