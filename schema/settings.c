@@ -84,9 +84,12 @@ const char *setting_text(enum setting setting, uint64_t value, char text[SETTING
         uint64_t size;
         const char *name;
     } unit[] = {
-        {UNIT_bytes, UINT64_C(1) << 30, "G"}, {UNIT_bytes, 1u << 20, "M"},
-        {UNIT_bytes, 1u << 10, "K"},          {UNIT_bytes, 1, ""},
-        {UNIT_ns, 1000000000, "s"},           {UNIT_ns, 1000000, "ms"},
+        {UNIT_bytes, UINT64_C(1) << 50, "P"},       {UNIT_bytes, UINT64_C(1) << 40, "T"},
+        {UNIT_bytes, UINT64_C(1) << 30, "G"},       {UNIT_bytes, 1u << 20, "M"},
+        {UNIT_bytes, 1u << 10, "K"},                {UNIT_bytes, 1, ""},
+        {UNIT_ns, UINT64_C(86400000000000), "d"},   {UNIT_ns, UINT64_C(3600000000000), "h"},
+        {UNIT_ns, UINT64_C(60000000000), "m"},      {UNIT_ns, 1000000000, "s"},
+        {UNIT_ns, 1000000, "ms"},
     };
     if (setting_table[setting].unit == UNIT_switch) {
         snprintf(text, SETTING_TEXT_SIZE, "%s", value ? "on" : "off");

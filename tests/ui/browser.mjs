@@ -38,7 +38,7 @@ export async function begin(directory, seen) {
     done: () => dialog().waitFor({ state: "detached" }),
     banner: (text) => page.getByRole("status").filter({ hasText: text }).first().waitFor(),
     row: (name) => page.getByRole("row", { name }),
-    // How far the page sticks out of a window of that width.
-    overflow: () => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth),
+    // How far the page sticks out of a window of that width, or a table out of its place.
+    overflow: () => page.evaluate(() => Math.max(...[document.documentElement, ...document.querySelectorAll(".scroll")].map((one) => one.scrollWidth - one.clientWidth))),
   };
 }

@@ -58,6 +58,10 @@ class Interface(WebWorld):
         self.assertLess(by_key[0], zoomed[0])
         self.assertRegex(seen["estimate"], r"about [1-9][\d,]* packets")
         self.assertRegex(seen["tested"], r"[1-9]\d* packets")
+        self.assertEqual(seen["meant"], "outer (tcp)")
+        self.assertRegex(seen["plans"]["3"], r"Asked for as\ntcp and after 10m ago\nFilter\nouter \(tcp\)\nThe index decides\n")
+        self.assertRegex(seen["plans"]["4"], r"Filter\nudp\nThe index decides\nnothing: it was not to be used\n")
+        self.assertRegex(seen["plans"]["4"], r"Packets looked at\n[1-9][\d,]*\nPackets that match\n[1-9]")
         self.assertNotIn("Users", seen["guest"]["pages"])
         self.assertEqual(seen["guest"]["buttons"], ["demo", "Packets", "Extract packet ring buffer"])
         # What the browser got is what is stored.

@@ -87,9 +87,9 @@ await button("local time").click();
 // ---- packets of exactly what is selected, filtered; to the file
 await page.goto(`${url}?${new URLSearchParams(seen.selected)}`);
 await button("Packets").click();
-await page.getByLabel("Filter").fill("tcp porrt 80");
+await page.getByLabel("Filter", { exact: true }).fill("tcp porrt 80");
 await dialog().getByRole("alert").waitFor(); // while typing
-await page.getByLabel("Filter").fill("tcp");
+await page.getByLabel("Filter", { exact: true }).fill("tcp");
 await dialog().getByText("The filter is understood").waitFor();
 seen.estimate = await dialog().locator(".estimate").textContent();
 await page.getByLabel("Format").selectOption("pcap");
@@ -137,10 +137,40 @@ await button("Packets").click();
 await dialog().getByLabel("What becomes of them").selectOption("job");
 await button("Extract", dialog()).click();
 await banner("Job 2 has begun");
+
+// ---- in stenographer's words, checked while they are typed; without the index; and how it was found
+await button("Packets").click();
+await dialog().getByText("Advanced").click();
+await dialog().getByLabel("The filter is written in").selectOption("steno");
+await dialog().getByLabel("Filter", { exact: true }).fill("tcp and after 10 yards ago");
+await dialog().getByRole("alert").filter({ hasText: "45m ago" }).waitFor();
+await dialog().getByLabel("Filter", { exact: true }).fill("tcp and after 10m ago");
+await dialog().getByText("The filter is understood").waitFor();
+seen.meant = await dialog().locator(".estimate code").textContent();
+await dialog().getByLabel("What becomes of them").selectOption("job");
+await dialog().locator(".estimate code").waitFor();
+await shot("packets-steno");
+await button("Extract", dialog()).click();
+await banner("Job 3 has begun");
+await button("Packets").click();
+await dialog().getByText("Advanced").click();
+await dialog().getByLabel("Do not use the index").check();
+await dialog().getByLabel("Filter", { exact: true }).fill("udp");
+await dialog().getByLabel("What becomes of them").selectOption("job");
+await button("Extract", dialog()).click();
+await banner("Job 4 has begun");
 await open("Extractions");
 await row(/^incident-7 .* done/).waitFor();
-await row(/^2 .* done/).waitFor();
+for (const number of [2, 3, 4]) await row(new RegExp(`^${number} .* done`)).waitFor();
 await shot("jobs");
+seen.plans = {};
+for (const number of [3, 4]) {
+  await button(`How job ${number} was found`).click();
+  await dialog().getByText("Packets that match").waitFor();
+  seen.plans[number] = await dialog().locator(".facts").innerText();
+  await shot(`how-found-${number}`);
+  await button("Close", dialog()).click();
+}
 const [kept] = await Promise.all([page.waitForEvent("download"), row(/^incident-7/).getByRole("link", { name: "Download incident-7" }).click()]);
 await kept.saveAs(join(directory, "kept.pcapng"));
 seen.kept = kept.suggestedFilename();

@@ -27,7 +27,7 @@ function Estimate({ ring, wish, live }) {
   }, [ring, key]);
   if (!found || found.key !== key) return html`<p class="estimate hint" role="status">…</p>`;
   if (found.error) return html`<p class="estimate error" role="alert">${found.error}</p>`;
-  const { packets, bytes: size, missing, account, seconds: takes } = found.answer;
+  const { packets, bytes: size, missing, account, seconds: takes, filter: meant } = found.answer;
   const left_out = account.discarded + account.duplicates + account.sampled_out;
   const status = rings.value.find((one) => one.ring.name === ring), oldest = status && seconds(status.ring.oldest_ns);
   const from = wish.from && !wish.from.startsWith("-") ? Number(wish.from) : null;
@@ -35,24 +35,33 @@ function Estimate({ ring, wish, live }) {
     ${missing > 0 ? html` <span class="bad">${count(missing)} packets are known to be gone.</span>` : ""}
     ${lost(account) > 0 ? html` <span class="bad">${count(lost(account))} packets of this time were dropped.</span>` : ""}
     ${left_out > 0 ? ` ${count(left_out)} were left out by rules.` : ""}
-    ${oldest !== null && from !== null && from < oldest ? html` <span class="warn">Nothing is held from before ${time(oldest, utc.value)}.</span>` : ""}</p>`;
+    ${oldest !== null && from !== null && from < oldest ? html` <span class="warn">Nothing is held from before ${time(oldest, utc.value)}.</span>` : ""}
+    ${wish.query ? html` <br />As a filter of pcap-filter(7) it is <code>${meant || "none: all packets"}</code>${wish.filter && (found.answer.from_ns || found.answer.to_ns)
+      ? `, from ${found.answer.from_ns ? time(seconds(found.answer.from_ns), utc.value) : "the oldest"} to ${found.answer.to_ns ? time(seconds(found.answer.to_ns), utc.value) : "the newest"}` : ""}.` : ""}</p>`;
 }
+
+const QUERIES = { pcap: "pcap-filter(7), as tcpdump has it", steno: "stenographer's words" };
+const EXAMPLES = { pcap: "all packets; or: host 192.0.2.7 and tcp port 443", steno: "all packets; or: host 192.0.2.7 and after 3h ago" };
 
 // Live: from how far back, and on with what is recorded, unless that is not wanted. Back in time: exactly the span that is shown. Everything: that.
 export function Packets({ ring, everything }) {
   const [fixed] = useState(everything ? {} : span.value);
   const [back, setBack] = useState(BACK_S.includes(live_s.value) ? live_s.value : BACK_S[1]);
   const [filter, setFilter] = useState("");
+  const [query, setQuery] = useState("pcap");
   const [on, setOn] = useState(true);
   const [way, setWay] = useState("download");
   const now = way === "download"; // what is extracted into a file has an end
   const wish = { filter: filter.trim() };
+  if (query !== "pcap") wish.query = query;
   if (!fixed) Object.assign(wish, { from: back ? `-${back}s` : "now", ...(on && now ? {} : { to: "now" }) });
   else if (!everything) Object.assign(wish, { from: String(fixed.from), to: String(fixed.to) });
   const live = !fixed && on && now;
   const send = async (form) => {
-    if (!now) return startJob(way, form, { ...wish, ring, format: form.get("format") });
-    const { url } = await ask("POST", "/extractions", { ...wish, ring, format: form.get("format"), follow: live });
+    const asked = { ...wish, ring, format: form.get("format") };
+    if (form.get("no_index") === "on") asked.no_index = true;
+    if (!now) return startJob(way, form, asked);
+    const { url } = await ask("POST", "/extractions", { ...asked, follow: live });
     const link = document.createElement("a");
     link.href = url;
     link.click();
@@ -65,10 +74,15 @@ export function Packets({ ring, everything }) {
     : html`<label>From how far back
         <select name="back" onChange=${(event) => setBack(Number(event.target.value))}>${BACK_S.filter((one) => one || (on && now)).map((one) => html`<option value=${one} selected=${one === back}>${one ? duration(one) : "now"}</option>`)}</select></label>
       <label class="check"><input type="checkbox" checked=${live} disabled=${!now} onChange=${(event) => { setOn(event.target.checked); if (!back) setBack(BACK_S[1]); }} /> Go on live, until it is stopped</label>`}
-    <label>Filter<input name="filter" value=${filter} onInput=${(event) => setFilter(event.target.value)} maxlength="4096" placeholder="all packets; or: host 192.0.2.7 and tcp port 443" spellcheck="false" autocomplete="off" /></label>
+    <label>Filter<input name="filter" value=${filter} onInput=${(event) => setFilter(event.target.value)} maxlength="4096" placeholder=${EXAMPLES[query]} spellcheck="false" autocomplete="off" /></label>
     <${Estimate} ring=${ring} wish=${wish} live=${live} />
     <label>Format<select name="format"><option>pcapng</option><option>pcap</option><option value="pcap-us">pcap, microseconds</option></select></label>
     <${Way} way=${way} setWay=${(wanted) => { setWay(wanted); if (wanted !== "download" && !back) setBack(BACK_S[1]); }} />
+    <details><summary>Advanced</summary>
+      <label>The filter is written in<select name="query" onChange=${(event) => setQuery(event.target.value)}>${Object.entries(QUERIES).map(([name, text]) =>
+        html`<option value=${name} selected=${name === query}>${text}</option>`)}</select></label>
+      <label class="check"><input type="checkbox" name="no_index" /> Do not use the index: read everything. The packets are the same, it takes longer</label>
+    </details>
   <//>`;
 }
 

@@ -48,12 +48,42 @@ function DeleteJob({ job, again }) {
     <p>Its ${count(job.packets)} packets are in no other file here; what the ring buffer still holds stays there.</p><//>`;
 }
 
+// The rows that say something: [what, value].
+function steps(job) {
+  const { plan } = job, used = plan.narrowing && !job.no_index;
+  return [
+    ["Asked for as", job.asked && html`<code>${job.asked}</code>`],
+    ["Filter", html`<code>${job.filter || "none: all packets"}</code>`],
+    ["The index decides", used ? html`<code>${plan.narrowing}</code>` : job.no_index ? "nothing: it was not to be used" : "nothing of this filter"],
+    ["Segments of that time", count(plan.segments)],
+    ["not read because of runs of keys", used && `${count(plan.segments_by_runs)} (runs asked: ${count(plan.runs)}, ${bytes(plan.run_bytes)} read)`],
+    ["not read because of their own index", used && `${count(plan.segments_excluded)} of ${count(plan.segments_narrowed)} that were asked`],
+    ["Blocks that may match", used && `${count(plan.blocks_wanted)} of 16 KiB`],
+    ["Blocks read", `${count(plan.blocks_read)} of 16 KiB`],
+    ["Read from the disks", `${bytes(plan.bytes_read)}${plan.index_bytes > 0 ? `, ${bytes(plan.index_bytes)} of it indexes` : ""}`],
+    ["Packets looked at", count(plan.packets_judged)],
+    ["Packets that match", count(job.packets)],
+    ["Indexes of no use", plan.runs_bad + plan.indexes_bad > 0 && html`<span class="warn">${count(plan.runs_bad)} runs, ${count(plan.indexes_bad)} segments: read whole instead</span>`],
+  ].filter(([, value]) => value);
+}
+
+function HowFound({ number, name }) {
+  const { value: job, error } = useAnswer(`/jobs/${part(number)}`);
+  return html`<${Dialog} wide title=${`How the packets of ${name} were found`}>
+    ${error && html`<p class="error" role="alert">${error}</p>`}
+    ${!job ? !error && html`<p role="status">…</p>`
+    : !job.plan ? html`<p>That is not known: it was made by an older version.</p>`
+    : html`<dl class="facts">${steps(job).map(([what, value]) => html`<dt>${what}</dt><dd>${value}</dd>`)}</dl>`}
+  <//>`;
+}
+
 function Actions({ job, again }) {
   const mine = job.user === session.value.user || may("users");
   const stop = () => ask("POST", `/jobs/${job.number}/cancel`, {}).then(again, again);
   if (job.state === "waiting" || job.state === "running")
     return mine && html`<button onClick=${stop} aria-label=${`Stop ${called(job)}`}>Stop</button>`;
-  return html`${job.state === "done" && html`<a class="button" href=${`/api/v1/jobs/${part(job.number)}/packets`} aria-label=${`Download ${called(job)}`}>Download</a> `}
+  return html`${job.state === "done" && html`<a class="button" href=${`/api/v1/jobs/${part(job.number)}/packets`} aria-label=${`Download ${called(job)}`}>Download</a>
+      <button onClick=${() => open(HowFound, { number: job.number, name: called(job) })} aria-label=${`How ${called(job)} was found`}>How found</button> `}
     ${mine && html`<button onClick=${() => open(DeleteJob, { job, again })} aria-label=${`Delete ${called(job)}`}>Delete</button>`}`;
 }
 
@@ -67,10 +97,10 @@ export function Jobs() {
     : html`<${Table} label="jobs" heads=${["Job", "Ring buffer", "Range", "Filter", "State", { number: "Packets" }, { number: "Size" }, "User", "Expires", ""]}>
       ${list.map((job) => html`<tr key=${job.number}>
         <td>${job.name || job.number}</td><td>${job.ring}</td>
-        <td>${job.from_ns ? time(seconds(job.from_ns), utc.value) : "oldest"} –<br />${job.to_ns ? time(seconds(job.to_ns), utc.value) : "newest"}</td><td><code class="filter">${job.filter || "all"}</code></td>
+        <td>${job.from_ns ? time(seconds(job.from_ns), utc.value) : "oldest"} –<br />${job.to_ns ? time(seconds(job.to_ns), utc.value) : "newest"}</td><td><code class="filter">${job.asked || job.filter || "all"}</code></td>
         <td class="text"><${State} job=${job} /></td>
         <td class="number">${count(job.packets)}</td><td class="number">${bytes(job.output_bytes)}</td><td>${job.user}</td>
         <td>${job.expires_ns ? time(seconds(job.expires_ns), utc.value) : job.name ? "never" : ""}</td>
-        <td><${Actions} job=${job} again=${again} /></td>
+        <td class="actions line"><${Actions} job=${job} again=${again} /></td>
       </tr>`)}<//>`}`;
 }

@@ -2,6 +2,7 @@ import "uplot/dist/uPlot.min.css";
 import "./style.css";
 import { render } from "preact";
 import { html } from "htm/preact";
+import { useEffect, useRef } from "preact/hooks";
 import { ask } from "./api.js";
 import { begin, close, dialog, go, may, notice, open, overview, page, session, trouble } from "./state.js";
 import { Login, NewPassword } from "./login.js";
@@ -38,7 +39,9 @@ async function log_out() {
 
 function Navigation({ now }) {
   const running = overview.value ? overview.value.extractions.filter((one) => one.state === "running").length : 0;
-  return html`<nav aria-label="pages">${PAGES.filter(([, , , scope]) => may(scope)).map(([name, title]) =>
+  const place = useRef(null);
+  useEffect(() => { place.current.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); }, [now]); // where they do not all fit
+  return html`<nav aria-label="pages" ref=${place}>${PAGES.filter(([, , , scope]) => may(scope)).map(([name, title]) =>
     html`<a key=${name} href=${`/?page=${name}`} aria-current=${name === now ? "page" : undefined}
       onClick=${(event) => { if (!event.metaKey && !event.ctrlKey) { event.preventDefault(); go(name); } }}>${title}${
         name === "extractions" && running > 0 ? html` <span class="badge" aria-label=${`${running} running`}>${running}</span>` : ""}</a>`)}</nav>`;

@@ -1,6 +1,6 @@
 // What all pages are made of: dialogs, tables, small graphs, answers that are asked for again and again.
 import { html } from "htm/preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ask } from "./api.js";
 import { chosen, close, current, look, notice, rings } from "./state.js";
 
@@ -72,12 +72,25 @@ export function Failure({ error }) {
   return error ? html`<p class="banner bad" role="alert">${error}</p>` : null;
 }
 
-// Tables scroll on their own where the window is narrow.
+// Where the window is narrow each row is a card, whose cells say what they are (style.css): so that nothing has to be scrolled to. A table
+// that is shown as something else is none to a screen reader unless its roles are said.
 export function Table({ label, heads, children }) {
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table>
-    <thead><tr>${heads.map((head) => (typeof head === "string" ? html`<th scope="col">${head}</th>`
-      : html`<th scope="col" class="number">${head.number}</th>`))}</tr></thead>
-    <tbody>${children}</tbody></table></div>`;
+  const place = useRef(null);
+  useLayoutEffect(() => {
+    for (const row of place.current.rows) {
+      row.setAttribute("role", "row");
+      [...row.cells].forEach((cell, i) => {
+        if (cell.tagName !== "TD") return;
+        cell.setAttribute("role", "cell");
+        cell.dataset.label = ["Actions", undefined].includes(heads[i]) ? "" : heads[i].number || heads[i];
+        cell.classList.toggle("nothing", cell.textContent === "–");
+      });
+    }
+  });
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table ref=${place} role="table">
+    <thead role="rowgroup"><tr>${heads.map((head) => (typeof head === "string" ? html`<th scope="col" role="columnheader">${head}</th>`
+      : html`<th scope="col" role="columnheader" class="number">${head.number}</th>`))}</tr></thead>
+    <tbody role="rowgroup">${children}</tbody></table></div>`;
 }
 
 // A line without axes: how a figure went. `values` may have nulls.
