@@ -39,6 +39,26 @@ static void printed_values_parse_back(void **state)
     }
 }
 
+/* 30 days were 2592000s. */
+static void values_are_shown_as_people_say_them(void **state)
+{
+    (void)state;
+    static const struct {
+        enum setting setting;
+        uint64_t value;
+        const char *text;
+    } table[] = {
+        {SETTING_scrub_interval, UINT64_C(2592000000000000), "30d"}, {SETTING_heal_delay, 120000000000, "2m"},
+        {SETTING_disk_wait, 3600000000000, "1h"},                    {SETTING_disk_wait, 90000000000, "90s"},
+        {SETTING_heal_delay, 0, "0ms"},                              {SETTING_duplicate_window, 10000, "0.01ms"},
+        {SETTING_job_bytes, UINT64_C(1) << 40, "1T"},                {SETTING_job_bytes, (UINT64_C(1) << 40) + (1 << 30), "1025G"},
+    };
+    for (size_t i = 0; i < COUNT(table); i++) {
+        char text[SETTING_TEXT_SIZE];
+        assert_string_equal(setting_text(table[i].setting, table[i].value, text), table[i].text);
+    }
+}
+
 static void nonsense_is_refused(void **state)
 {
     (void)state;
@@ -77,6 +97,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_in_range),
         cmocka_unit_test(printed_values_parse_back),
+        cmocka_unit_test(values_are_shown_as_people_say_them),
         cmocka_unit_test(nonsense_is_refused),
         cmocka_unit_test(unknown_names_are_told_the_known_ones),
     };
