@@ -5,9 +5,11 @@
  */
 #include "text.h"
 
+#include <ctype.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -489,6 +491,17 @@ const char *text_size(uint64_t bytes, char text[TEXT_SIZE_SIZE])
 static bool is_name_character(char c)
 {
     return is_digit(c) || (lower(c) >= 'a' && lower(c) <= 'z') || c == '-' || c == '_' || c == '.';
+}
+
+const char *text_number(const char *text, int base, uint32_t most, uint32_t *number)
+{
+    char *end;
+    bool begins = base == 16 ? isxdigit((unsigned char)text[0]) : isdigit((unsigned char)text[0]);
+    unsigned long long value = begins ? strtoull(text, &end, base) : 0;
+    if (!begins || value > most)
+        return NULL;
+    *number = (uint32_t)value;
+    return end;
 }
 
 int text_check_ring_name(const char *text, struct failure *failure)

@@ -34,6 +34,12 @@ const char *text_size(uint64_t bytes, char text[TEXT_SIZE_SIZE]);
 /* A duration: number and unit ms, s, m, h or d. Nanoseconds. */
 int text_parse_duration(const char *text, int64_t *duration_ns, struct failure *failure);
 
+/*
+ * The number that `text` begins with: digits, without a sign or blanks in front, at most `most`. `base` is 10, 16, or 0: as C has it, hexadecimal
+ * behind 0x, octal behind 0. Returns what stands behind it, which may be more text; null: there is no such number, *number stays.
+ */
+const char *text_number(const char *text, int base, uint32_t most, uint32_t *number);
+
 /* A name of a ring: 1 to 63 of a-z, A-Z, 0-9, '-', '_', '.', not beginning with '-' or '.'. */
 int text_check_ring_name(const char *text, struct failure *failure);
 

@@ -164,12 +164,8 @@ static bool word_text(const char *text, const struct token *token, char *into, s
 
 static bool number_of(const char *text, uint32_t most, uint32_t *number)
 {
-    char *end;
-    if (!isdigit((unsigned char)text[0]))
-        return false;
-    unsigned long long value = strtoull(text, &end, 10);
-    *number = (uint32_t)value;
-    return *end == '\0' && value <= most;
+    const char *end = text_number(text, 10, most, number);
+    return end && *end == '\0';
 }
 
 /* A:P or [A]:P. *end: behind it. */

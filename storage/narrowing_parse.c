@@ -16,6 +16,7 @@
 
 #include "errors.h"
 #include "narrowing_inside.h"
+#include "text.h"
 
 #define WORD_MAX 128u
 #define NO_NODE UINT32_MAX
@@ -157,12 +158,8 @@ static bool take_not(struct parser *parser)
 
 static bool number_of(const char *word, uint32_t *number)
 {
-    char *end;
-    if (!isdigit((unsigned char)word[0]))
-        return false;
-    unsigned long value = strtoul(word, &end, 0);
-    *number = (uint32_t)value;
-    return *end == '\0' && value <= UINT32_MAX;
+    const char *end = text_number(word, 0, UINT32_MAX, number);
+    return end && *end == '\0';
 }
 
 static bool take_number(struct parser *parser, uint32_t *number)
@@ -327,13 +324,11 @@ static bool dotted(const char *word, uint32_t *address, uint32_t *bits)
 {
     *address = *bits = 0;
     for (;;) {
-        char *end;
-        if (!isdigit((unsigned char)*word) || *bits == 32)
+        uint32_t part;
+        const char *end = *bits < 32 ? text_number(word, 10, 255, &part) : NULL;
+        if (!end)
             return false;
-        unsigned long part = strtoul(word, &end, 10);
-        if (part > 255)
-            return false;
-        *address = *address << 8 | (uint32_t)part;
+        *address = *address << 8 | part;
         *bits += 8;
         if (*end == '\0')
             return true;
@@ -370,11 +365,9 @@ static bool mac_of(const char *word, uint8_t mac[6])
     unsigned count = 0;
     const char *at = word;
     while (count < 6) { /* 1:2:3:a:b:c, also with dashes or dots */
-        char *end;
-        if (!isxdigit((unsigned char)*at))
-            return false;
-        unsigned long part = strtoul(at, &end, 16);
-        if (end - at > 2 || part > 255)
+        uint32_t part;
+        const char *end = text_number(at, 16, 255, &part);
+        if (!end || end - at > 2)
             return false;
         mac[count++] = (uint8_t)part;
         at = end;

@@ -68,11 +68,9 @@ static bool is(const struct parser *parser, const char *word)
 
 static bool take_number(struct parser *parser, uint32_t most, uint32_t *number)
 {
-    char *end;
-    unsigned long value = strtoul(parser->word, &end, 10);
-    if (!isdigit((unsigned char)parser->word[0]) || *end != '\0' || value > most)
+    const char *end = text_number(parser->word, 10, most, number);
+    if (!end || *end != '\0')
         return false;
-    *number = (uint32_t)value;
     next(parser);
     return true;
 }
@@ -129,17 +127,16 @@ static int host(struct parser *parser, struct node *node)
 static int net(struct parser *parser, struct node *node)
 {
     struct address address, mask;
-    char *slash = strchr(parser->word, '/'), text[INET6_ADDRSTRLEN], *end;
+    char *slash = strchr(parser->word, '/'), text[INET6_ADDRSTRLEN];
     uint32_t bits = 0;
     if (slash)
         *slash = '\0';
     if (!address_of(parser->word, &address))
         return expected(parser, "the address of a network");
     if (slash) {
-        unsigned long value = strtoul(slash + 1, &end, 10);
-        if (!isdigit((unsigned char)slash[1]) || *end != '\0' || value > 8ul * address.bytes)
+        const char *end = text_number(slash + 1, 10, 8 * address.bytes, &bits);
+        if (!end || *end != '\0')
             return expected(parser, "a network with the length of its prefix behind the slash");
-        bits = (uint32_t)value;
     } else {
         next(parser);
         if (!is(parser, "mask"))

@@ -489,6 +489,30 @@ static void foreign_bytes_are_made_printable(void **state)
     assert_string_equal(out, "");
 }
 
+static void numbers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int base;
+        uint32_t most, number;
+        int length; /* -1: it is none */
+    } table[] = {
+        {"0", 10, 9, 0, 1},           {"443", 10, 65535, 443, 3},       {"65535,", 10, 65535, 65535, 5}, {"65536", 10, 65535, 0, -1},
+        {"", 10, 9, 0, -1},           {"x", 10, 9, 0, -1},              {" 1", 10, 9, 0, -1},            {"+1", 10, 9, 0, -1},
+        {"-1", 10, UINT32_MAX, 0, -1}, {"-1", 16, UINT32_MAX, 0, -1},   {" a", 16, 255, 0, -1},          {"0x10", 10, 99, 0, 1},
+        {"0x10", 0, 99, 16, 4},       {"010", 0, 99, 8, 3},             {"010", 10, 99, 10, 3},          {"fF:", 16, 255, 255, 2},
+        {"g", 16, 255, 0, -1},        {"4294967295", 0, UINT32_MAX, UINT32_MAX, 10},
+        {"4294967296", 10, UINT32_MAX, 0, -1}, {"99999999999999999999999", 10, UINT32_MAX, 0, -1},
+    };
+    for (size_t i = 0; i < COUNT(table); i++) {
+        uint32_t number = 77;
+        const char *end = text_number(table[i].text, table[i].base, table[i].most, &number);
+        if ((end ? (int)(end - table[i].text) : -1) != table[i].length || number != (end ? table[i].number : 77))
+            fail_msg("%s", table[i].text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -508,6 +532,7 @@ int main(void)
         cmocka_unit_test(sizes_print),
         cmocka_unit_test(durations),
         cmocka_unit_test(the_locale_does_not_matter),
+        cmocka_unit_test(numbers),
         cmocka_unit_test(ring_names),
         cmocka_unit_test(foreign_bytes_are_made_printable),
     };
