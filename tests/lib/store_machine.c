@@ -90,6 +90,21 @@ static void keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_
     keys->end[1].port = (uint16_t)captured_bytes;
 }
 
+struct machine_options machine_small(uint64_t seed, uint32_t disks, uint32_t slots, uint8_t copies)
+{
+    return (struct machine_options){
+        .seed = seed,
+        .disks = disks,
+        .slots = slots,
+        .slot_bytes = 64 * 1024,
+        .copies = copies,
+        .streams = 1,
+        .packet_bytes_max = 1500,
+        .flush_window_ns = 50000000,
+        .latency_ns = 100000,
+    };
+}
+
 void machine_make(struct machine *machine, const struct machine_options *options)
 {
     *machine = (struct machine){.options = *options};

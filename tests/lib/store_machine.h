@@ -38,6 +38,9 @@ struct machine_options {
     bool roomy;           /* more slots than packets: nothing durable can have been overwritten */
 };
 
+/* What most tests have: one stream, slots of 64 KiB, packets of up to 1,500 bytes, nothing that heals. */
+struct machine_options machine_small(uint64_t seed, uint32_t disks, uint32_t slots, uint8_t copies);
+
 struct machine_life {
     struct identity run;
     uint64_t taken[MACHINE_STREAMS_MAX];

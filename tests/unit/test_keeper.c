@@ -13,21 +13,6 @@
 #include "ring.h"
 #include "store_machine.h"
 
-static struct machine_options small(uint64_t seed, uint32_t disks, uint8_t copies)
-{
-    return (struct machine_options){
-        .seed = seed,
-        .disks = disks,
-        .slots = 12,
-        .slot_bytes = 64 * 1024,
-        .copies = copies,
-        .streams = 1,
-        .packet_bytes_max = 1500,
-        .flush_window_ns = 50000000,
-        .latency_ns = 100000,
-    };
-}
-
 struct sums {
     uint64_t seen, stored, in_flight, lost;
 };
@@ -89,7 +74,7 @@ static void test_key_index_is_written(void **state)
 {
     (void)state;
     struct machine machine;
-    struct machine_options options = small(5, 2, 2);
+    struct machine_options options = machine_small(5, 2, 12, 2);
     machine_make(&machine, &options);
     machine_boot(&machine, true);
     machine_work(&machine, 300);
@@ -110,7 +95,7 @@ static void test_clean_life(void **state)
 {
     (void)state;
     struct machine machine;
-    struct machine_options options = small(1, 1, 1);
+    struct machine_options options = machine_small(1, 1, 12, 1);
     machine_make(&machine, &options);
     machine_boot(&machine, true);
     machine_work(&machine, 500);
@@ -129,7 +114,7 @@ static void one_fault_everywhere(enum fault_kind kind, enum disk_op op, uint32_t
     uint32_t struck = 0;
     for (uint32_t after = 0;; after++) {
         struct machine machine;
-        struct machine_options options = small(after + 1, disks, copies);
+        struct machine_options options = machine_small(after + 1, disks, 12, copies);
         machine_make(&machine, &options);
         machine_boot(&machine, true);
         simulated_media_fault(machine.media[0], kind, op, after, 0);
@@ -173,7 +158,7 @@ static void test_failed_read(void **state)
     (void)state;
     for (uint32_t after = 0; after < 8; after++) {
         struct machine machine;
-        struct machine_options options = small(after + 1, 1, 1);
+        struct machine_options options = machine_small(after + 1, 1, 12, 1);
         machine_make(&machine, &options);
         machine_boot(&machine, true);
         simulated_media_fault(machine.media[0], FAULT_EIO, DISK_READ, after, 0);
@@ -190,7 +175,7 @@ static void test_one_disk_vanishes(void **state)
     (void)state;
     for (uint32_t after = 0; after < 40; after += 3) {
         struct machine machine;
-        struct machine_options options = small(100 + after, 2, 1);
+        struct machine_options options = machine_small(100 + after, 2, 12, 1);
         machine_make(&machine, &options);
         machine_boot(&machine, true);
         simulated_media_fault(machine.media[0], FAULT_VANISHED, DISK_WRITE, after, 0);
@@ -216,7 +201,7 @@ static void test_last_disk_vanishes(void **state)
     (void)state;
     for (uint32_t after = 0; after < 40; after++) {
         struct machine machine;
-        struct machine_options options = small(200 + after, 1, 1);
+        struct machine_options options = machine_small(200 + after, 1, 12, 1);
         machine_make(&machine, &options);
         machine_boot(&machine, true);
         simulated_media_fault(machine.media[0], FAULT_VANISHED, 0, after, 0);
@@ -252,7 +237,7 @@ static void test_last_disk_vanishes(void **state)
 static bool hang(uint32_t disks, uint8_t copies, uint32_t after, enum disk_op op)
 {
     struct machine machine;
-    struct machine_options options = small(300 + after, disks, copies);
+    struct machine_options options = machine_small(300 + after, disks, 12, copies);
     machine_make(&machine, &options);
     machine_boot(&machine, true);
     simulated_media_fault(machine.media[0], FAULT_HUNG, op, after, 0);
@@ -299,7 +284,7 @@ static void test_stale_catalog(void **state)
     (void)state;
     for (uint64_t seed = 1; seed <= 30; seed++) {
         struct machine machine;
-        struct machine_options options = small(seed, 1, 1);
+        struct machine_options options = machine_small(seed, 1, 12, 1);
         machine_make(&machine, &options);
         machine_boot(&machine, true);
         for (int life = 0; life < 5; life++) {
@@ -345,7 +330,7 @@ static void test_stale_catalog_at_reuse(void **state)
     uint64_t stale = 0;
     for (uint64_t seed = 1; seed <= 20; seed++) {
         struct machine machine;
-        struct machine_options options = small(500 + seed, 1, 1);
+        struct machine_options options = machine_small(500 + seed, 1, 12, 1);
         options.slots = 24;
         options.roomy = true; /* nothing durable may be gone */
         machine_make(&machine, &options);
@@ -389,7 +374,7 @@ static void test_a_position_that_two_segments_have(void **state)
 {
     (void)state;
     struct machine machine;
-    struct machine_options options = small(900, 2, 1);
+    struct machine_options options = machine_small(900, 2, 12, 1);
     options.streams = 0;
     machine_make(&machine, &options);
     machine_boot(&machine, true);
@@ -497,7 +482,7 @@ static void test_failed_write_in_mid_segment_that_landed(void **state)
     for (uint32_t disks = 1; disks <= 2; disks++)
         for (uint32_t after = 0;; after++) {
             struct machine machine;
-            struct machine_options options = small(700 + after, disks, 1);
+            struct machine_options options = machine_small(700 + after, disks, 12, 1);
             options.slots = 24;
             options.roomy = true;
             machine_make(&machine, &options);
@@ -527,7 +512,7 @@ static void test_sizes(void **state)
 {
     (void)state;
     struct machine machine;
-    struct machine_options options = small(7, 1, 1);
+    struct machine_options options = machine_small(7, 1, 12, 1);
     options.slot_bytes = 1024 * 1024;
     options.packet_bytes_max = 900000;
     options.slots = 20;

@@ -15,18 +15,9 @@
 
 static struct machine_options small(uint64_t seed, uint32_t disks, uint8_t copies)
 {
-    return (struct machine_options){
-        .seed = seed,
-        .disks = disks,
-        .slots = 16,
-        .slot_bytes = 64 * 1024,
-        .copies = copies,
-        .streams = 1,
-        .packet_bytes_max = 1500,
-        .flush_window_ns = 50000000,
-        .latency_ns = 100000,
-        .mender = {.heal_rate = FAST},
-    };
+    struct machine_options options = machine_small(seed, disks, 16, copies);
+    options.mender.heal_rate = FAST;
+    return options;
 }
 
 /* ---- asking
