@@ -7,7 +7,8 @@
 #include "bytes.h"
 
 #define FLOW_INDEX_MAGIC "tlflows\n"
-#define FLOW_INDEX_VERSION 1u
+#define FLOW_INDEX_VERSION 2u
+#define FLOW_INDEX_VERSION_UNMARKED 1u /* without FLOW_PART_MARKS, and a head that much shorter: read, not written */
 
 #define FLOW_INDEX_PACKETS_MAX (SLOT_BYTES_MAX / 64)
 #define FLOW_INDEX_FLOWS_MAX (SLOT_BYTES_MAX / 512)
@@ -18,7 +19,8 @@
 #define FLOW_INDEX_SETS_MAX 256u
 #define FLOW_INDEX_APPS_MAX 1024u
 #define FLOW_INDEX_SERVICES_MAX 255u
-#define FLOW_INDEX_CHUNK 256u      /* flows whose postings are one piece with one checksum */
+#define FLOW_INDEX_CHUNK 256u      /* flows whose postings are one piece with one checksum; and that share a mark */
+#define FLOW_INDEX_END_CHUNK 512u  /* ends that share a mark */
 #define FLOW_INDEX_RAW 255u        /* a part's code: fixed width instead of Golomb */
 #define FLOW_INDEX_NO_RECORD 16383u /* no record begins in this block */
 #define FLOW_INDEX_APP_UNKNOWN 0u  /* no verdict yet */
@@ -46,8 +48,11 @@ enum flow_part {
     FLOW_PART_SIZES,    /* each flow's bytes, roughly */
     FLOW_PART_CHUNKS,   /* where the pieces of POSTINGS begin, and their checksums */
     FLOW_PART_POSTINGS, /* each flow's packets: how many, and the block of each */
+    FLOW_PART_MARKS,    /* where in other parts the pieces for so many ends, or flows, begin */
     FLOW_PARTS
 };
+
+#define FLOW_PARTS_UNMARKED FLOW_PART_MARKS
 
 struct flow_index_part {
     le32 offset; /* from the start of the index */
@@ -90,9 +95,70 @@ struct flow_index_chunk {
     le32 crc;
 };
 
+/*
+ * The marks, in this order: of the ends of version 4, of those of version 6, of all ends, of flows. `bit`s count from the start of the part
+ * that they are about; a piece ends where the next one begins, or with its part.
+ */
+struct flow_index_mark4 {
+    le32 address; /* of the end before; 0: there is none */
+    le32 bit;     /* in ADDRESS4 */
+};
+
+struct flow_index_mark6 {
+    uint8_t address[16];
+    le32 bit; /* in ADDRESS6 */
+};
+
+struct flow_index_mark_end {
+    le32 flow; /* the first flow whose end 0 is not an end before */
+    le32 bit;  /* in FIRSTS */
+};
+
+struct flow_index_piece {
+    le32 bit;
+    le32 crc; /* of the bytes in which it lies, the first and the last of which may be others', too */
+};
+
+enum flow_column {
+    FLOW_COLUMN_KIND,
+    FLOW_COLUMN_SERVICE,
+    FLOW_COLUMN_PORTS,
+    FLOW_COLUMN_STATE,
+    FLOW_COLUMNS
+};
+
+struct flow_index_mark {
+    struct flow_index_piece column[FLOW_COLUMNS];
+};
+
+_Static_assert(sizeof(struct flow_index_mark4) == 8, "on-disk layout");
+_Static_assert(sizeof(struct flow_index_mark6) == 20, "on-disk layout");
+_Static_assert(sizeof(struct flow_index_mark_end) == 8, "on-disk layout");
+_Static_assert(sizeof(struct flow_index_mark) == 32, "on-disk layout");
 _Static_assert(sizeof(struct flow_index_part) == 16, "on-disk layout");
 _Static_assert(sizeof(struct flow_index_head) == 76 + 16 * FLOW_PARTS, "on-disk layout");
 _Static_assert(sizeof(struct flow_index_state) == 6, "on-disk layout");
+
+/* How many pieces of so many each that is. */
+static inline uint32_t flow_chunks(uint32_t count, uint32_t each)
+{
+    return (count + each - 1) / each;
+}
+
+/* Where each kind of mark begins in its part, and how long that is in all. */
+struct flow_marks {
+    uint32_t six, ends, flows, bytes;
+};
+
+static inline struct flow_marks flow_marks(const uint32_t ends[3], uint32_t flows)
+{
+    struct flow_marks marks;
+    marks.six = flow_chunks(ends[1], FLOW_INDEX_END_CHUNK) * (uint32_t)sizeof(struct flow_index_mark4);
+    marks.ends = marks.six + flow_chunks(ends[2], FLOW_INDEX_END_CHUNK) * (uint32_t)sizeof(struct flow_index_mark6);
+    marks.flows = marks.ends + flow_chunks(ends[0] + ends[1] + ends[2], FLOW_INDEX_END_CHUNK) * (uint32_t)sizeof(struct flow_index_mark_end);
+    marks.bytes = marks.flows + flow_chunks(flows, FLOW_INDEX_CHUNK) * (uint32_t)sizeof(struct flow_index_mark);
+    return marks;
+}
 
 /* The order of a flow's gaps: close to log2 of the mean gap, by integers alone. */
 static inline uint32_t flow_gap_order(uint32_t blocks, uint32_t packets)

@@ -34,6 +34,7 @@
 #define NUMBER_MASK ((1u << NUMBER_BITS) - 1)
 #define GATHER_AHEAD 12u /* flows */
 #define FRESH_MAX 32u /* flows whose ends are not looked up yet */
+#define MARKS_MAX (FLOW_INDEX_FLOWS_MAX / FLOW_INDEX_CHUNK + FLOW_INDEX_ENDS_MAX / FLOW_INDEX_END_CHUNK + 1) /* of either kind */
 
 /*
  * Open addressing, at most two thirds full. A slot is the number of a record plus one, and above it
@@ -673,6 +674,9 @@ static uint64_t bound_of(const struct flow_index *index, uint64_t ends, uint64_t
     bytes += (flows < FLOW_INDEX_STATES_MAX ? flows : FLOW_INDEX_STATES_MAX) * 6;
     bytes += index->ends_of[1] * 4ul + index->ends_of[2] * 17ul;
     bytes += (flows / FLOW_INDEX_CHUNK + 1) * (sizeof(struct flow_index_chunk) + 1);
+    const uint64_t end_mark = sizeof(struct flow_index_mark6) + sizeof(struct flow_index_mark_end);
+    bytes += (flows + FLOW_INDEX_CHUNK) * sizeof(struct flow_index_mark) / FLOW_INDEX_CHUNK;
+    bytes += (ends + 3 * FLOW_INDEX_END_CHUNK) * end_mark / FLOW_INDEX_END_CHUNK; /* of each class, the last one begun */
     uint64_t bits = ends * (bits_width((uint32_t)macs) + 2) + 2 * flows;
     bits += flows * (bits_width((uint32_t)ends) + bits_width((uint32_t)kinds));
     bits += flows * (10 + 41 + 8);
@@ -768,6 +772,10 @@ struct encoding {
     uint16_t state_slot[STATE_SLOTS];
     uint32_t states;
     uint32_t code[FLOW_INDEX_KINDS_MAX];
+    uint8_t *marks; /* room for that part, which is written last */
+    struct flow_marks marks_at;
+    uint32_t item[MARKS_MAX + 1]; /* of a part: the first that each piece holds */
+    uint32_t bit[MARKS_MAX + 1];  /* and where in the part that is, in bits */
 };
 
 static void part_begin(struct encoding *encoding, uint8_t *at)
@@ -817,24 +825,65 @@ static uint32_t best_order(const uint64_t *value, uint32_t count)
     return best;
 }
 
-/* A whole part of numbers, each of at most `width` bits: coded, or as they are where that is shorter. */
-static void put_numbers(struct encoding *encoding, enum flow_part part, const uint64_t *value,
-                        uint32_t count, uint32_t width)
+/* Of a part of `count` numbers: pieces of `each`. Returns how many. */
+static uint32_t pieces_of(struct encoding *encoding, uint32_t count, uint32_t each)
+{
+    uint32_t pieces = flow_chunks(count, each);
+    for (uint32_t i = 0; i < pieces; i++)
+        encoding->item[i] = i * each;
+    return pieces;
+}
+
+static uint32_t bits_so_far(const struct encoding *encoding)
+{
+    return 8 * (uint32_t)(encoding->writer.at - encoding->part_start) + encoding->writer.bits;
+}
+
+/*
+ * A whole part of numbers, each of at most `width` bits: coded, or as they are where that is shorter. Notes in bit[] where each of the pieces
+ * begins that item[] names.
+ */
+static void put_pieces(struct encoding *encoding, enum flow_part part, const uint64_t *value, uint32_t count, uint32_t width, uint32_t pieces)
 {
     struct bit_writer *writer = &encoding->writer;
-    uint32_t order = best_order(value, count);
+    uint32_t order = best_order(value, count), i = 0;
     uint64_t raw_bits = (uint64_t)count * width;
-    for (uint32_t i = 0; i < count; i++)
-        bits_put_golomb(writer, value[i], order);
-    uint64_t bits = 8 * (uint64_t)(writer->at - encoding->part_start) + writer->bits;
-    if (bits <= raw_bits && !writer->failed) {
+    encoding->item[pieces] = count;
+    for (uint32_t piece = 0; piece <= pieces; piece++) {
+        for (uint32_t to = encoding->item[piece]; i < to; i++)
+            bits_put_golomb(writer, value[i], order);
+        encoding->bit[piece] = bits_so_far(encoding);
+    }
+    if (encoding->bit[pieces] <= raw_bits && !writer->failed) {
         part_end(encoding, part, order);
         return;
     }
     part_begin(encoding, encoding->part_start);
-    for (uint32_t i = 0; i < count; i++)
+    for (i = 0; i < count; i++)
         bits_put(writer, value[i], width);
+    for (uint32_t piece = 0; piece <= pieces; piece++)
+        encoding->bit[piece] = encoding->item[piece] * width;
     part_end(encoding, part, FLOW_INDEX_RAW);
+}
+
+static void put_numbers(struct encoding *encoding, enum flow_part part, const uint64_t *value,
+                        uint32_t count, uint32_t width)
+{
+    put_pieces(encoding, part, value, count, width, 0);
+}
+
+/* The marks of a column whose pieces begin at bit[], when its part has been written. */
+static void mark_column(struct encoding *encoding, enum flow_column column, enum flow_part part)
+{
+    const struct flow_index_part *written = &encoding->head.part[part];
+    const uint8_t *start = encoding->index->out + le32_get(written->offset);
+    uint32_t chunks = flow_chunks(encoding->flows, FLOW_INDEX_CHUNK);
+    uint8_t *at = encoding->marks + encoding->marks_at.flows + column * sizeof(struct flow_index_piece);
+    for (uint32_t i = 0; i < chunks && !encoding->failed; i++, at += sizeof(struct flow_index_mark)) {
+        uint32_t from = encoding->bit[i] / 8, to = i + 1 < chunks ? (encoding->bit[i + 1] + 7) / 8 : le32_get(written->bytes);
+        struct flow_index_piece piece = {.bit = le32_of(encoding->bit[i]), .crc = le32_of(checksum_crc32c(start + from, to - from))};
+        memcpy(at, &piece, sizeof piece);
+    }
 }
 
 static void encode_blocks(struct encoding *encoding)
@@ -907,7 +956,9 @@ static void encode_kinds(struct encoding *encoding)
     encoding->head.kinds = le32_of(kinds);
     for (uint32_t i = 0; i < encoding->flows; i++)
         index->number[i] = encoding->code[index->brief[i].kind];
-    put_numbers(encoding, FLOW_PART_KIND, index->number, encoding->flows, bits_width(kinds));
+    uint32_t pieces = pieces_of(encoding, encoding->flows, FLOW_INDEX_CHUNK);
+    put_pieces(encoding, FLOW_PART_KIND, index->number, encoding->flows, bits_width(kinds), pieces);
+    mark_column(encoding, FLOW_COLUMN_KIND, FLOW_PART_KIND);
 }
 
 /* States are gathered in a small table. What finds no room gets state 0, which allows everything. */
@@ -942,7 +993,9 @@ static void encode_states(struct encoding *encoding)
     encoding->head.states = le32_of(used);
     for (uint32_t i = 0; i < encoding->flows; i++)
         index->number[i] = encoding->code[index->brief[i].state];
-    put_numbers(encoding, FLOW_PART_STATE, index->number, encoding->flows, bits_width(used));
+    uint32_t pieces = pieces_of(encoding, encoding->flows, FLOW_INDEX_CHUNK);
+    put_pieces(encoding, FLOW_PART_STATE, index->number, encoding->flows, bits_width(used), pieces);
+    mark_column(encoding, FLOW_COLUMN_STATE, FLOW_PART_STATE);
 }
 
 /* ---- encoding: ends ---------------------------------------------------------------------------- */
@@ -986,7 +1039,15 @@ static const struct sorting *sort_ends(struct flow_index *index, uint32_t versio
 static void encode_addresses6(struct encoding *encoding, const struct sorting *item, uint32_t count)
 {
     uint64_t high = 0, low = 0;
+    uint8_t *marks = encoding->marks + encoding->marks_at.six;
     for (uint32_t i = 0; i < count; i++) {
+        if (i % FLOW_INDEX_END_CHUNK == 0) {
+            struct flow_index_mark6 mark = {.bit = le32_of(bits_so_far(encoding))};
+            for (uint32_t byte = 0; byte < 16; byte++)
+                mark.address[byte] = (uint8_t)((byte < 8 ? high : low) >> (7 - (byte & 7)) * 8);
+            memcpy(marks, &mark, sizeof mark);
+            marks += sizeof mark;
+        }
         uint64_t high_change = item[i].high ^ high, low_change = item[i].low ^ low;
         uint32_t common = high_change != 0  ? (uint32_t)__builtin_clzll(high_change) / 8
                           : low_change != 0 ? 8 + (uint32_t)__builtin_clzll(low_change) / 8
@@ -1009,7 +1070,12 @@ static void encode_addresses(struct encoding *encoding, uint32_t *by_rank)
     const struct sorting *item = sort_ends(index, 4, index->ends_of[0], by_rank);
     for (uint32_t i = 0; i < index->ends_of[1]; i++)
         index->number[i] = item[i].low - (i > 0 ? item[i - 1].low : 0);
-    put_numbers(encoding, FLOW_PART_ADDRESS4, index->number, index->ends_of[1], 32);
+    uint32_t pieces = pieces_of(encoding, index->ends_of[1], FLOW_INDEX_END_CHUNK);
+    put_pieces(encoding, FLOW_PART_ADDRESS4, index->number, index->ends_of[1], 32, pieces);
+    for (uint32_t i = 0; i < pieces; i++) {
+        struct flow_index_mark4 mark = {.address = le32_of(i > 0 ? (uint32_t)item[i * FLOW_INDEX_END_CHUNK - 1].low : 0), .bit = le32_of(encoding->bit[i])};
+        memcpy(encoding->marks + i * sizeof mark, &mark, sizeof mark);
+    }
     item = sort_ends(index, 6, index->ends_of[0] + index->ends_of[1], by_rank);
     encode_addresses6(encoding, item, index->ends_of[2]);
 }
@@ -1071,10 +1137,14 @@ static void encode_order(struct encoding *encoding)
         at[index->rank[index->state[i].end[0]] + 1]++;
     for (uint32_t i = 0; i < index->ends; i++)
         index->number[i] = at[i + 1];
-    put_numbers(encoding, FLOW_PART_FIRSTS, index->number, index->ends,
-                bits_width(FLOW_INDEX_FLOWS_MAX + 1));
+    uint32_t pieces = pieces_of(encoding, index->ends, FLOW_INDEX_END_CHUNK);
+    put_pieces(encoding, FLOW_PART_FIRSTS, index->number, index->ends, bits_width(FLOW_INDEX_FLOWS_MAX + 1), pieces);
     for (uint32_t i = 1; i <= index->ends; i++)
         at[i] += at[i - 1];
+    for (uint32_t i = 0; i < pieces; i++) {
+        struct flow_index_mark_end mark = {.flow = le32_of(at[i * FLOW_INDEX_END_CHUNK]), .bit = le32_of(encoding->bit[i])};
+        memcpy(encoding->marks + encoding->marks_at.ends + i * sizeof mark, &mark, sizeof mark);
+    }
     gather_flows(encoding, at);
     uint32_t width = bits_width(index->ends);
     for (uint32_t i = 0; i < encoding->flows; i++)
@@ -1113,8 +1183,14 @@ static void encode_ports(struct encoding *encoding)
     struct flow_index *index = encoding->index;
     uint32_t services = choose_services(encoding), count = 0, others = 0;
     uint32_t *other = index->start; /* twice as many as flows have room */
+    uint32_t other_at[MARKS_MAX];
+    uint32_t pieces = pieces_of(encoding, encoding->flows, FLOW_INDEX_CHUNK);
     for (uint32_t i = 0; i < encoding->flows; i++) {
         const struct brief *flow = &index->brief[i];
+        if (i % FLOW_INDEX_CHUNK == 0) {
+            encoding->item[i / FLOW_INDEX_CHUNK] = count;
+            other_at[i / FLOW_INDEX_CHUNK] = others;
+        }
         if (!flow->ports)
             continue;
         uint32_t one = index->port_count[flow->port[0]] - 1u;
@@ -1125,10 +1201,14 @@ static void encode_ports(struct encoding *encoding)
             other[others++] = flow->port[0];
         other[others++] = flow->port[best < services ? !side : 1];
     }
-    put_numbers(encoding, FLOW_PART_SERVICE, index->number, count, bits_width(1 + 2 * services));
+    put_pieces(encoding, FLOW_PART_SERVICE, index->number, count, bits_width(1 + 2 * services), pieces);
+    mark_column(encoding, FLOW_COLUMN_SERVICE, FLOW_PART_SERVICE);
     for (uint32_t i = 0; i < others; i++)
         bits_put(&encoding->writer, other[i], 16);
     part_end(encoding, FLOW_PART_PORTS, 0);
+    for (uint32_t i = 0; i < pieces; i++)
+        encoding->bit[i] = 16 * other_at[i];
+    mark_column(encoding, FLOW_COLUMN_PORTS, FLOW_PART_PORTS);
 }
 
 static void encode_inners(struct encoding *encoding)
@@ -1246,6 +1326,16 @@ static void cut_log(struct flow_index *index, struct encoding *encoding)
     encoding->flows = index->flows - encoding->first;
 }
 
+/* A part that was filled while others were written. */
+static void part_place(struct encoding *encoding, enum flow_part part, const uint8_t *start, uint32_t bytes)
+{
+    encoding->head.part[part] = (struct flow_index_part){
+        .offset = le32_of((uint32_t)(start - encoding->index->out)),
+        .bytes = le32_of(bytes),
+        .crc = le32_of(checksum_crc32c(start, bytes)),
+    };
+}
+
 static void head_finish(struct encoding *encoding, uint32_t length)
 {
     struct flow_index_head *head = &encoding->head;
@@ -1270,30 +1360,30 @@ uint32_t flow_index_encode(struct flow_index *index, const struct frame_entry *e
     ends_catch_up(index);
     cut_log(index, &encoding);
     /* What a search for an address reads comes first and lies together. */
-    part_begin(&encoding, index->out + sizeof(struct flow_index_head));
+    encoding.marks = index->out + sizeof(struct flow_index_head);
+    encoding.marks_at = flow_marks(index->ends_of, encoding.flows);
+    if (encoding.marks + encoding.marks_at.bytes > index->out + index->out_bytes)
+        return 0;
+    part_begin(&encoding, encoding.marks + encoding.marks_at.bytes);
     encode_addresses(&encoding, index->by_rank);
     encode_order(&encoding);
     encode_kinds(&encoding);
     uint8_t *chunks = encoding.part_start;
-    uint32_t chunk_bytes = (encoding.flows + FLOW_INDEX_CHUNK - 1) / FLOW_INDEX_CHUNK *
-                           (uint32_t)sizeof(struct flow_index_chunk);
+    uint32_t chunk_bytes = flow_chunks(encoding.flows, FLOW_INDEX_CHUNK) * (uint32_t)sizeof(struct flow_index_chunk);
     if (encoding.failed || chunks + chunk_bytes > index->out + index->out_bytes)
         return 0;
     part_begin(&encoding, chunks + chunk_bytes);
+    encode_blocks(&encoding);
     encode_ports(&encoding);
     encode_states(&encoding);
-    encode_blocks(&encoding);
     encode_macs(&encoding, index->rank);
     encode_end_macs(&encoding, index->rank, index->by_rank);
     encode_inners(&encoding);
     encode_tables(&encoding, entry, entries);
     gather_blocks(&encoding);
     uint8_t *end = encode_postings(&encoding, chunks);
-    encoding.head.part[FLOW_PART_CHUNKS] = (struct flow_index_part){
-        .offset = le32_of((uint32_t)(chunks - index->out)),
-        .bytes = le32_of(chunk_bytes),
-        .crc = le32_of(checksum_crc32c(chunks, chunk_bytes)),
-    };
+    part_place(&encoding, FLOW_PART_CHUNKS, chunks, chunk_bytes);
+    part_place(&encoding, FLOW_PART_MARKS, encoding.marks, encoding.marks_at.bytes);
     uint32_t length = (uint32_t)(end - index->out);
     if (encoding.failed || length > room_bytes)
         return 0;

@@ -1,5 +1,6 @@
 #include "flow_index_reader.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,8 @@
 
 #define GOLOMB_ORDER_MAX 31u
 #define NO_INNER UINT32_MAX
+#define CANDIDATES_MAX 128u /* flows that are reached by marks; where there are more, to decode whole columns is faster */
+#define SPANS_MAX 32u
 
 struct part {
     uint32_t offset;
@@ -43,6 +46,9 @@ struct flow_reader {
     struct flow_columns column;
     char (*app)[64];
     uint64_t bytes_read;
+    uint32_t bytes; /* of the index */
+    bool marked;   /* the index has marks */
+    bool by_marks; /* the last selection did with them */
 };
 
 /* ---- opening ----------------------------------------------------------------------------------- */
@@ -65,21 +71,39 @@ static bool counts_are_good(const struct flow_reader *reader)
            reader->services <= FLOW_INDEX_SERVICES_MAX;
 }
 
+static int expect(struct flow_reader *reader, const struct flow_index_range *range, uint32_t count)
+{
+    return reader->source.expect && count > 0 ? reader->source.expect(reader->source.context, range, count) : 0;
+}
+
+static int expect_all(struct flow_reader *reader)
+{
+    return expect(reader, &(struct flow_index_range){.bytes = reader->bytes}, 1);
+}
+
 static int read_head(struct flow_reader *reader)
 {
-    struct flow_index_head head;
-    if (reader->source.bytes < sizeof head)
+    struct flow_index_head head = {0};
+    const uint32_t shorter = offsetof(struct flow_index_head, part) + FLOW_PARTS_UNMARKED * sizeof head.part[0];
+    if (reader->source.bytes < shorter)
         return ERR_CORRUPT;
-    int code = read_bytes(reader, 0, sizeof head, (uint8_t *)&head);
+    int code = read_bytes(reader, 0, shorter, (uint8_t *)&head);
     if (code < 0)
         return code;
-    uint32_t crc = le32_get(head.crc);
+    bool old = le16_get(head.version) == FLOW_INDEX_VERSION_UNMARKED;
+    if ((!old && (le16_get(head.version) != FLOW_INDEX_VERSION || reader->source.bytes < sizeof head)) ||
+        le16_get(head.parts) != (old ? FLOW_PARTS_UNMARKED : FLOW_PARTS))
+        return ERR_CORRUPT;
+    code = old ? 0 : read_bytes(reader, shorter, sizeof head - shorter, (uint8_t *)&head + shorter);
+    if (code < 0)
+        return code;
+    uint32_t crc = le32_get(head.crc), parts = le16_get(head.parts);
     head.crc = le32_of(0);
     if (memcmp(head.magic, FLOW_INDEX_MAGIC, sizeof head.magic) != 0 ||
-        checksum_crc32c(&head, sizeof head) != crc || le32_get(head.bytes) > reader->source.bytes)
+        checksum_crc32c(&head, old ? shorter : sizeof head) != crc || le32_get(head.bytes) > reader->source.bytes)
         return ERR_CORRUPT;
-    if (le16_get(head.version) != FLOW_INDEX_VERSION || le16_get(head.parts) != FLOW_PARTS)
-        return ERR_CORRUPT;
+    reader->marked = !old;
+    reader->bytes = le32_get(head.bytes);
     reader->blocks = le32_get(head.blocks);
     reader->packets = le32_get(head.packets);
     reader->flows = le32_get(head.flows);
@@ -95,7 +119,7 @@ static int read_head(struct flow_reader *reader)
     reader->entries = le32_get(head.entries);
     reader->services = le32_get(head.services);
     reader->apps = le32_get(head.apps);
-    for (unsigned i = 0; i < FLOW_PARTS; i++) {
+    for (unsigned i = 0; i < parts; i++) {
         struct part *part = &reader->part[i];
         part->offset = le32_get(head.part[i].offset);
         part->bytes = le32_get(head.part[i].bytes);
@@ -164,9 +188,10 @@ static int part_load(struct flow_reader *reader, enum flow_part number, struct b
 {
     struct part *part = &reader->part[number];
     if (!part->loaded) {
-        uint8_t *bytes = malloc(part->bytes > 0 ? part->bytes : 1);
+        uint8_t *bytes = malloc(part->bytes + sizeof(le64)); /* with zeros behind, for who looks at eight bytes at once */
         if (!bytes)
             return ERR_NO_MEMORY;
+        memset(bytes + part->bytes, 0, sizeof(le64));
         int code = read_bytes(reader, part->offset, part->bytes, bytes);
         if (code == 0 && checksum_crc32c(bytes, part->bytes) != part->crc)
             code = ERR_CORRUPT;
@@ -405,24 +430,26 @@ static const struct flow_kind *kind_of(const struct flow_reader *reader, uint32_
     return &reader->column.kind[reader->column.flow_kind[flow]];
 }
 
-static int decode_ports(struct flow_reader *reader, uint16_t (*port)[2], uint32_t count)
+/* The ports that many flows have. */
+static int load_services(struct flow_reader *reader, uint16_t known[FLOW_INDEX_SERVICES_MAX])
 {
-    struct bit_reader services, coded, plain;
-    uint16_t known[FLOW_INDEX_SERVICES_MAX];
+    struct bit_reader services;
     int code = part_load(reader, FLOW_PART_SERVICES, &services);
-    if (code == 0)
-        code = part_load(reader, FLOW_PART_SERVICE, &coded);
-    if (code == 0)
-        code = part_load(reader, FLOW_PART_PORTS, &plain);
     if (code < 0)
         return code;
     for (uint32_t i = 0; i < reader->services; i++)
         known[i] = (uint16_t)bits_get(&services, 16);
-    struct bit_reader service = coded, ports = plain;
+    return services.failed ? ERR_CORRUPT : 0;
+}
+
+/* Of flows of these kinds; the bits are at the first of them. */
+static int decode_ports(const struct flow_reader *reader, const uint16_t *known, struct bit_reader service, struct bit_reader ports,
+                        const uint32_t *kind, uint32_t count, uint16_t (*port)[2])
+{
     uint8_t order = reader->part[FLOW_PART_SERVICE].code;
     uint32_t width = bits_width(1 + 2 * reader->services);
     for (uint32_t i = 0; i < count; i++) {
-        if ((kind_of(reader, i)->marks & FLOW_PORTS) == 0)
+        if ((reader->column.kind[kind[i]].marks & FLOW_PORTS) == 0)
             continue;
         uint64_t which = get_number(&service, order, width);
         if (which > 2ul * reader->services)
@@ -436,7 +463,7 @@ static int decode_ports(struct flow_reader *reader, uint16_t (*port)[2], uint32_
             port[i][!side] = (uint16_t)bits_get(&ports, 16);
         }
     }
-    return services.failed || service.failed || ports.failed ? ERR_CORRUPT : 0;
+    return service.failed || ports.failed ? ERR_CORRUPT : 0;
 }
 
 /* Of the first `count` flows, whose kinds are known. */
@@ -444,8 +471,16 @@ static int load_ports(struct flow_reader *reader, uint32_t count)
 {
     if (reader->column.port && reader->column.ports >= count)
         return 0;
+    uint16_t known[FLOW_INDEX_SERVICES_MAX];
+    struct bit_reader service, ports;
     uint16_t(*port)[2] = calloc(count + 1ul, sizeof *port);
-    int code = port ? decode_ports(reader, port, count) : ERR_NO_MEMORY;
+    int code = port ? load_services(reader, known) : ERR_NO_MEMORY;
+    if (code == 0)
+        code = part_load(reader, FLOW_PART_SERVICE, &service);
+    if (code == 0)
+        code = part_load(reader, FLOW_PART_PORTS, &ports);
+    if (code == 0)
+        code = decode_ports(reader, known, service, ports, reader->column.flow_kind, count, port);
     if (code < 0) {
         free(port);
         return code;
@@ -568,7 +603,8 @@ static int load_apps(struct flow_reader *reader)
     return 0;
 }
 
-static int load_states(struct flow_reader *reader)
+/* What states are about, and what they are. */
+static int load_state_table(struct flow_reader *reader)
 {
     struct bit_reader bits;
     int code = load_apps(reader);
@@ -583,10 +619,15 @@ static int load_states(struct flow_reader *reader)
          reader->part[FLOW_PART_SETS].bytes < reader->sets * 32 ||
          reader->part[FLOW_PART_ENTRIES].bytes < reader->entries * sizeof(struct frame_entry)))
         code = ERR_CORRUPT;
-    if (code < 0)
-        return code;
-    return load_numbers(reader, FLOW_PART_STATE, reader->flows, bits_width(reader->states),
-                        reader->states, &reader->column.state);
+    return code;
+}
+
+static int load_states(struct flow_reader *reader)
+{
+    int code = load_state_table(reader);
+    return code < 0 ? code
+                    : load_numbers(reader, FLOW_PART_STATE, reader->flows, bits_width(reader->states), reader->states,
+                                   &reader->column.state);
 }
 
 /* Addresses and kinds, and what else is needed (enum narrowing_need), of the first `count` flows at least. */
@@ -610,6 +651,23 @@ static int load_flows(struct flow_reader *reader, unsigned needs, uint32_t count
     return code;
 }
 
+/* What a state says. */
+static void seen_get(const struct flow_reader *reader, uint32_t number, struct flow_seen *seen)
+{
+    struct flow_index_state state;
+    memcpy(&state, reader->part[FLOW_PART_STATES].loaded + number * sizeof state, sizeof state);
+    uint32_t set = le16_get(state.set), app = le16_get(state.app);
+    *seen = (struct flow_seen){
+        .app = app > 0 && app <= reader->apps ? reader->app[app - 1] : NULL,
+        .entry_set =
+            set < reader->sets ? reader->part[FLOW_PART_SETS].loaded + set * 32ul : NULL,
+        .entry = (const struct frame_entry *)reader->part[FLOW_PART_ENTRIES].loaded,
+        .entries = reader->entries,
+        .ways = state.ways,
+        .tcp_flags = state.tcp_flags,
+    };
+}
+
 /* A flow's keys and what was seen of it, as far as load_flows() has been called for. */
 static void flow_get(const struct flow_reader *reader, uint32_t flow, struct flow_keys *keys,
                      struct flow_seen *seen)
@@ -630,19 +688,7 @@ static void flow_get(const struct flow_reader *reader, uint32_t flow, struct flo
         keys->inner = column->inners[column->inner[flow]];
     if (!column->state)
         return;
-    struct flow_index_state state;
-    memcpy(&state, reader->part[FLOW_PART_STATES].loaded + column->state[flow] * sizeof state,
-           sizeof state);
-    uint32_t set = le16_get(state.set), app = le16_get(state.app);
-    *seen = (struct flow_seen){
-        .app = app > 0 && app <= reader->apps ? reader->app[app - 1] : NULL,
-        .entry_set =
-            set < reader->sets ? reader->part[FLOW_PART_SETS].loaded + set * 32ul : NULL,
-        .entry = (const struct frame_entry *)reader->part[FLOW_PART_ENTRIES].loaded,
-        .entries = reader->entries,
-        .ways = state.ways,
-        .tcp_flags = state.tcp_flags,
-    };
+    seen_get(reader, column->state[flow], seen);
 }
 
 int flow_reader_each(struct flow_reader *reader,
@@ -650,7 +696,9 @@ int flow_reader_each(struct flow_reader *reader,
                                  const struct flow_seen *seen),
                      void *context)
 {
-    int code = load_flows(reader, NEED_PORTS | NEED_MACS | NEED_INNER | NEED_SEEN, reader->flows);
+    int code = expect_all(reader);
+    if (code == 0)
+        code = load_flows(reader, NEED_PORTS | NEED_MACS | NEED_INNER | NEED_SEEN, reader->flows);
     for (uint32_t flow = 0; code == 0 && flow < reader->flows; flow++) {
         struct flow_keys keys;
         struct flow_seen seen;
@@ -773,54 +821,69 @@ static int select_flow(struct flow_reader *reader, struct bit_reader *bits, bool
     return bits->failed ? ERR_CORRUPT : 0;
 }
 
-/* One piece of the postings: read only where one of its flows is wanted. */
-static int select_chunk(struct flow_reader *reader, const uint8_t *wanted, uint32_t chunk,
-                        struct flow_selection *selection)
+/* Where in the postings a piece lies. */
+static int chunk_range(const struct flow_reader *reader, uint32_t chunk, struct flow_index_range *range, uint32_t *crc)
 {
-    struct bit_reader bits;
     struct flow_index_chunk this, next;
     const struct part *postings = &reader->part[FLOW_PART_POSTINGS];
-    uint32_t from = chunk * FLOW_INDEX_CHUNK, to = from + FLOW_INDEX_CHUNK;
-    to = to < reader->flows ? to : reader->flows;
-    if (!memchr(wanted + from, 1, to - from))
-        return 0;
     const uint8_t *chunks = reader->part[FLOW_PART_CHUNKS].loaded;
     memcpy(&this, chunks + chunk * sizeof this, sizeof this);
     uint32_t begin = le32_get(this.offset), end = postings->bytes;
-    if (to < reader->flows) {
+    if (chunk + 1 < flow_chunks(reader->flows, FLOW_INDEX_CHUNK)) {
         memcpy(&next, chunks + (chunk + 1ul) * sizeof next, sizeof next);
         end = le32_get(next.offset);
     }
     if (begin > end || end > postings->bytes)
         return ERR_CORRUPT;
-    uint8_t *bytes = malloc(end - begin + 1ul);
+    *range = (struct flow_index_range){.offset = postings->offset + begin, .bytes = end - begin};
+    *crc = le32_get(this.crc);
+    return 0;
+}
+
+/* One piece of the postings: read only where one of its flows, which is what wanted[] is about, is wanted. */
+static int select_chunk(struct flow_reader *reader, const uint8_t *wanted, uint32_t chunk,
+                        struct flow_selection *selection)
+{
+    struct bit_reader bits;
+    struct flow_index_range range;
+    uint32_t flows = reader->flows - chunk * FLOW_INDEX_CHUNK, crc;
+    flows = flows < FLOW_INDEX_CHUNK ? flows : FLOW_INDEX_CHUNK;
+    const uint8_t *last = memrchr(wanted, 1, flows);
+    if (!last)
+        return 0;
+    int code = chunk_range(reader, chunk, &range, &crc);
+    if (code != 0)
+        return code;
+    uint8_t *bytes = malloc(range.bytes + 1ul);
     if (!bytes)
         return ERR_NO_MEMORY;
-    int code = read_bytes(reader, postings->offset + begin, end - begin, bytes);
-    if (code == 0 && checksum_crc32c(bytes, end - begin) != le32_get(this.crc))
+    code = read_bytes(reader, range.offset, range.bytes, bytes);
+    if (code == 0 && checksum_crc32c(bytes, range.bytes) != crc)
         code = ERR_CORRUPT;
-    bits_open(&bits, bytes, end - begin);
-    for (uint32_t flow = from; code == 0 && flow < to; flow++)
-        code = select_flow(reader, &bits, wanted[flow] != 0, selection);
+    bits_open(&bits, bytes, range.bytes);
+    for (const uint8_t *flow = wanted; code == 0 && flow <= last; flow++)
+        code = select_flow(reader, &bits, *flow != 0, selection);
     free(bytes);
     return code;
+}
+
+/* Where the postings' pieces are. */
+static int load_chunks(struct flow_reader *reader)
+{
+    struct bit_reader bits;
+    int code = part_load(reader, FLOW_PART_CHUNKS, &bits);
+    bool short_of = reader->part[FLOW_PART_CHUNKS].bytes < flow_chunks(reader->flows, FLOW_INDEX_CHUNK) * sizeof(struct flow_index_chunk);
+    return code == 0 && short_of ? ERR_CORRUPT : code;
 }
 
 static int select_blocks(struct flow_reader *reader, const uint8_t *wanted,
                          struct flow_selection *selection)
 {
-    struct bit_reader bits;
     if (!memchr(wanted, 1, reader->flows))
         return 0;
-    uint32_t chunks = (reader->flows + FLOW_INDEX_CHUNK - 1) / FLOW_INDEX_CHUNK;
-    int code = part_load(reader, FLOW_PART_CHUNKS, &bits);
-    if (code == 0 &&
-        reader->part[FLOW_PART_CHUNKS].bytes < chunks * sizeof(struct flow_index_chunk))
-        code = ERR_CORRUPT;
-    for (uint32_t chunk = 0; code == 0 && chunk < chunks; chunk++)
-        code = select_chunk(reader, wanted, chunk, selection);
-    for (uint32_t i = 0; code == 0 && i < reader->blocks; i++)
-        selection->selected += selection->block[i] > 0;
+    int code = load_chunks(reader);
+    for (uint32_t chunk = 0; code == 0 && chunk < flow_chunks(reader->flows, FLOW_INDEX_CHUNK); chunk++)
+        code = select_chunk(reader, wanted + chunk * FLOW_INDEX_CHUNK, chunk, selection);
     return code;
 }
 
@@ -837,19 +900,562 @@ static int add_sizes(struct flow_reader *reader, const uint8_t *wanted,
     return code;
 }
 
-int flow_reader_select(struct flow_reader *reader, const struct narrowing *tree, bool sizes,
-                       struct flow_selection *selection)
+/* ---- selecting by marks ------------------------------------------------------------------------ */
+
+/*
+ * A search for addresses of which few flows have any: the address leads to ends, these to flows, and the marks to what is said of those. Of
+ * the columns nothing is decoded but the pieces that such flows are in.
+ */
+struct end_span {
+    uint32_t from, to; /* ends */
+};
+
+struct candidate {
+    uint32_t flow;
+    uint32_t end[2];
+};
+
+struct search {
+    struct flow_reader *reader;
+    const struct narrowing *tree;
+    struct flow_marks at; /* in the part */
+    struct end_span span[SPANS_MAX];
+    uint32_t spans;
+    struct candidate candidate[CANDIDATES_MAX];
+    uint32_t candidates;
+    bool crowded; /* there are more than that */
+    uint16_t service[FLOW_INDEX_SERVICES_MAX];
+};
+
+/* The columns of one piece. */
+struct flow_piece {
+    uint32_t kind[FLOW_INDEX_CHUNK];
+    uint16_t port[FLOW_INDEX_CHUNK][2];
+    uint32_t state[FLOW_INDEX_CHUNK];
+};
+
+static const uint8_t *marks_of(const struct search *search)
 {
-    *selection = (struct flow_selection){.blocks = reader->blocks};
-    selection->block = calloc(reader->blocks + 1ul, sizeof *selection->block);
+    return search->reader->part[FLOW_PART_MARKS].loaded;
+}
+
+static struct flow_index_mark4 mark4(const struct search *search, uint32_t piece)
+{
+    struct flow_index_mark4 mark;
+    memcpy(&mark, marks_of(search) + piece * sizeof mark, sizeof mark);
+    return mark;
+}
+
+static struct flow_index_mark6 mark6(const struct search *search, uint32_t piece)
+{
+    struct flow_index_mark6 mark;
+    memcpy(&mark, marks_of(search) + search->at.six + piece * sizeof mark, sizeof mark);
+    return mark;
+}
+
+static struct flow_index_mark_end mark_end(const struct search *search, uint32_t piece)
+{
+    struct flow_index_mark_end mark;
+    memcpy(&mark, marks_of(search) + search->at.ends + piece * sizeof mark, sizeof mark);
+    return mark;
+}
+
+static struct flow_index_piece mark_flow(const struct search *search, uint32_t piece, enum flow_column column)
+{
+    struct flow_index_mark mark;
+    memcpy(&mark, marks_of(search) + search->at.flows + piece * sizeof mark, sizeof mark);
+    return mark.column[column];
+}
+
+/* A whole part, and in it the bit that a mark names. */
+static int load_at(struct flow_reader *reader, enum flow_part part, uint32_t bit, struct bit_reader *bits)
+{
+    int code = part_load(reader, part, bits);
+    if (code == 0 && bit > bits->end)
+        code = ERR_CORRUPT;
+    if (code == 0)
+        bits->at = bit;
+    return code;
+}
+
+/* An address being read: of either version as sixteen bytes, so that memcmp() orders them. */
+struct address_walk {
+    struct bit_reader bits;
+    uint8_t now[16];
+    uint64_t sum; /* version 4 */
+    uint8_t version;
+};
+
+static int walk_from(const struct search *search, uint8_t version, uint32_t piece, struct address_walk *walk)
+{
+    *walk = (struct address_walk){.version = version};
+    if (version == 4) {
+        struct flow_index_mark4 mark = mark4(search, piece);
+        walk->sum = le32_get(mark.address);
+        return load_at(search->reader, FLOW_PART_ADDRESS4, le32_get(mark.bit), &walk->bits);
+    }
+    struct flow_index_mark6 mark = mark6(search, piece);
+    memcpy(walk->now, mark.address, sizeof walk->now);
+    return load_at(search->reader, FLOW_PART_ADDRESS6, le32_get(mark.bit), &walk->bits);
+}
+
+static int walk_next(const struct search *search, struct address_walk *walk)
+{
+    if (walk->version == 4) {
+        walk->sum += get_number(&walk->bits, search->reader->part[FLOW_PART_ADDRESS4].code, 32);
+        if (walk->sum > UINT32_MAX)
+            return ERR_CORRUPT;
+        put_address4(walk->now, (uint32_t)walk->sum);
+    } else {
+        uint32_t common = bits_get(&walk->bits, 5);
+        for (uint32_t byte = common; byte < 16; byte++)
+            walk->now[byte] = (uint8_t)bits_get(&walk->bits, 8);
+    }
+    return walk->bits.failed ? ERR_CORRUPT : 0;
+}
+
+/* The last piece before which all addresses are below `low`; the first one, where there is none. */
+static uint32_t piece_of_address(const struct search *search, uint8_t version, const uint8_t *low)
+{
+    uint32_t from = 0, to = flow_chunks(search->reader->ends[version == 4 ? 1 : 2], FLOW_INDEX_END_CHUNK);
+    while (to - from > 1) {
+        uint32_t middle = from + (to - from) / 2;
+        uint8_t address[16] = {0};
+        if (version == 4)
+            put_address4(address, le32_get(mark4(search, middle).address));
+        else
+            memcpy(address, mark6(search, middle).address, sizeof address);
+        if (memcmp(address, low, version == 4 ? 4 : 16) < 0)
+            from = middle;
+        else
+            to = middle;
+    }
+    return from;
+}
+
+/* The ends whose addresses lie from `low` to `high`. */
+static int find_span(struct search *search, uint8_t version, const uint8_t *low, const uint8_t *high)
+{
+    const struct flow_reader *reader = search->reader;
+    uint32_t count = reader->ends[version == 4 ? 1 : 2], bytes = version == 4 ? 4 : 16;
+    uint32_t base = reader->ends[0] + (version == 4 ? 0 : reader->ends[1]);
+    if (count == 0)
+        return 0;
+    struct address_walk walk;
+    uint32_t piece = piece_of_address(search, version, low), i = piece * FLOW_INDEX_END_CHUNK;
+    struct end_span span = {.from = count, .to = count};
+    int code = walk_from(search, version, piece, &walk);
+    for (; code == 0 && i < count; i++) {
+        code = walk_next(search, &walk);
+        if (code == 0 && memcmp(walk.now, high, bytes) > 0)
+            break;
+        if (span.from == count && memcmp(walk.now, low, bytes) >= 0)
+            span.from = i;
+        if (i >= span.from + 2 * CANDIDATES_MAX) { /* each end is one of a flow, which has two */
+            search->crowded = true;
+            return 0;
+        }
+    }
+    span.to = i;
+    if (code != 0 || span.from >= span.to)
+        return code;
+    if (search->spans == SPANS_MAX) {
+        search->crowded = true;
+        return 0;
+    }
+    search->span[search->spans++] = (struct end_span){.from = base + span.from, .to = base + span.to};
+    return 0;
+}
+
+static int find_spans(struct search *search)
+{
+    int code = 0;
+    for (uint32_t i = 0; code == 0 && !search->crowded && i < narrowing_ends(search->tree); i++) {
+        uint8_t low[16], high[16];
+        uint8_t version = narrowing_end_bounds(search->tree, i, low, high);
+        code = find_span(search, version, low, high);
+    }
+    return code;
+}
+
+static void add_candidate(struct search *search, uint32_t flow)
+{
+    if (search->candidates == CANDIDATES_MAX)
+        search->crowded = true;
+    else
+        search->candidate[search->candidates++] = (struct candidate){.flow = flow};
+}
+
+/* Flows whose end 0 is in a span. */
+static int find_firsts(struct search *search, const struct end_span *span)
+{
+    struct flow_reader *reader = search->reader;
+    struct bit_reader bits;
+    uint32_t piece = span->from / FLOW_INDEX_END_CHUNK;
+    struct flow_index_mark_end mark = mark_end(search, piece);
+    uint64_t flow = le32_get(mark.flow);
+    int code = load_at(reader, FLOW_PART_FIRSTS, le32_get(mark.bit), &bits);
+    for (uint32_t end = piece * FLOW_INDEX_END_CHUNK; code == 0 && end < span->to && !search->crowded; end++) {
+        uint64_t times = get_number(&bits, reader->part[FLOW_PART_FIRSTS].code, bits_width(FLOW_INDEX_FLOWS_MAX + 1));
+        if (bits.failed || flow > reader->flows || times > reader->flows - flow)
+            return ERR_CORRUPT;
+        for (uint64_t i = 0; end >= span->from && i < times && !search->crowded; i++)
+            add_candidate(search, (uint32_t)(flow + i));
+        flow += times;
+    }
+    return code;
+}
+
+static uint32_t number_at(const uint8_t *bytes, uint64_t bit, uint32_t width)
+{
+    le64 word;
+    memcpy(&word, bytes + (bit >> 3), sizeof word);
+    return (uint32_t)(le64_get(word) >> (bit & 7) & ((UINT64_C(1) << width) - 1));
+}
+
+/* Flows whose end 1 is in a span: all of the column is gone through, a number of a known width after the other. */
+static int find_seconds(struct search *search)
+{
+    struct flow_reader *reader = search->reader;
+    struct bit_reader bits;
+    uint32_t width = bits_width(reader->all_ends);
+    int code = part_load(reader, FLOW_PART_SECONDS, &bits);
+    if (code == 0 && (reader->part[FLOW_PART_SECONDS].code != width || (uint64_t)reader->flows * width > bits.end))
+        code = ERR_CORRUPT;
+    for (uint32_t i = 0; code == 0 && i < search->spans; i++) {
+        uint32_t from = search->span[i].from, length = search->span[i].to - from;
+        uint64_t bit = 0;
+        for (uint32_t flow = 0; flow < reader->flows && !search->crowded; flow++, bit += width)
+            if (number_at(bits.bytes, bit, width) - from < length)
+                add_candidate(search, flow);
+    }
+    return code;
+}
+
+/* Flows of kinds that say that their addresses are not sure. */
+static int find_unsure(struct search *search)
+{
+    struct flow_reader *reader = search->reader;
+    bool unsure[FLOW_INDEX_KINDS_MAX], any = false;
+    int code = load_kind_table(reader);
+    for (uint32_t i = 0; code == 0 && i < reader->kinds; i++)
+        any |= unsure[i] = narrowing_end_unsure(search->tree, &reader->column.kind[i]);
+    if (code != 0 || !any)
+        return code;
+    code = load_kinds(reader, reader->flows);
+    for (uint32_t flow = 0; code == 0 && flow < reader->flows && !search->crowded; flow++)
+        if (unsure[reader->column.flow_kind[flow]])
+            add_candidate(search, flow);
+    return code;
+}
+
+static int by_flow(const void *a, const void *b)
+{
+    uint32_t one = ((const struct candidate *)a)->flow, two = ((const struct candidate *)b)->flow;
+    return one < two ? -1 : one > two;
+}
+
+/* In order, and each once. */
+static void sort_candidates(struct search *search)
+{
+    uint32_t count = 0;
+    qsort(search->candidate, search->candidates, sizeof search->candidate[0], by_flow);
+    for (uint32_t i = 0; i < search->candidates; i++)
+        if (count == 0 || search->candidate[count - 1].flow != search->candidate[i].flow)
+            search->candidate[count++] = search->candidate[i];
+    search->candidates = count;
+}
+
+/* Both ends of a flow. */
+static int find_ends(struct search *search, struct candidate *candidate)
+{
+    struct flow_reader *reader = search->reader;
+    struct bit_reader bits;
+    uint32_t from = 0, to = flow_chunks(reader->all_ends, FLOW_INDEX_END_CHUNK), width = bits_width(reader->all_ends);
+    while (to - from > 1) {
+        uint32_t middle = from + (to - from) / 2;
+        if (le32_get(mark_end(search, middle).flow) <= candidate->flow)
+            from = middle;
+        else
+            to = middle;
+    }
+    if (reader->all_ends == 0)
+        return ERR_CORRUPT;
+    struct flow_index_mark_end mark = mark_end(search, from);
+    uint64_t flow = le32_get(mark.flow);
+    int code = load_at(reader, FLOW_PART_FIRSTS, le32_get(mark.bit), &bits);
+    for (uint32_t end = from * FLOW_INDEX_END_CHUNK; code == 0; end++) {
+        if (end == reader->all_ends || bits.failed || flow > candidate->flow)
+            return ERR_CORRUPT;
+        flow += get_number(&bits, reader->part[FLOW_PART_FIRSTS].code, bits_width(FLOW_INDEX_FLOWS_MAX + 1));
+        candidate->end[0] = end;
+        if (flow > candidate->flow && !bits.failed)
+            break;
+    }
+    if (code == 0)
+        code = part_load(reader, FLOW_PART_SECONDS, &bits);
+    if (code == 0 && (reader->part[FLOW_PART_SECONDS].code != width || (uint64_t)reader->flows * width > bits.end))
+        code = ERR_CORRUPT;
+    if (code == 0)
+        candidate->end[1] = number_at(bits.bytes, (uint64_t)candidate->flow * width, width);
+    return code == 0 && candidate->end[1] >= reader->all_ends ? ERR_CORRUPT : code;
+}
+
+/* An end's address, into zeros. */
+static int find_address(const struct search *search, uint32_t end, uint8_t address[16])
+{
+    const struct flow_reader *reader = search->reader;
+    uint32_t behind4 = reader->ends[0] + reader->ends[1];
+    if (end < reader->ends[0])
+        return 0;
+    uint8_t version = end < behind4 ? 4 : 6;
+    uint32_t number = end < behind4 ? end - reader->ends[0] : end - behind4, piece = number / FLOW_INDEX_END_CHUNK;
+    struct address_walk walk;
+    int code = walk_from(search, version, piece, &walk);
+    for (uint32_t i = piece * FLOW_INDEX_END_CHUNK; code == 0 && i <= number; i++)
+        code = walk_next(search, &walk);
+    if (code == 0)
+        memcpy(address, walk.now, 16);
+    return code;
+}
+
+/* Where a piece of a column lies. */
+static int piece_range(const struct search *search, uint32_t piece, enum flow_column column, struct flow_index_range *range, uint32_t *bit,
+                       uint32_t *crc)
+{
+    static const enum flow_part part_of[FLOW_COLUMNS] = {FLOW_PART_KIND, FLOW_PART_SERVICE, FLOW_PART_PORTS, FLOW_PART_STATE};
+    const struct flow_reader *reader = search->reader;
+    const struct part *part = &reader->part[part_of[column]];
+    struct flow_index_piece this = mark_flow(search, piece, column);
+    uint64_t from = le32_get(this.bit) / 8, to = part->bytes;
+    if (piece + 1 < flow_chunks(reader->flows, FLOW_INDEX_CHUNK))
+        to = (le32_get(mark_flow(search, piece + 1, column).bit) + 7ul) / 8;
+    if (from > to || to > part->bytes)
+        return ERR_CORRUPT;
+    *range = (struct flow_index_range){.offset = part->offset + (uint32_t)from, .bytes = (uint32_t)(to - from)};
+    *bit = le32_get(this.bit) % 8;
+    *crc = le32_get(this.crc);
+    return 0;
+}
+
+/* A piece's bytes, checked by themselves: *memory is the caller's to free(), also after an error. */
+static int piece_load(const struct search *search, uint32_t piece, enum flow_column column, uint8_t **memory, struct bit_reader *bits)
+{
+    struct flow_index_range range;
+    uint32_t bit, crc;
+    int code = piece_range(search, piece, column, &range, &bit, &crc);
+    *memory = code == 0 ? malloc(range.bytes + 1ul) : NULL;
+    if (code == 0 && !*memory)
+        code = ERR_NO_MEMORY;
+    if (code == 0)
+        code = read_bytes(search->reader, range.offset, range.bytes, *memory);
+    if (code == 0 && checksum_crc32c(*memory, range.bytes) != crc)
+        code = ERR_CORRUPT;
+    if (code != 0)
+        return code;
+    bits_open(bits, *memory, range.bytes);
+    bits->at = bit;
+    return bits->at > bits->end ? ERR_CORRUPT : 0;
+}
+
+static int decode_piece_numbers(const struct search *search, uint32_t piece, enum flow_column column, enum flow_part part, uint32_t limit,
+                                uint32_t count, uint32_t *value)
+{
+    uint8_t *memory;
+    struct bit_reader bits;
+    int code = piece_load(search, piece, column, &memory, &bits);
+    for (uint32_t i = 0; code == 0 && i < count; i++) {
+        uint64_t number = get_number(&bits, search->reader->part[part].code, bits_width(limit));
+        value[i] = (uint32_t)number;
+        if (bits.failed || number >= limit)
+            code = ERR_CORRUPT;
+    }
+    free(memory);
+    return code;
+}
+
+static int decode_piece(const struct search *search, unsigned needs, uint32_t piece, struct flow_piece *columns)
+{
+    const struct flow_reader *reader = search->reader;
+    uint32_t count = reader->flows - piece * FLOW_INDEX_CHUNK;
+    count = count < FLOW_INDEX_CHUNK ? count : FLOW_INDEX_CHUNK;
+    int code = decode_piece_numbers(search, piece, FLOW_COLUMN_KIND, FLOW_PART_KIND, reader->kinds, count, columns->kind);
+    if (code == 0 && (needs & NEED_PORTS) != 0) {
+        uint8_t *memory[2] = {NULL, NULL};
+        struct bit_reader service, ports;
+        memset(columns->port, 0, sizeof columns->port);
+        code = piece_load(search, piece, FLOW_COLUMN_SERVICE, &memory[0], &service);
+        if (code == 0)
+            code = piece_load(search, piece, FLOW_COLUMN_PORTS, &memory[1], &ports);
+        if (code == 0)
+            code = decode_ports(reader, search->service, service, ports, columns->kind, count, columns->port);
+        free(memory[0]);
+        free(memory[1]);
+    }
+    if (code == 0 && (needs & NEED_SEEN) != 0)
+        code = decode_piece_numbers(search, piece, FLOW_COLUMN_STATE, FLOW_PART_STATE, reader->states, count, columns->state);
+    return code;
+}
+
+/* What will be read of the pieces that have candidates. */
+static int expect_pieces(struct search *search, unsigned needs)
+{
+    struct flow_reader *reader = search->reader;
+    struct flow_index_range range[CANDIDATES_MAX * (FLOW_COLUMNS + 1)];
+    const bool needed[FLOW_COLUMNS] = {true, (needs & NEED_PORTS) != 0, (needs & NEED_PORTS) != 0, (needs & NEED_SEEN) != 0};
+    uint32_t count = 0, ignored, crc;
+    int code = 0;
+    for (unsigned column = 0; column <= FLOW_COLUMNS; column++) {
+        uint32_t before = UINT32_MAX;
+        for (uint32_t i = 0; code == 0 && i < search->candidates; i++) {
+            uint32_t piece = search->candidate[i].flow / FLOW_INDEX_CHUNK;
+            if (piece == before || (column < FLOW_COLUMNS && !needed[column]))
+                continue;
+            before = piece;
+            code = column < FLOW_COLUMNS ? piece_range(search, piece, (enum flow_column)column, &range[count], &ignored, &crc)
+                                         : chunk_range(reader, piece, &range[count], &crc);
+            count++;
+        }
+    }
+    return code == 0 ? expect(reader, range, count) : code;
+}
+
+static int judge_candidate(const struct search *search, struct candidate *candidate, const struct flow_piece *columns, unsigned needs,
+                           enum narrowing_verdict *verdict)
+{
+    uint32_t row = candidate->flow % FLOW_INDEX_CHUNK;
+    struct flow_keys keys = {.kind = search->reader->column.kind[columns->kind[row]]};
+    struct flow_seen seen = {.ways = FLOW_WAY_0 | FLOW_WAY_1};
+    int code = 0;
+    for (unsigned i = 0; code == 0 && i < 2; i++) {
+        code = find_address(search, candidate->end[i], keys.end[i].address);
+        keys.end[i].port = (needs & NEED_PORTS) != 0 ? columns->port[row][i] : 0;
+    }
+    if (code == 0 && (needs & NEED_SEEN) != 0)
+        seen_get(search->reader, columns->state[row], &seen);
+    if (code == 0)
+        *verdict = narrowing_judge(search->tree, &keys, &seen);
+    return code;
+}
+
+/* Judges the candidates from *i on that are in one piece, and selects the blocks of those that may match. */
+static int select_piece(struct search *search, uint32_t *i, unsigned needs, struct flow_selection *selection)
+{
+    struct flow_reader *reader = search->reader;
+    struct flow_piece columns;
+    uint8_t wanted[FLOW_INDEX_CHUNK] = {0};
+    uint32_t piece = search->candidate[*i].flow / FLOW_INDEX_CHUNK;
+    int code = decode_piece(search, needs, piece, &columns);
+    for (; code == 0 && *i < search->candidates && search->candidate[*i].flow / FLOW_INDEX_CHUNK == piece; ++*i) {
+        struct candidate *candidate = &search->candidate[*i];
+        enum narrowing_verdict verdict = NARROWING_MAYBE;
+        code = find_ends(search, candidate);
+        if (code == 0)
+            code = judge_candidate(search, candidate, &columns, needs, &verdict);
+        wanted[candidate->flow % FLOW_INDEX_CHUNK] = verdict != NARROWING_NONE;
+        selection->sure &= verdict != NARROWING_MAYBE;
+        if (code == 0 && verdict != NARROWING_NONE && reader->part[FLOW_PART_SIZES].loaded)
+            selection->bytes += flow_size_get(reader->part[FLOW_PART_SIZES].loaded[candidate->flow]);
+    }
+    return code == 0 ? select_chunk(reader, wanted, piece, selection) : code;
+}
+
+/* Flows that may match, in no order. */
+static int find_candidates(struct search *search)
+{
+    struct flow_reader *reader = search->reader;
+    struct bit_reader bits;
+    int code = part_load(reader, FLOW_PART_MARKS, &bits);
+    search->at = flow_marks(reader->ends, reader->flows);
+    if (code == 0 && reader->part[FLOW_PART_MARKS].bytes != search->at.bytes)
+        code = ERR_CORRUPT;
+    if (code == 0)
+        code = find_spans(search);
+    for (uint32_t i = 0; code == 0 && i < search->spans && !search->crowded; i++)
+        code = find_firsts(search, &search->span[i]);
+    if (code == 0 && !search->crowded && search->spans > 0)
+        code = find_seconds(search);
+    if (code == 0 && !search->crowded)
+        code = find_unsure(search);
+    return code;
+}
+
+/* 1: done; 0: marks do not help here; or a negative code. */
+static int select_by_marks(struct flow_reader *reader, const struct narrowing *tree, bool sizes, struct flow_selection *selection)
+{
+    unsigned needs = tree ? narrowing_needs(tree) : 0;
+    if (!reader->marked || !tree || !narrowing_has_ends(tree) || (needs & (NEED_MACS | NEED_INNER)) != 0)
+        return 0;
+    struct search *search = calloc(1, sizeof *search);
+    if (!search)
+        return ERR_NO_MEMORY;
+    search->reader = reader;
+    search->tree = tree;
+    struct bit_reader bits;
+    int code = find_candidates(search);
+    sort_candidates(search);
+    bool any = code == 0 && !search->crowded && search->candidates > 0;
+    if (any)
+        code = load_chunks(reader);
+    if (any && code == 0)
+        code = expect_pieces(search, needs);
+    if (any && code == 0 && (needs & NEED_PORTS) != 0)
+        code = load_services(reader, search->service);
+    if (any && code == 0 && (needs & NEED_SEEN) != 0)
+        code = load_state_table(reader);
+    if (any && code == 0 && sizes) {
+        code = part_load(reader, FLOW_PART_SIZES, &bits);
+        if (code == 0 && reader->part[FLOW_PART_SIZES].bytes < reader->flows)
+            code = ERR_CORRUPT;
+    }
+    selection->sure = true;
+    for (uint32_t i = 0; any && code == 0 && i < search->candidates;)
+        code = select_piece(search, &i, needs, selection);
+    bool crowded = search->crowded;
+    free(search);
+    return code < 0 ? code : !crowded;
+}
+
+uint32_t flow_reader_front(const struct flow_reader *reader)
+{
+    static const enum flow_part front[] = {FLOW_PART_MARKS, FLOW_PART_ADDRESS4, FLOW_PART_ADDRESS6, FLOW_PART_FIRSTS, FLOW_PART_SECONDS,
+                                           FLOW_PART_KINDS, FLOW_PART_KIND, FLOW_PART_CHUNKS, FLOW_PART_BLOCKS, FLOW_PART_SERVICES};
+    uint32_t end = 0;
+    for (size_t i = 0; reader->by_marks && i < sizeof front / sizeof front[0]; i++) {
+        const struct part *part = &reader->part[front[i]];
+        end = part->offset + part->bytes > end ? part->offset + part->bytes : end;
+    }
+    return end;
+}
+
+/* ---- selecting: all of it ---------------------------------------------------------------------- */
+
+static int select_by_columns(struct flow_reader *reader, const struct narrowing *tree, bool sizes, struct flow_selection *selection)
+{
     uint8_t *wanted = malloc(reader->flows + 1ul);
-    int code = selection->block && wanted ? judge_flows(reader, tree, wanted, &selection->sure) : ERR_NO_MEMORY;
+    int code = wanted ? expect_all(reader) : ERR_NO_MEMORY;
+    if (code == 0)
+        code = judge_flows(reader, tree, wanted, &selection->sure);
     if (code == 0)
         code = select_blocks(reader, wanted, selection);
     if (code == 0 && sizes)
         code = add_sizes(reader, wanted, selection);
     free(wanted);
     return code;
+}
+
+int flow_reader_select(struct flow_reader *reader, const struct narrowing *tree, bool sizes,
+                       struct flow_selection *selection)
+{
+    *selection = (struct flow_selection){.blocks = reader->blocks};
+    selection->block = calloc(reader->blocks + 1ul, sizeof *selection->block);
+    int code = selection->block ? select_by_marks(reader, tree, sizes, selection) : ERR_NO_MEMORY;
+    reader->by_marks = code == 1;
+    if (code == 0)
+        code = select_by_columns(reader, tree, sizes, selection);
+    for (uint32_t i = 0; code >= 0 && i < reader->blocks; i++)
+        selection->selected += selection->block[i] > 0;
+    return code < 0 ? code : 0;
 }
 
 void flow_selection_clear(struct flow_selection *selection)

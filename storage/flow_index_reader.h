@@ -9,7 +9,8 @@
  * the segment has to be read from end to end; it never means less than that.
  *
  * Only the parts that a question needs are read: a search for an address stops where no flow has
- * it. Threads: one.
+ * it. Where few flows have it, marks lead to what is said of them, and no column is decoded from its
+ * beginning, and most are not read. Threads: one.
  */
 #ifndef STORAGE_FLOW_INDEX_READER_H
 #define STORAGE_FLOW_INDEX_READER_H
@@ -22,11 +23,19 @@
 
 struct flow_reader;
 
-/* Where the bytes come from: 0, or a negative code that the reader's functions then return. */
+struct flow_index_range {
+    uint32_t offset, bytes;
+};
+
+/*
+ * Where the bytes come from: 0, or a negative code that the reader's functions then return. expect(), which may be null, is told what will be
+ * read next, ascending, so that all of it can be on its way at once.
+ */
 struct flow_index_source {
     int (*read)(void *context, uint32_t offset, uint32_t count, uint8_t *into);
+    int (*expect)(void *context, const struct flow_index_range *range, uint32_t count);
     void *context;
-    uint32_t bytes; /* of the index */
+    uint32_t bytes; /* of the index, or more */
 };
 
 int flow_reader_open(const struct flow_index_source *source, struct flow_reader **reader);
@@ -37,6 +46,10 @@ uint32_t flow_reader_blocks(const struct flow_reader *reader);
 
 /* What was read so far, in bytes: for --explain. */
 uint64_t flow_reader_bytes_read(const struct flow_reader *reader);
+
+/* How much of the index, from its start, a search for addresses needs before it knows which flows have them. 0: there are no marks, or they did
+ * not help the last one: all of it. */
+uint32_t flow_reader_front(const struct flow_reader *reader);
 
 /* Where in its block (of 16 KiB of a frame) the first record begins, and how many records begin in
  * it. *offset: UINT32_MAX where none does. 0 or a negative code. */

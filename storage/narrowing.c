@@ -637,6 +637,26 @@ bool narrowing_end(const struct narrowing *tree, uint8_t version, const uint8_t 
     return false;
 }
 
+uint32_t narrowing_ends(const struct narrowing *tree)
+{
+    return tree->ends;
+}
+
+/* The first and the last address of a network; where its mask has holes, with others in between. */
+static void host_bounds(const struct host *host, uint8_t low[16], uint8_t high[16])
+{
+    for (unsigned i = 0; i < 16; i++) {
+        low[i] = host->address[i];
+        high[i] = host->address[i] | (uint8_t)~host->mask[i];
+    }
+}
+
+uint8_t narrowing_end_bounds(const struct narrowing *tree, uint32_t number, uint8_t low[16], uint8_t high[16])
+{
+    host_bounds(tree->end[number], low, high);
+    return tree->end[number]->version;
+}
+
 bool narrowing_end_unsure(const struct narrowing *tree, const struct flow_kind *kind)
 {
     if ((kind->marks & UNSURE) != 0)
@@ -766,11 +786,9 @@ static int find_special(const struct lookup *lookup, unsigned specials, struct s
 
 static int find_host(const struct lookup *lookup, const struct host *host, struct segment_set *set)
 {
-    uint8_t high[16];
-    for (unsigned i = 0; i < 16; i++)
-        high[i] = host->address[i] | (uint8_t)~host->mask[i];
-    return lookup->find(lookup->context, host->version == 4 ? KEY_HOST4 : KEY_HOST6, host->address,
-                        high, set);
+    uint8_t low[16], high[16];
+    host_bounds(host, low, high);
+    return lookup->find(lookup->context, host->version == 4 ? KEY_HOST4 : KEY_HOST6, low, high, set);
 }
 
 static int find_ports(const struct lookup *lookup, uint16_t from, uint16_t to,

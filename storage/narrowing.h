@@ -78,6 +78,11 @@ bool narrowing_has_ends(const struct narrowing *tree);
 bool narrowing_end(const struct narrowing *tree, uint8_t version, const uint8_t address[16]);
 bool narrowing_end_unsure(const struct narrowing *tree, const struct flow_kind *kind);
 
+/* The ends that narrowing_end() is true for lie in so many stretches of addresses, which may overlap: both bounds are included, in network
+ * order, of the version that is returned. */
+uint32_t narrowing_ends(const struct narrowing *tree);
+uint8_t narrowing_end_bounds(const struct narrowing *tree, uint32_t number, uint8_t low[16], uint8_t high[16]);
+
 /* What narrowing_judge() looks at beside addresses and kind: the rest may be left zero. */
 enum narrowing_need {
     NEED_PORTS = 1 << 0,

@@ -6,54 +6,84 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WHOLE_BYTES (512u * 1024) /* what is no longer is read in one go: ten small reads take longer */
+#define WHOLE_BYTES (512u * 1024) /* what is no longer may be read in one go: ten small reads take longer */
 #define WINDOW_BYTES (64u * 1024) /* else, at once at most */
+#define JOIN_BYTES (16u * 1024)   /* what lies between two stretches and is no longer is read with them */
 
-/* Sees to it that [offset, offset + bytes) of the slot, at most a window of the FLOWS frames, is in memory. */
-static int window_move(struct segment_flows *flows, uint32_t offset, uint32_t bytes)
+/* Where offset `at` of the slot is in memory, and how many bytes from there on; null: it is not. */
+static const uint8_t *find_bytes(const struct segment_flows *flows, uint32_t at, uint32_t *bytes)
 {
-    if (offset >= flows->from && offset + bytes <= flows->to)
-        return 0;
-    uint32_t from = (uint32_t)round_down(offset, PAGE_BYTES), to = (uint32_t)round_up(offset + bytes, PAGE_BYTES);
-    if (flows->end - flows->offset <= WHOLE_BYTES) {
-        from = flows->offset;
-        to = flows->end;
+    const uint8_t *memory = flows->memory;
+    for (uint32_t i = 0; i < flows->windows; i++) {
+        const struct segment_pages *window = &flows->window[i];
+        if (at >= window->offset && at - window->offset < window->bytes) {
+            *bytes = window->bytes - (at - window->offset);
+            return memory + (at - window->offset);
+        }
+        memory += window->bytes;
     }
-    const struct worker_segment *segment = flows->segment;
-    flows->from = flows->to = 0;
-    flows->window = segment_index_bytes(flows->shared, segment, flows->place, flows->offset, flows->end - flows->offset);
-    if (flows->window) {
-        flows->from = flows->offset;
-        flows->to = flows->end;
-        return 0;
-    }
-    if (!flows->memory)
-        flows->memory = aligned_alloc(PAGE_BYTES, flows->end - flows->offset <= WHOLE_BYTES ? flows->end - flows->offset : WINDOW_BYTES);
+    return segment_index_reach(flows->shared, flows->segment, flows->place, at, bytes);
+}
+
+/* Reads stretches in place of what was read before. */
+static int read_windows(struct segment_flows *flows, const struct segment_pages *window, uint32_t windows)
+{
+    uint32_t bytes = 0;
+    for (uint32_t i = 0; i < windows; i++)
+        bytes += window[i].bytes;
+    free(flows->memory);
+    flows->windows = 0;
+    flows->memory = aligned_alloc(PAGE_BYTES, bytes);
     if (!flows->memory)
         return ERR_NO_MEMORY;
-    if (segment_read_place(flows->shared, segment, flows->place, from, flows->memory, to - from) != 0)
+    if (segment_read_pages(flows->shared, flows->segment, flows->place, window, windows, flows->memory) != 0)
         return ERR_IO;
-    flows->window = flows->memory;
-    flows->shared->index_bytes += to - from;
-    flows->from = from;
-    flows->to = to;
+    flows->shared->index_bytes += bytes;
+    memcpy(flows->window, window, windows * sizeof *window);
+    flows->windows = windows;
     return 0;
 }
 
-/* Whether the header of a frame is what it has to be. 0, ERR_CORRUPT, ERR_IO. */
-static int check_frame(struct segment_flows *flows, uint32_t number, struct frame_info *info)
+/* Sees to it that what begins at `at` of the slot is in memory, a page of it at least. */
+static int have_bytes(struct segment_flows *flows, uint32_t at, uint32_t wanted, const uint8_t **found, uint32_t *bytes)
 {
-    uint32_t offset = flows->offset + number * FLOWS_FRAME_BYTES;
+    *found = find_bytes(flows, at, bytes);
+    if (*found)
+        return 0;
+    uint32_t from = (uint32_t)round_down(at, PAGE_BYTES);
+    uint32_t to = wanted < flows->end - at ? (uint32_t)round_up(at + wanted, PAGE_BYTES) : flows->end;
+    to = to - from > WINDOW_BYTES ? from + WINDOW_BYTES : to;
+    int result = read_windows(flows, &(struct segment_pages){.offset = from, .bytes = to - from}, 1);
+    if (result == 0)
+        *found = find_bytes(flows, at, bytes);
+    return result != 0 || *found ? result : ERR_CORRUPT;
+}
+
+static uint32_t frame_offset(const struct segment_flows *flows, uint32_t number)
+{
+    return flows->offset + number * FLOWS_FRAME_BYTES;
+}
+
+/* Whether the header of a frame is what it has to be. 0, ERR_CORRUPT, ERR_IO. */
+static int check_frame(struct segment_flows *flows, uint32_t number)
+{
+    uint32_t offset = frame_offset(flows, number), bytes;
     bool last = number + 1 == flows->frames;
-    int result = window_move(flows, offset, PAGE_BYTES);
+    struct frame_info info;
+    const uint8_t *header;
+    if (flows->frame[number].header_bytes > 0)
+        return 0;
+    int result = have_bytes(flows, offset, PAGE_BYTES, &header, &bytes);
     if (result != 0)
         return result;
-    if (frame_parse(flows->window + (offset - flows->from), PAGE_BYTES, info) != 0 ||
-        !segment_owns(flows->shared, flows->segment, FRAME_FLOWS, offset, info) ||
-        info->frame_bytes != (last ? flows->end - offset : FLOWS_FRAME_BYTES) || info->body_bytes == 0 ||
-        (!last && info->body_bytes != FLOWS_PIECE_BYTES) || info->body_bytes > FLOWS_PIECE_BYTES)
+    if (frame_parse(header, PAGE_BYTES, &info) != 0 ||
+        !segment_owns(flows->shared, flows->segment, FRAME_FLOWS, offset, &info) ||
+        info.frame_bytes != (last ? flows->end - offset : FLOWS_FRAME_BYTES) || info.body_bytes == 0 ||
+        (!last && info.body_bytes != FLOWS_PIECE_BYTES) || info.body_bytes > FLOWS_PIECE_BYTES)
         return ERR_CORRUPT;
     flows->shared->frames_checked++;
+    flows->frame[number].header_bytes = info.header_bytes;
+    flows->frame[number].body_bytes = info.body_bytes;
     return 0;
 }
 
@@ -63,28 +93,94 @@ static int read_range(void *context, uint32_t offset, uint32_t count, uint8_t *i
     if (offset > flows->source.bytes || count > flows->source.bytes - offset)
         return ERR_CORRUPT;
     while (count > 0) {
-        uint32_t number = offset / FLOWS_PIECE_BYTES, within = offset % FLOWS_PIECE_BYTES;
-        if (number != flows->checked) {
-            struct frame_info info;
-            int result = check_frame(flows, number, &info);
-            if (result != 0)
-                return result;
-            flows->checked = number;
-            flows->header_bytes = info.header_bytes;
-        }
-        uint32_t at = flows->offset + number * FLOWS_FRAME_BYTES + flows->header_bytes + within;
-        uint32_t bytes = FLOWS_PIECE_BYTES - within < count ? FLOWS_PIECE_BYTES - within : count;
-        if (bytes > WINDOW_BYTES - PAGE_BYTES)
-            bytes = WINDOW_BYTES - PAGE_BYTES;
-        int result = at + bytes <= flows->end ? window_move(flows, at, bytes) : ERR_CORRUPT;
+        uint32_t number = offset / FLOWS_PIECE_BYTES, within = offset % FLOWS_PIECE_BYTES, there;
+        const uint8_t *found;
+        int result = check_frame(flows, number);
         if (result != 0)
             return result;
-        memcpy(into, flows->window + (at - flows->from), bytes);
+        if (within >= flows->frame[number].body_bytes)
+            return ERR_CORRUPT;
+        uint32_t left = flows->frame[number].body_bytes - within, bytes = left < count ? left : count;
+        result = have_bytes(flows, frame_offset(flows, number) + flows->frame[number].header_bytes + within, bytes, &found, &there);
+        if (result != 0)
+            return result;
+        bytes = there < bytes ? there : bytes;
+        memcpy(into, found, bytes);
         into += bytes;
         offset += bytes;
         count -= bytes;
     }
     return 0;
+}
+
+/* Stretches that are to be read at once: in order, none next to another. */
+struct wish {
+    struct segment_pages window[SEGMENT_FLOWS_WINDOWS_MAX];
+    uint32_t windows;
+    bool full; /* the others are read when they are needed */
+};
+
+/* Adds the pages of [from, to) of the slot that are not in memory. */
+static void wish_pages(const struct segment_flows *flows, struct wish *wish, uint32_t from, uint32_t to)
+{
+    uint32_t there;
+    while (from < to && find_bytes(flows, from, &there))
+        from += there < to - from ? there : to - from;
+    if (from == to)
+        return;
+    from = (uint32_t)round_down(from, PAGE_BYTES);
+    to = (uint32_t)round_up(to, PAGE_BYTES);
+    struct segment_pages *last = wish->windows > 0 ? &wish->window[wish->windows - 1] : NULL;
+    if (last && from >= last->offset && from <= last->offset + last->bytes + JOIN_BYTES) {
+        last->bytes = to > last->offset + last->bytes ? to - last->offset : last->bytes;
+    } else if (wish->windows < SEGMENT_FLOWS_WINDOWS_MAX && (!last || from > last->offset)) {
+        wish->window[wish->windows++] = (struct segment_pages){.offset = from, .bytes = to - from};
+    } else {
+        wish->full = true;
+    }
+}
+
+/* Where a byte of the key index lies in the slot: surely, where its frame's header has been looked at, else behind a header of this length. */
+static uint32_t slot_offset(const struct segment_flows *flows, uint32_t offset, uint32_t header_bytes)
+{
+    uint32_t number = offset / FLOWS_PIECE_BYTES;
+    if (flows->frame[number].header_bytes > 0)
+        header_bytes = flows->frame[number].header_bytes;
+    return frame_offset(flows, number) + header_bytes + offset % FLOWS_PIECE_BYTES;
+}
+
+static int by_offset(const void *a, const void *b)
+{
+    uint32_t one = ((const struct segment_pages *)a)->offset, two = ((const struct segment_pages *)b)->offset;
+    return one < two ? -1 : one > two;
+}
+
+static int expect_ranges(void *context, const struct flow_index_range *range, uint32_t count)
+{
+    struct segment_flows *flows = context;
+    struct wish wish = {.windows = 0};
+    struct segment_pages *wanted = malloc((2ul * count + 1) * sizeof *wanted);
+    uint32_t wants = 0, bytes = 0;
+    if (!wanted)
+        return ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < count; i++) {
+        if (range[i].offset >= flows->source.bytes || range[i].bytes > flows->source.bytes - range[i].offset || range[i].bytes == 0)
+            continue; /* who reads it is told */
+        uint32_t first = range[i].offset / FLOWS_PIECE_BYTES, last = (range[i].offset + range[i].bytes - 1) / FLOWS_PIECE_BYTES;
+        uint32_t from = slot_offset(flows, range[i].offset, sizeof(struct frame_header));
+        uint32_t to = slot_offset(flows, range[i].offset + range[i].bytes - 1, FLOWS_HEADER_BYTES) + 1;
+        wanted[wants++] = (struct segment_pages){.offset = from, .bytes = (to < flows->end ? to : flows->end) - from};
+        for (uint32_t number = first; number <= last && number < flows->frames; number++)
+            if (flows->frame[number].header_bytes == 0 && number == last) /* those between lie within */
+                wanted[wants++] = (struct segment_pages){.offset = frame_offset(flows, number), .bytes = PAGE_BYTES};
+    }
+    qsort(wanted, wants, sizeof *wanted, by_offset);
+    for (uint32_t i = 0; i < wants; i++)
+        wish_pages(flows, &wish, wanted[i].offset, wanted[i].offset + wanted[i].bytes);
+    free(wanted);
+    for (uint32_t i = 0; i < wish.windows; i++)
+        bytes += wish.window[i].bytes;
+    return bytes > 0 && bytes <= WHOLE_BYTES ? read_windows(flows, wish.window, wish.windows) : 0;
 }
 
 int segment_flows_open(struct segment_flows *flows, struct segment_reader *reader, uint32_t place)
@@ -101,25 +197,34 @@ int segment_flows_open(struct segment_flows *flows, struct segment_reader *reade
         .end = segment->index_offset + segment->index_bytes,
         .frames = (reader->flows_bytes + FLOWS_FRAME_BYTES - 1) / FLOWS_FRAME_BYTES,
     };
-    struct frame_info info;
-    int result = check_frame(flows, flows->frames - 1, &info);
+    if (flows->frames > SEGMENT_FLOWS_FRAMES_MAX)
+        return ERR_CORRUPT;
+    int result = check_frame(flows, 0);
     if (result != 0) {
         segment_flows_close(flows);
         return result;
     }
-    flows->checked = flows->frames - 1;
-    flows->header_bytes = info.header_bytes;
+    /* How long the last frame's body is, its header says, which is looked at when a byte of it is wanted. */
+    uint32_t last = flows->end - frame_offset(flows, flows->frames - 1);
     flows->source = (struct flow_index_source){
         .read = read_range,
+        .expect = expect_ranges,
         .context = flows,
-        .bytes = flows->checked * FLOWS_PIECE_BYTES + info.body_bytes,
+        .bytes = flows->frames == 1 ? flows->frame[0].body_bytes
+                                    : (flows->frames - 1) * FLOWS_PIECE_BYTES + (last < FLOWS_PIECE_BYTES ? last : FLOWS_PIECE_BYTES),
     };
     return 1;
+}
+
+/* What a search by marks read of it: so much of the next ones is worth reading ahead. */
+uint32_t segment_flows_slot_bytes(const struct segment_flows *flows, uint32_t front)
+{
+    return front > 0 ? slot_offset(flows, front - 1, FLOWS_HEADER_BYTES) + 1 - flows->segment->index_offset : 0;
 }
 
 void segment_flows_close(struct segment_flows *flows)
 {
     free(flows->memory);
     flows->memory = NULL;
-    flows->window = NULL;
+    flows->windows = 0;
 }

@@ -3,8 +3,9 @@
  *
  *     segment_flows_open() -> { flow_reader_open(&flows->source) ... } -> segment_flows_close()
  *
- * Reads go through the disk seam, a few pages each, where the bytes have not come ahead. A frame's header is checked before a byte of it is handed out; the bytes themselves are
- * under the checksums of the key index's own parts, so that single parts are read without the rest. Where flow_reader_*() finds
+ * Reads go through the disk seam, where the bytes have not come ahead: what the flow reader expects to need all at once, else a few pages
+ * each. A frame's header is checked before a byte of it is handed out; the bytes themselves are
+ * under the checksums of the key index's own parts and pieces, so that single ones are read without the rest. Where flow_reader_*() finds
  * one of them wrong, the next copy can be tried. Bytes are hostile. Threads: that of the segment reader.
  */
 #ifndef STORAGE_SEGMENT_FLOWS_H
@@ -13,6 +14,9 @@
 #include "flow_index_reader.h"
 #include "segment_reader.h"
 
+#define SEGMENT_FLOWS_FRAMES_MAX (SLOT_BYTES_MAX / 8 / FLOWS_PIECE_BYTES + 1) /* a key index is not longer than an eighth of its slot */
+#define SEGMENT_FLOWS_WINDOWS_MAX 32u
+
 struct segment_flows {
     struct flow_index_source source; /* of the whole key index; `flows` must not be moved while it is used */
     struct segment_readers *shared;
@@ -20,11 +24,12 @@ struct segment_flows {
     uint32_t place;
     uint32_t offset, end;  /* of the FLOWS frames in the slot */
     uint32_t frames;
-    uint32_t checked;      /* the frame whose header was checked last, */
-    uint32_t header_bytes; /* and how long it is */
-    uint32_t from, to;     /* what of the slot is in the window */
-    uint8_t *memory; /* of the window; null: not yet needed */
-    const uint8_t *window;
+    struct { /* zeros: not yet checked */
+        uint32_t header_bytes, body_bytes;
+    } frame[SEGMENT_FLOWS_FRAMES_MAX];
+    struct segment_pages window[SEGMENT_FLOWS_WINDOWS_MAX]; /* what of the slot was read, one behind the other in memory */
+    uint32_t windows;
+    uint8_t *memory; /* null: nothing was read */
 };
 
 /*
@@ -34,5 +39,8 @@ struct segment_flows {
  */
 int segment_flows_open(struct segment_flows *flows, struct segment_reader *reader, uint32_t place);
 void segment_flows_close(struct segment_flows *flows);
+
+/* From the beginning of the INDEX frames on, how long what holds the first `front` bytes of the key index is; 0 for 0. */
+uint32_t segment_flows_slot_bytes(const struct segment_flows *flows, uint32_t front);
 
 #endif

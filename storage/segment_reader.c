@@ -12,6 +12,7 @@
 #define INDEX_STEP_BYTES (16u * 1024) /* of an index that are read at once */
 #define HEADER_PROBE_BYTES \
     (16u * 1024) /* read at once where only a header is wanted: nearly always enough */
+#define INDEX_AHEAD_BYTES (128u * 1024) /* of a key index in which addresses are looked for, before one has said how much that takes */
 #define SCAN_BYTES FRAME_BYTES_USUAL
 #define TRIES_MAX 3u /* of reading a stretch again because the recorder says so */
 #define BLOCKS_MAX (FRAME_BYTES_MAX / BLOCK_BYTES)
@@ -132,6 +133,7 @@ int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
     memset(shared->index_ahead, 0, sizeof shared->index_ahead);
     shared->bytes_read = shared->frames_checked = shared->frames_bad = 0;
     shared->header_bytes = PAGE_BYTES;
+    shared->index_ahead_bytes = shared->narrowing && narrowing_has_ends(shared->narrowing) ? INDEX_AHEAD_BYTES : 0;
     shared->scratch = page_memory(FRAME_BYTES_USUAL);
     return shared->scratch ? 0 : ERR_NO_MEMORY;
 }
@@ -199,9 +201,13 @@ static bool has_others(struct segment_readers *shared, const struct worker_segme
     return false;
 }
 
-int segment_read_place(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
-                       uint32_t offset, uint8_t *buffer, uint32_t bytes)
+int segment_read_pages(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                       const struct segment_pages *stretch, uint32_t stretches, uint8_t *buffer)
 {
+    uint32_t bytes = 0;
+    assert(stretches <= SEGMENT_PAGES_MAX);
+    for (uint32_t i = 0; i < stretches; i++)
+        bytes += stretch[i].bytes;
     if (place_hangs(shared, segment, place))
         return ERR_TIMEOUT;
     if (shared->may_read)
@@ -213,7 +219,9 @@ int segment_read_place(struct segment_readers *shared, const struct worker_segme
     if (!read)
         return ERR_NO_MEMORY;
     shared->single = bytes <= FRAME_BYTES_USUAL ? NULL : shared->single;
-    patience_ask(read, shared->disk[segment->place[place].disk], segment->place[place].slot, offset, read->memory, bytes);
+    for (uint32_t i = 0, at = 0; i < stretches; at += stretch[i].bytes, i++)
+        patience_ask(read, shared->disk[segment->place[place].disk], segment->place[place].slot, stretch[i].offset, read->memory + at,
+                     stretch[i].bytes);
     int result = patience_end(&shared->patience, &read, has_others(shared, segment, place));
     if (!result) {
         memcpy(buffer, read->memory, bytes);
@@ -224,6 +232,12 @@ int segment_read_place(struct segment_readers *shared, const struct worker_segme
     else
         patience_read_free(&read);
     return result;
+}
+
+int segment_read_place(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                       uint32_t offset, uint8_t *buffer, uint32_t bytes)
+{
+    return segment_read_pages(shared, segment, place, &(struct segment_pages){.offset = offset, .bytes = bytes}, 1, buffer);
 }
 
 /* ---- key indexes that come before they are needed ----------------------------------------------- */
@@ -253,7 +267,8 @@ bool segment_index_ahead(struct segment_readers *shared, const struct worker_seg
     struct piece *piece = shared->free_piece || shared->pieces + 1 < shared->pieces_max ? piece_take(shared) : NULL; /* the last one is for packets */
     if (!piece)
         return false;
-    const uint32_t most = PIECE_ROOM_BYTES + PIECE_BYTES;
+    const uint32_t room = PIECE_ROOM_BYTES + PIECE_BYTES;
+    const uint32_t most = shared->index_ahead_bytes > 0 && shared->index_ahead_bytes < room ? shared->index_ahead_bytes : room;
     piece->data = piece->read->memory;
     piece->offset = segment->index_offset;
     piece->bytes = segment->index_bytes < most ? segment->index_bytes : most;
@@ -277,22 +292,32 @@ void segment_index_forget(struct segment_readers *shared, const struct worker_se
         index_ahead_drop(shared, ahead);
 }
 
-const uint8_t *segment_index_bytes(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
-                                   uint32_t offset, uint32_t bytes)
+const uint8_t *segment_index_reach(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                                   uint32_t offset, uint32_t *bytes)
 {
     struct index_ahead *ahead = index_ahead_find(shared, segment);
     struct piece *piece = ahead ? ahead->piece : NULL;
     if (!piece || segment->place[place].disk != piece->disk || segment->place[place].slot != ahead->slot ||
-        offset < piece->offset || bytes > piece->bytes || offset - piece->offset > piece->bytes - bytes)
+        offset < piece->offset || offset - piece->offset >= piece->bytes)
         return NULL;
     if (!piece->waited) {
         piece_wait(shared, piece);
         shared->index_bytes += piece->result == 0 ? piece->bytes : 0;
     }
-    if (piece->result == 0)
+    if (piece->result == 0) {
+        *bytes = piece->bytes - (offset - piece->offset);
         return piece->data + (offset - piece->offset);
+    }
     index_ahead_drop(shared, ahead); /* whoever asks now finds out alone */
     return NULL;
+}
+
+const uint8_t *segment_index_bytes(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                                   uint32_t offset, uint32_t bytes)
+{
+    uint32_t there;
+    const uint8_t *found = segment_index_reach(shared, segment, place, offset, &there);
+    return found && there >= bytes ? found : NULL;
 }
 
 /* Header only, into memory that the caller frees. `kind` as expected. */
@@ -680,6 +705,9 @@ static int narrow_by(struct segment_reader *reader, uint32_t place)
     result = flow_reader_open(&flows.source, &index);
     if (!result)
         result = flow_reader_select(index, reader->shared->narrowing, false, &selection);
+    if (!result)
+        reader->shared->index_ahead_bytes =
+            (uint32_t)round_up(segment_flows_slot_bytes(&flows, flow_reader_front(index)), INDEX_STEP_BYTES);
     if (!result)
         result = take_selection(reader, index, &selection);
     flow_selection_clear(&selection);

@@ -91,6 +91,7 @@ struct segment_readers {
     uint32_t header_bytes; /* to be read of a frame that is read by blocks: as long as headers have been so far */
     uint32_t ahead[RING_DISKS_MAX]; /* pieces, by the job's disks */
     struct index_ahead index_ahead[INDEXES_AHEAD_MAX];
+    uint32_t index_ahead_bytes; /* of each, 0: all; what the last one needed before it was known what else to read */
     uint8_t *scratch; /* FRAME_BYTES_USUAL */
     uint64_t bytes_read;
     uint64_t frames_checked;
@@ -239,6 +240,16 @@ int segment_fetch(struct segment_readers *shared, const struct worker_segment *s
 int segment_read_place(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
                        uint32_t offset, uint8_t *buffer, uint32_t bytes);
 
+struct segment_pages {
+    uint32_t offset, bytes; /* in the slot */
+};
+
+#define SEGMENT_PAGES_MAX PATIENCE_STRETCHES_MAX
+
+/* The same for several stretches of whole pages at once, into one buffer, one behind the other. */
+int segment_read_pages(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                       const struct segment_pages *stretch, uint32_t stretches, uint8_t *buffer);
+
 /*
  * Asks for the key index of a segment that will be narrowed, and does not wait. `place` as in segment_reader_open(). False: not now, since there is no
  * memory for it or recording needs the disk; where it is not asked for again it is read when it is needed.
@@ -246,7 +257,10 @@ int segment_read_place(struct segment_readers *shared, const struct worker_segme
 bool segment_index_ahead(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place);
 /* Gives it back: it has been used, or will not be. */
 void segment_index_forget(struct segment_readers *shared, const struct worker_segment *segment);
-/* A stretch of what lies between data and seal, as it was read ahead: null where it was not. Good until it is forgotten. */
+/* What lies between data and seal, from an offset on, as far as it was read ahead: null where it was not. Good until it is forgotten. */
+const uint8_t *segment_index_reach(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                                   uint32_t offset, uint32_t *bytes);
+/* A stretch of it: null where it did not come whole. */
 const uint8_t *segment_index_bytes(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
                                    uint32_t offset, uint32_t bytes);
 

@@ -41,7 +41,7 @@ static double encoding_s;
 static const char *const part_name[FLOW_PARTS] = {
     "blocks",    "entries", "kinds",   "states",   "sets",     "apps",  "inners", "macs",
     "address4",  "address6", "end_macs", "firsts", "seconds",  "kind",  "services", "service",
-    "ports",     "state",   "inner",   "sizes",    "chunks",   "postings",
+    "ports",     "state",   "inner",   "sizes",    "chunks",   "postings", "marks",
 };
 
 static double now_s(void)

@@ -7,6 +7,8 @@
 #include "fuzz.h"
 
 #include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,12 +43,13 @@ static void put_crc(uint8_t *at, const uint8_t *bytes, size_t count)
     memcpy(at, &field, sizeof field);
 }
 
-/* Makes the checksums of the head, the parts and the chunks right, as far as lengths allow. */
-static void put_checksums(uint8_t *bytes, size_t count)
+static uint64_t part_end(const struct flow_index_part *part)
 {
-    struct flow_index_head *head = (struct flow_index_head *)bytes;
-    if (count < sizeof *head)
-        return;
+    return (uint64_t)le32_get(part->offset) + le32_get(part->bytes);
+}
+
+static void put_chunk_checksums(uint8_t *bytes, size_t count, const struct flow_index_head *head)
+{
     const struct flow_index_part *chunks = &head->part[FLOW_PART_CHUNKS];
     const struct flow_index_part *postings = &head->part[FLOW_PART_POSTINGS];
     uint64_t chunks_at = le32_get(chunks->offset), chunks_bytes = le32_get(chunks->bytes);
@@ -59,14 +62,54 @@ static void put_checksums(uint8_t *bytes, size_t count)
         if (from <= to && to <= end)
             put_crc(bytes + chunks_at + i + 4, bytes + from, to - from);
     }
-    for (unsigned i = 0; i < FLOW_PARTS; i++) {
-        struct flow_index_part *part = &head->part[i];
-        uint64_t from = le32_get(part->offset), length = le32_get(part->bytes);
-        if (from + length <= count)
-            put_crc((uint8_t *)&part->crc, bytes + from, length);
+}
+
+/* Of the pieces that marks lead to. */
+static void put_piece_checksums(uint8_t *bytes, size_t count, const struct flow_index_head *head)
+{
+    static const enum flow_part part_of[FLOW_COLUMNS] = {FLOW_PART_KIND, FLOW_PART_SERVICE, FLOW_PART_PORTS, FLOW_PART_STATE};
+    const uint32_t ends[3] = {le32_get(head->ends[0]), le32_get(head->ends[1]), le32_get(head->ends[2])};
+    const struct flow_index_part *marks = &head->part[FLOW_PART_MARKS];
+    if (ends[0] > FLOW_INDEX_ENDS_MAX || ends[1] > FLOW_INDEX_ENDS_MAX || ends[2] > FLOW_INDEX_ENDS_MAX ||
+        le32_get(head->flows) > FLOW_INDEX_FLOWS_MAX || part_end(marks) > count)
+        return;
+    uint64_t pieces = flow_chunks(le32_get(head->flows), FLOW_INDEX_CHUNK), at = le32_get(marks->offset) + (uint64_t)flow_marks(ends, 0).flows;
+    for (uint64_t i = 0; i < pieces && at + 32 * (i + 1) <= part_end(marks); i++)
+        for (unsigned column = 0; column < FLOW_COLUMNS; column++) {
+            const struct flow_index_part *part = &head->part[part_of[column]];
+            uint8_t *mark = bytes + at + 32 * i + 8 * column;
+            uint64_t from = le32_get(part->offset) + part_field(mark, 0) / 8ul, to = part_end(part);
+            if (i + 1 < pieces && at + 32 * (i + 2) <= part_end(marks))
+                to = le32_get(part->offset) + (part_field(mark, 32) + 7ul) / 8;
+            if (from <= to && to <= count)
+                put_crc(mark + 4, bytes + from, to - from);
+        }
+}
+
+/* Makes the checksums of the head, the parts, the chunks and the pieces right, as far as lengths allow. */
+static void put_checksums(uint8_t *bytes, size_t count)
+{
+    const size_t shorter = offsetof(struct flow_index_head, part) + FLOW_PARTS_UNMARKED * sizeof(struct flow_index_part);
+    struct flow_index_head head = {0};
+    if (count < shorter)
+        return;
+    memcpy(&head, bytes, shorter);
+    bool old = le16_get(head.version) == FLOW_INDEX_VERSION_UNMARKED;
+    size_t length = old ? shorter : sizeof head;
+    if (count < length)
+        return;
+    memcpy(&head, bytes, length);
+    put_chunk_checksums(bytes, count, &head);
+    if (!old)
+        put_piece_checksums(bytes, count, &head);
+    for (unsigned i = 0; i < (old ? FLOW_PARTS_UNMARKED : FLOW_PARTS); i++) {
+        struct flow_index_part *part = &head.part[i];
+        if (part_end(part) <= count)
+            put_crc((uint8_t *)&part->crc, bytes + le32_get(part->offset), le32_get(part->bytes));
     }
-    head->crc = le32_of(0);
-    put_crc((uint8_t *)&head->crc, bytes, sizeof *head);
+    head.crc = le32_of(0);
+    put_crc((uint8_t *)&head.crc, (const uint8_t *)&head, length);
+    memcpy(bytes, &head, length);
 }
 
 static int count_flow(void *context, const struct flow_keys *keys, const struct flow_seen *seen)
@@ -79,7 +122,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
     static const char *const filters[] = {
         "",       "host 10.0.0.1", "ether src 2:0:0:0:0:1", "not tcp and src port 53",
-        "rule 2", "inner host 10.0.0.3 or app dns", "geneve and host 10.0.0.2", "vlan 5",
+        "host 10.0.0.1 and rule 2 and port 53", "inner host 10.0.0.3 or app dns", "geneve and host 10.0.0.2", "src net 10.0.0.0/29 or host 2001:db8::1",
     };
     if (count < 1)
         return 0;

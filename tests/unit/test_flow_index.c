@@ -4,15 +4,18 @@
  *
  * Random packets are laid into frames as a stream lays them. Then, for many filters: every block
  * that holds a packet which libpcap matches is selected; counts are those of the packets; the
- * encoding never outgrows its bound. Damaged bytes give an error or the same answer.
+ * encoding never outgrows its bound. Damaged bytes give an error or the same answer. What marks lead to is what whole columns say, which is
+ * how an index without marks is read.
  */
 #include "unit_test.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "checksum.h"
 #include "errors.h"
 #include "filter.h"
 #include "flow_format.h"
@@ -58,13 +61,11 @@ static struct flow_reader *open_reader(struct segment *segment, int *code)
     return reader;
 }
 
-static void lay_one(struct segment *segment, struct mixer *mixer, uint32_t *at, uint32_t *frame,
-                    uint32_t frame_bytes)
+/* A packet that has been made. */
+static void lay_packet(struct segment *segment, struct mixer *mixer, struct laid *one, uint32_t *at, uint32_t *frame, uint32_t frame_bytes)
 {
-    struct laid *one = &segment->packet[segment->packets++];
     struct decoded_packet decoded;
     struct flow_keys keys;
-    one->count = mixer_packet(mixer, one->bytes);
     one->entry = (uint8_t)mixer_below(mixer, 3);
     if (*at + RECORD_BYTES + one->count > frame_bytes) {
         flow_index_end_frame(segment->index, frame_bytes);
@@ -80,6 +81,14 @@ static void lay_one(struct segment *segment, struct mixer *mixer, uint32_t *at, 
     flow_index_prefetch_flow(segment->index, hash);
     flow_index_add(segment->index, &keys, hash, *at, RECORD_BYTES + one->count);
     *at += RECORD_BYTES + one->count;
+}
+
+static void lay_one(struct segment *segment, struct mixer *mixer, uint32_t *at, uint32_t *frame,
+                    uint32_t frame_bytes)
+{
+    struct laid *one = &segment->packet[segment->packets++];
+    one->count = mixer_packet(mixer, one->bytes);
+    lay_packet(segment, mixer, one, at, frame, frame_bytes);
 }
 
 static const struct frame_entry entry_table[3] = {
@@ -159,6 +168,19 @@ static void check_filter(struct segment *segment, const char *text)
     filter_close(&filter);
 }
 
+/* Makes of the copy what was written before there were marks: the head is shorter, and nothing leads to that part. */
+static void take_marks_away(struct segment *segment)
+{
+    struct flow_index_head head;
+    const size_t bytes = offsetof(struct flow_index_head, part) + FLOW_PARTS_UNMARKED * sizeof head.part[0];
+    memcpy(&head, segment->copy, bytes);
+    head.version = le16_of(FLOW_INDEX_VERSION_UNMARKED);
+    head.parts = le16_of(FLOW_PARTS_UNMARKED);
+    head.crc = le32_of(0);
+    head.crc = le32_of(checksum_crc32c(&head, bytes));
+    memcpy(segment->copy, &head, bytes);
+}
+
 static void test_round_trip(void **state)
 {
     (void)state;
@@ -177,6 +199,8 @@ static void test_round_trip(void **state)
         for (unsigned i = 0; i < 60; i++) {
             char text[600];
             mixer_filter(&mixer, text);
+            if (i == 40)
+                take_marks_away(&segment);
             check_filter(&segment, text);
         }
         free(segment.packet);
@@ -369,7 +393,7 @@ static void test_damage(void **state)
         noticed += code != 0;
         if (code == 0) {
             assert_int_equal(now.packets, right.packets);
-            assert_memory_equal(now.block, right.block, (right.blocks + 7) / 8);
+            assert_memory_equal(now.block, right.block, right.blocks * sizeof *right.block);
         }
         flow_selection_clear(&now);
         flow_reader_close(&reader);
@@ -382,12 +406,230 @@ static void test_damage(void **state)
     done(&segment);
 }
 
+/* ---- marks ------------------------------------------------------------------------------------- */
+
+#define CROWD 30000u /* packets, most of them of a flow of their own, in several hundred pieces */
+
+/* UDP between two of `hosts` addresses, of version 4 or 6; every 50th says of itself that it has no sure addresses (a header that is cut short). */
+static uint32_t make_crowd_packet(struct mixer *mixer, uint8_t bytes[80], uint32_t hosts)
+{
+    bool six = mixer_below(mixer, 3) == 0;
+    uint32_t host[2] = {mixer_below(mixer, hosts), mixer_below(mixer, hosts)}, at = six ? 22 : 26, ports = six ? 54 : 34;
+    memset(bytes, 0, 80);
+    bytes[0] = bytes[6] = 2;
+    bytes[5] = (uint8_t)mixer_below(mixer, 3);
+    bytes[12] = six ? 0x86 : 8;
+    bytes[13] = six ? 0xdd : 0;
+    bytes[14] = six ? 0x60 : 0x45;
+    bytes[six ? 19 : 17] = six ? 8 : 28;
+    bytes[six ? 20 : 23] = 17;
+    bytes[six ? 21 : 22] = 64;
+    for (unsigned i = 0; i < 2; i++, at += six ? 16 : 4) {
+        uint32_t spread = host[i] * 2654435761u;
+        bytes[at] = six ? 0x20 : (uint8_t)(host[i] % 4 == 0 ? 10 : spread >> 24);
+        bytes[at + 1] = (uint8_t)(spread >> 16 & 7);
+        bytes[at + (six ? 14 : 2)] = (uint8_t)(host[i] >> 8);
+        bytes[at + (six ? 15 : 3)] = (uint8_t)host[i];
+    }
+    uint32_t one = mixer_below(mixer, 4) == 0 ? 53 : 1024 + mixer_below(mixer, 60000);
+    bytes[ports] = (uint8_t)(one >> 8);
+    bytes[ports + 1] = (uint8_t)one;
+    bytes[ports + 3] = (uint8_t)mixer_below(mixer, 4);
+    bytes[ports + 5] = 8;
+    return mixer_below(mixer, 50) == 0 ? 20 : ports + 8;
+}
+
+static void lay_crowd(struct segment *segment, struct mixer *mixer, uint32_t packets, uint32_t hosts, bool unsure)
+{
+    uint32_t at = HEADER_BYTES, frame = 0;
+    segment->packets = 0;
+    segment->packet = malloc(packets * sizeof *segment->packet);
+    assert_non_null(segment->packet);
+    for (uint32_t i = 0; i < packets; i++) {
+        struct laid *one = &segment->packet[segment->packets++];
+        do
+            one->count = make_crowd_packet(mixer, one->bytes, hosts);
+        while (one->count == 20 && (!unsure || i % 20 != 0));
+        lay_packet(segment, mixer, one, &at, &frame, FRAME_BYTES_USUAL);
+    }
+    flow_index_end_frame(segment->index, FRAME_BYTES_USUAL);
+}
+
+static void make_question(struct mixer *mixer, const struct segment *segment, char text[300])
+{
+    static const char *const way[] = {"", "src ", "dst "};
+    const uint8_t *bytes = segment->packet[mixer_below(mixer, segment->packets)].bytes;
+    char host[2][80];
+    bool six = bytes[12] != 8;
+    for (unsigned i = 0; i < 2; i++) {
+        const uint8_t *a = bytes + (six ? 22 + 16 * i : 26 + 4 * i);
+        if (six)
+            snprintf(host[i], sizeof host[i], "%x:%x::%x", a[0] << 8 | a[1], a[2] << 8 | a[3], a[14] << 8 | a[15]);
+        else
+            snprintf(host[i], sizeof host[i], "%u.%u.%u.%u", a[0], a[1], a[2], a[3] + (mixer_below(mixer, 9) == 0)); /* now and then one that is not there */
+    }
+    const uint8_t *port = bytes + (six ? 54 : 34);
+    switch (mixer_below(mixer, 6)) {
+    case 0:
+        snprintf(text, 300, "%shost %s", way[mixer_below(mixer, 3)], host[0]);
+        break;
+    case 1:
+        snprintf(text, 300, "host %s and host %s and udp port %u and port %u", host[0], host[1], port[0] << 8 | port[1], port[3]);
+        break;
+    case 2:
+        snprintf(text, 300, "host %s or (host %s and not port 53)", host[0], host[1]);
+        break;
+    case 3:
+        snprintf(text, 300, "%snet %u.%u.%u.0/24 and port 53", way[mixer_below(mixer, 3)], bytes[26], bytes[27], bytes[28]);
+        break;
+    case 4:
+        snprintf(text, 300, "host %s and rule 2", host[1]);
+        break;
+    default:
+        snprintf(text, 300, "net %u.%u.0.0 mask 255.%u.0.0 and udp", bytes[26], bytes[27], mixer_below(mixer, 256));
+        break;
+    }
+}
+
+static int select_in(struct segment *segment, const struct narrowing *tree, struct flow_selection *selection, bool *marks)
+{
+    int code;
+    struct flow_reader *reader = open_reader(segment, &code);
+    *selection = (struct flow_selection){0};
+    if (code == 0)
+        code = flow_reader_select(reader, tree, true, selection);
+    *marks = code == 0 && flow_reader_front(reader) > 0;
+    flow_reader_close(&reader);
+    return code;
+}
+
+static void assert_same_selection(const struct flow_selection *now, const struct flow_selection *right)
+{
+    assert_int_equal(now->packets, right->packets);
+    assert_int_equal(now->flows, right->flows);
+    assert_int_equal(now->bytes, right->bytes);
+    assert_int_equal(now->selected, right->selected);
+    assert_int_equal(now->sure, right->sure);
+    assert_memory_equal(now->block, right->block, right->blocks * sizeof *right->block);
+}
+
+/* What marks lead to is what the columns say. */
+static void test_marks(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t packets, hosts;
+        bool unsure;
+    } crowds[] = {{CROWD, 12000, false}, {CROWD, 40000, true}, {CROWD, 20, false}, {3, 3, false}, {513, 600, true}, {257, 1, false}};
+    struct mixer mixer = {.state = 10};
+    struct segment segment = {0};
+    unsigned by_marks = 0, found = 0, asked = 0;
+    assert_int_equal(flow_index_open(16u << 20, &segment.index), 0);
+    for (size_t crowd = 0; crowd < COUNT(crowds); crowd++) {
+        flow_index_clear(segment.index);
+        lay_crowd(&segment, &mixer, crowds[crowd].packets, crowds[crowd].hosts, crowds[crowd].unsure);
+        encode(&segment);
+        struct segment old = segment;
+        old.copy = malloc(segment.length);
+        assert_non_null(old.copy);
+        memcpy(old.copy, segment.copy, segment.length);
+        take_marks_away(&old);
+        for (unsigned i = 0; i < 150; i++) {
+            char text[300];
+            struct narrowing *tree;
+            struct flow_selection now, right;
+            bool marks, never;
+            make_question(&mixer, &segment, text);
+            assert_int_equal(narrowing_open(text, &tree), 0);
+            assert_int_equal(select_in(&segment, tree, &now, &marks), 0);
+            assert_int_equal(select_in(&old, tree, &right, &never), 0);
+            assert_false(never);
+            assert_same_selection(&now, &right);
+            by_marks += marks;
+            found += marks && now.flows > 0;
+            asked++;
+            flow_selection_clear(&now);
+            flow_selection_clear(&right);
+            narrowing_close(&tree);
+            if (i < 10)
+                check_filter(&segment, text);
+        }
+        free(old.copy);
+        free(segment.copy);
+        free(segment.packet);
+    }
+    print_message("%u of %u questions by marks, %u of them found something\n", by_marks, asked, found);
+    assert_true(by_marks > asked / 3 && by_marks < asked && found > asked / 6);
+    segment.packet = NULL;
+    segment.copy = NULL;
+    done(&segment);
+}
+
+/* The marks, and what they lead to, damaged: an error, or the answer as it was. Also where a damaged piece is exchanged for another, whole one. */
+static void test_damaged_marks(void **state)
+{
+    (void)state;
+    struct mixer mixer = {.state = 11};
+    struct segment segment = {0};
+    struct flow_index_head head;
+    unsigned noticed = 0;
+    assert_int_equal(flow_index_open(16u << 20, &segment.index), 0);
+    lay_crowd(&segment, &mixer, CROWD, 12000, true);
+    encode(&segment);
+    memcpy(&head, segment.copy, sizeof head);
+    uint8_t *whole = malloc(segment.length);
+    assert_non_null(whole);
+    memcpy(whole, segment.copy, segment.length);
+    for (unsigned question = 0; question < 40; question++) {
+        char text[300];
+        struct narrowing *tree;
+        struct flow_selection now, right;
+        bool marks = false;
+        do {
+            make_question(&mixer, &segment, text);
+            assert_int_equal(narrowing_open(text, &tree), 0);
+            assert_int_equal(select_in(&segment, tree, &right, &marks), 0);
+            if (!marks || right.flows == 0) {
+                narrowing_close(&tree);
+                flow_selection_clear(&right);
+                marks = false;
+            }
+        } while (!marks);
+        for (unsigned i = 0; i < 200; i++) {
+            uint32_t part = i % FLOW_PARTS, from = le32_get(head.part[part].offset), bytes = le32_get(head.part[part].bytes);
+            if (bytes == 0)
+                continue;
+            uint32_t at = from + mixer_below(&mixer, bytes), length = mixer_below(&mixer, 3) == 0 ? 1 : 1 + mixer_below(&mixer, 5000);
+            length = length < from + bytes - at ? length : from + bytes - at;
+            if (mixer_below(&mixer, 2) == 0)
+                memmove(segment.copy + at, segment.copy + from + mixer_below(&mixer, bytes - length + 1), length);
+            else
+                for (uint32_t j = 0; j < length; j++)
+                    segment.copy[at + j] ^= (uint8_t)(1 + mixer_below(&mixer, 255));
+            int code = select_in(&segment, tree, &now, &marks);
+            assert_true(code == 0 || code == ERR_CORRUPT);
+            noticed += code != 0;
+            if (code == 0)
+                assert_same_selection(&now, &right);
+            flow_selection_clear(&now);
+            memcpy(segment.copy + from, whole + from, bytes);
+        }
+        flow_selection_clear(&right);
+        narrowing_close(&tree);
+    }
+    print_message("%u damages were met and noticed\n", noticed);
+    assert_true(noticed > 1000);
+    free(whole);
+    done(&segment);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_counts),
         cmocka_unit_test(test_floods),     cmocka_unit_test(test_stop),
         cmocka_unit_test(test_empty),      cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_marks),      cmocka_unit_test(test_damaged_marks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
