@@ -1,5 +1,9 @@
 /*
  * test_state.c - what no disk can rebuild: that it is kept, counted right, and never replaced.
+ *
+ *     test_state [--damages N] [--seed S]
+ *
+ * With --damages, only the test that damages the file, N times.
  */
 #include "unit_test.h"
 
@@ -23,6 +27,8 @@
 #include "state.h"
 
 static uint64_t seed = 1;
+static unsigned long damages = 400;
+static uint64_t damage_seed;
 
 /* splitmix64: the same test in every run. */
 static uint64_t random_u64(void)
@@ -831,11 +837,17 @@ static void lose_page(uint8_t *bytes, size_t count)
     memcpy(bytes + page, bytes + other, 4096); /* a write that went to the wrong place */
 }
 
-/* Any flipped bit anywhere: refused, with a sentence, and not a byte changed. */
+static void flip_many(uint8_t *bytes, size_t count)
+{
+    for (uint64_t i = 1 + random_below(20); i > 0; i--)
+        flip_any(bytes, count);
+}
+
+/* Any damage anywhere: refused, with a sentence, and not a byte changed. */
 static void test_a_damaged_file_is_refused(void **unused)
 {
     static void (*const damage[])(uint8_t *, size_t) = {flip_any, flip_any, flip_any, flip_page,
-                                                        lose_page};
+                                                        lose_page, flip_many};
     size_t bytes;
     size_t after_bytes;
     (void)unused;
@@ -843,18 +855,20 @@ static void test_a_damaged_file_is_refused(void **unused)
     make_good();
     uint8_t *good = read_file("state.db", &bytes);
     uint8_t *bad = malloc(bytes + 1);
-    seed = 11;
-    for (uint32_t i = 0; i < 400; i++) {
+    for (unsigned long i = 0; i < damages; i++) {
         struct state *state = NULL;
         struct failure failure = {0};
+        seed = 11 + damage_seed + i;
         memcpy(bad, good, bytes);
-        damage[i % COUNT(damage)](bad, bytes);
+        do
+            damage[i % COUNT(damage)](bad, bytes);
+        while (memcmp(bad, good, bytes) == 0);
         remove_files();
         write_file("state.db", bad, bytes);
         int code = state_open(directory, &state, &failure);
         assert_null(state);
         if (code != ERR_CORRUPT && code != ERR_FOREIGN && code != ERR_UNSUPPORTED)
-            fail_msg("damage %u: %d %s", i, code, failure.text);
+            fail_msg("damage %lu: %d %s", i, code, failure.text);
         assert_non_null(strstr(failure.text, "state.db"));
         if (code != ERR_UNSUPPORTED)
             assert_non_null(strstr(failure.text, "backup"));
@@ -1371,8 +1385,19 @@ static void test_threads(void **unused)
     remove_directory();
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    bool campaign = false;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (strcmp(argv[i], "--damages") == 0) {
+            damages = strtoul(argv[i + 1], NULL, 10);
+            campaign = true;
+        } else if (strcmp(argv[i], "--seed") == 0)
+            damage_seed = strtoull(argv[i + 1], NULL, 10);
+    }
+    const struct CMUnitTest of_damage[] = {
+        cmocka_unit_test(test_a_damaged_file_is_refused),
+    };
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rings),
         cmocka_unit_test(test_disk_numbers_are_never_reused),
@@ -1402,5 +1427,7 @@ int main(void)
         cmocka_unit_test(test_threads),
     };
     faulty_vfs_install();
+    if (campaign)
+        return cmocka_run_group_tests(of_damage, NULL, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
