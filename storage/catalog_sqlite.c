@@ -62,6 +62,7 @@ static const struct database_kind catalog_kind = {
     .application_id = 0x746c6361,
     .version = 1,
     .full = false,
+    .derived = true,
     .cache_kib = 8192,
 };
 

@@ -276,7 +276,7 @@ static int build(const char *path, const struct database_kind *kind, struct fail
     int reserved = DATABASE_PAGE_RESERVED;
     int result = sqlite3_open_v2(
         path, &database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
-        database_pages_vfs());
+        database_pages_vfs(kind->derived));
     if (result == SQLITE_OK)
         result = sqlite3_file_control(database, "main", SQLITE_FCNTL_RESERVE_BYTES, &reserved);
     if (result == SQLITE_OK)
@@ -454,7 +454,7 @@ int database_connect(const char *path, const struct database_kind *kind, bool re
 {
     int result = sqlite3_open_v2(
         path, database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
-        database_pages_vfs());
+        database_pages_vfs(kind->derived));
     if (result == SQLITE_OK)
         result = set_up(*database, kind, reader);
     if (result == SQLITE_OK)

@@ -43,6 +43,7 @@ struct database_kind {
     const char *const *step;
     uint32_t steps;
     bool full; /* synchronous=FULL, and SQLite checkpoints. Else NORMAL, the owner checkpoints */
+    bool derived; /* it can be rebuilt: a page that another program has written, without a checksum, is damaged */
     int cache_kib; /* page cache of a connection */
 };
 
@@ -95,8 +96,8 @@ int database_prepare(sqlite3 *database, const char *const *sql, sqlite3_stmt **s
                      uint32_t count);
 void database_finalize(sqlite3_stmt **statement, uint32_t count);
 
-/* The VFS with the page checksums, on top of the default one; registered at the first call. */
-const char *database_pages_vfs(void);
+/* The VFS with the page checksums, on top of the default one; registered at the first call. `derived`: as in struct database_kind. */
+const char *database_pages_vfs(bool derived);
 
 enum database_page {
     DATABASE_PAGE_GOOD,

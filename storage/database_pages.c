@@ -19,6 +19,9 @@
  * made by VACUUM INTO. But a lost sector is all zeros too; so other bytes in the page's last sector
  * must not be (a table's page is filled from its end), or the page be a table's without a row.
  *
+ * The last two are accepted only where the database cannot be rebuilt. One that can is not worth the risk: what takes the end of a page away may take some of its
+ * rows, too, and what is left is then no more than another program's page.
+ *
  * Left out of the first page's checksum are the counters that SQLite's backup changes in the copy:
  * how often the file and the schema were changed, and by which SQLite. Nothing of ours depends on
  * them.
@@ -45,6 +48,7 @@ struct page_file {
     sqlite3_file head;   /* what SQLite sees */
     sqlite3_file *inner; /* the default VFS's, in memory of its own */
     bool checked;        /* a main database */
+    bool derived;        /* a page without a checksum is damaged */
 };
 
 static sqlite3_file *inner_of(sqlite3_file *file)
@@ -136,7 +140,9 @@ static int pages_read(sqlite3_file *file, void *buffer, int bytes, sqlite3_int64
     if (result != SQLITE_OK || !is_page(file, bytes, offset))
         return result;
     uint32_t number = (uint32_t)(offset / DATABASE_PAGE_BYTES);
-    if (database_page_check(buffer, number) == DATABASE_PAGE_DAMAGED)
+    enum database_page page = database_page_check(buffer, number);
+    if (page == DATABASE_PAGE_DAMAGED ||
+        (page == DATABASE_PAGE_UNSUMMED && ((const struct page_file *)(const void *)file)->derived))
         return SQLITE_IOERR_DATA;
     memcpy((uint8_t *)buffer + TRAILER_NUMBER, trailer_none, sizeof trailer_none);
     return SQLITE_OK;
@@ -264,7 +270,6 @@ static sqlite3_vfs *inner_vfs(void)
 
 static int vfs_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags, int *out)
 {
-    (void)vfs;
     sqlite3_vfs *inner = inner_vfs();
     struct page_file *pages = (struct page_file *)(void *)file;
     memset(pages, 0, sizeof *pages);
@@ -281,6 +286,7 @@ static int vfs_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int 
     }
     pages->head.pMethods = &pages_methods;
     pages->checked = (flags & SQLITE_OPEN_MAIN_DB) != 0;
+    pages->derived = vfs->pAppData != NULL;
     return SQLITE_OK;
 }
 
@@ -340,15 +346,21 @@ static sqlite3_vfs pages_vfs = {
     .xGetLastError = vfs_last_error,
 };
 
+static sqlite3_vfs derived_vfs;
+
 static void register_vfs(void)
 {
     pages_vfs.mxPathname = inner_vfs()->mxPathname;
+    derived_vfs = pages_vfs;
+    derived_vfs.zName = "tapeloop-derived-pages";
+    derived_vfs.pAppData = &derived_vfs;
     sqlite3_vfs_register(&pages_vfs, 0);
+    sqlite3_vfs_register(&derived_vfs, 0);
 }
 
-const char *database_pages_vfs(void)
+const char *database_pages_vfs(bool derived)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, register_vfs);
-    return pages_vfs.zName;
+    return derived ? derived_vfs.zName : pages_vfs.zName;
 }

@@ -2,7 +2,7 @@
  * test_catalog.c - both bodies of the catalog against the same table, and what can happen to
  * catalog.db.
  *
- *     test_catalog [--damages N] [--seed S]
+ *     test_catalog [--damages N] [--seed S] [--only TEST]
  *
  * With --damages, only the tests that damage the file, N times each.
  */
@@ -39,7 +39,7 @@
 
 static uint64_t seed = 20231114;
 static unsigned long damages = SANITIZED ? 20 : 120; /* in each test of damage */
-static uint64_t damage_seed;
+static uint64_t damage_seed, damage_at; /* the first one's, and that of the one that was last */
 
 /* splitmix64: the same test in every run. */
 static uint64_t random_u64(void)
@@ -1333,7 +1333,7 @@ static size_t damage(uint8_t *bytes, size_t count)
     if (random_below(3) == 0) /* the heads of pages are what is looked at first */
         at = at / 4096 * 4096 + random_below(100);
     length = length < count - at ? length : count - at;
-    switch (random_below(8)) {
+    switch (random_below(9)) {
     case 0:
         bytes[at] ^= (uint8_t)(1u << random_below(8));
         return count;
@@ -1359,6 +1359,10 @@ static size_t damage(uint8_t *bytes, size_t count)
     case 6: /* a page that was written to the place of another one */
         memmove(bytes + at / 4096 * 4096, bytes + random_below(count / 4096) * 4096, 4096);
         return count;
+    case 7: /* the end of a page, with its checksum: it looked as if another program had written it, and was believed */
+        at = at / 4096 * 4096 + 4096;
+        memset(bytes + at - length, 0, at <= count ? length : 0);
+        return count;
     default: /* the end is gone */
         return at;
     }
@@ -1377,7 +1381,7 @@ static void test_damaged_files(void **state)
     assert_non_null(bad);
     assert_int_equal(bytes % 4096, 0);
     for (unsigned long i = 0; i < damages; i++) {
-        seed = 815 + damage_seed + i;
+        seed = 815 + (damage_at = damage_seed + i);
         memcpy(bad, good, bytes);
         size_t left = damage(bad, bytes);
         changed += left < bytes || memcmp(bad, good, bytes) != 0;
@@ -1430,7 +1434,7 @@ static void test_a_damaged_wal(void **state)
     assert_non_null(bad);
     catalog_close(&catalog);
     for (unsigned long i = 0; i < damages; i++) {
-        seed = 1863 + damage_seed + i;
+        seed = 1863 + (damage_at = damage_seed + i);
         each_file("catalog.db", remove_file);
         memcpy(bad, wal, wal_bytes);
         size_t left = damage(bad, wal_bytes);
@@ -1868,12 +1872,15 @@ static void test_many_segments(void **state)
 int main(int argc, char **argv)
 {
     bool campaign = false;
+    const char *only = NULL;
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--damages") == 0) {
             damages = strtoul(argv[i + 1], NULL, 10);
             campaign = true;
         } else if (strcmp(argv[i], "--seed") == 0)
             damage_seed = strtoull(argv[i + 1], NULL, 10);
+        else if (strcmp(argv[i], "--only") == 0)
+            only = argv[i + 1];
     }
     const struct CMUnitTest of_damage[] = {
         cmocka_unit_test(test_damaged_files),
@@ -1915,7 +1922,12 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_many_segments),
     };
     faulty_vfs_install();
-    if (campaign)
-        return cmocka_run_group_tests(of_damage, NULL, NULL);
+    if (campaign) {
+        cmocka_set_test_filter(only);
+        int failed = cmocka_run_group_tests(of_damage, NULL, NULL);
+        if (failed)
+            print_message("the last damage is that of --damages 1 --seed %lu\n", (unsigned long)damage_at);
+        return failed;
+    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
