@@ -38,6 +38,7 @@ FILTERS = 200
 REPEATS = 3  # of the captures in each of two imports: enough segments for a run
 ASKED = argparse.Namespace(filters=12, seed=1, size=40 << 20, dir=None)
 PCAP_HEAD = 24
+GENERATED_SECONDS = 61  # what tapeloop-haystack makes is a minute, and some milliseconds: the parts' times must not overlap, or the order is not the file's
 SEGMENTS = 1024  # at most so many, by choice of their size: four runs
 
 WRITTEN = """
@@ -246,7 +247,7 @@ class Proof(world.World):
     def test_generated(self):
         def make(number):
             return lambda part: subprocess.run([os.path.join(os.environ["TAPELOOP_TEST_BIN"], "tapeloop-haystack"), part, str(ASKED.size // 2),
-                                                str(number + 1), str(60 * number)], check=True, stdout=subprocess.DEVNULL)
+                                                str(number + 1), str(GENERATED_SECONDS * number)], check=True, stdout=subprocess.DEVNULL)
         seen = self.compare("generated", [(self.path(f"hay{i}.pcap"), make(i)) for i in range(2)])
         self.assertGreater(seen["runs"], 0)
 
