@@ -52,6 +52,8 @@
 #define BLOCKS_MIN 4u
 #define FRAME_STEP_BYTES 2048u /* only has to divide a block: TPACKET_V3 packs frames tightly */
 #define RETIRE_MS 10u
+#define LINE_BYTES 64u
+#define AHEAD_BYTES 1536u
 #define VLAN_TAG_BYTES 4u
 #define MAC_PAIR_BYTES 12u
 /* How long an interface that went down may still hand out what was in its ring: several times
@@ -198,17 +200,19 @@ static bool frame_view(struct packet_ring *ring, uint16_t number, uint8_t *frame
     return true;
 }
 
-/* Fills the batch from the open block; the batch holds the block. */
+/*
+ * Fills the batch from the open block; the batch holds the block. Where a packet begins is known only from the one before it, and
+ * another processor's caches have them: so what lies ahead is asked for line by line, whatever it is. It will be copied soon.
+ */
 static void ring_fill(struct packet_ring *ring, uint16_t number, struct source_batch *batch)
 {
     uint32_t block = ring->current;
     while (ring->left > 0 && batch->count < SOURCE_BATCH_MAX) {
         uint8_t *frame = ring->frame;
         uint8_t *next = frame + ((const struct tpacket3_hdr *)frame)->tp_next_offset;
-        if (--ring->left > 0) {
-            __builtin_prefetch(next);
-            __builtin_prefetch(next + 64);
-        }
+        for (const uint8_t *line = frame + AHEAD_BYTES; line < next + AHEAD_BYTES; line += LINE_BYTES)
+            __builtin_prefetch(line);
+        --ring->left;
         ring->frame = next;
         batch->count += frame_view(ring, number, frame, &batch->packet[batch->count]);
     }

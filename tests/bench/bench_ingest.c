@@ -1,10 +1,13 @@
 /*
  * bench_ingest.c - how fast packets get from the generator into a ring on its second lap: one run, one line of JSON.
  *
- *     bench_ingest --disk PATH --size BYTES [--bytes CAPTURED] [--buffer BYTES] [--copies N] [--index on|off] [--stage all|source|append|disk]
+ *     bench_ingest --disk PATH --size BYTES [--bytes CAPTURED] [--buffer BYTES] [--copies N] [--index on|off]
+ *                  [--flows N] [--stage all|source|append|disk]
  *
  * --copies N (all): N disks, PATH, PATH.2 and so on, of BYTES each, and as many copies.
  * --index (all; else on): whether segments get their key index.
+ * --flows (else 200,000): how many flows are open at a time, of which each packet is drawn evenly. With 200,000 hardly two packets of
+ * a segment share a flow; with 20,000 a segment of 16 MiB has 48,000 packets of 19,000 flows, as ordinary traffic has.
  * Stages, each alone: source (the generator makes packets and nobody takes them), append (packets into frames, checksums, a disk
  * that takes no time), disk (frames that are ready are written again and again), all (the recorder's own way). `ingest` drives it
  * and compares it with fio.
@@ -53,6 +56,7 @@ struct options {
     uint64_t frame_bytes;
     uint64_t copies;
     bool index;
+    uint64_t flows;
     const char *stage;
 };
 
@@ -74,10 +78,10 @@ static void report(const struct options *options, uint64_t packets, uint64_t byt
            (double)packets / seconds, cpu, usage.ru_maxrss);
 }
 
-static struct source *generator(uint64_t frame_bytes)
+static struct source *generator(const struct options *bench)
 {
     struct source_generator_options options = {
-        .seed = 1, .flows = 200000, .hosts = 20000, .frame_bytes = (uint32_t)frame_bytes, .start_ns = 1700000000000000000,
+        .seed = 1, .flows = (uint32_t)bench->flows, .hosts = 20000, .frame_bytes = (uint32_t)bench->frame_bytes, .start_ns = 1700000000000000000,
         .step_ns = 100};
     struct source *source;
     struct failure failure;
@@ -88,7 +92,7 @@ static struct source *generator(uint64_t frame_bytes)
 
 static void stage_source(const struct options *options)
 {
-    struct source *source = generator(options->frame_bytes);
+    struct source *source = generator(options);
     struct source_batch *batch = malloc(sizeof *batch);
     uint64_t packets = 0, bytes = 0;
     double start = now_s(), cpu = cpu_s();
@@ -206,7 +210,7 @@ static void run_pipeline(struct ring *ring, uint64_t bytes, const struct options
     struct pipeline *pipeline;
     struct pipeline_options pipeline_options = {.ring = ring};
     struct limited limited = {.head = {.ops = &limited_ops, .waits = true, .wake_fd = -1},
-                              .inner = generator(options->frame_bytes),
+                              .inner = generator(options),
                               .bytes_max = bytes};
     if (pipeline_open(&pipeline_options, &pipeline, &failure) != 0)
         die("pipeline", &failure);
@@ -252,7 +256,7 @@ static void stage_all(const struct options *options)
 
 static void stage_append(const struct options *options)
 {
-    struct source *source = generator(options->frame_bytes);
+    struct source *source = generator(options);
     struct source_batch *batch = malloc(sizeof *batch);
     struct frame_table *table = malloc(sizeof *table);
     struct pool *pool;
@@ -356,7 +360,7 @@ int main(int argc, char **argv)
 {
     struct options options = {
         .disk_bytes = 2ull << 30, .bytes = 4ull << 30, .buffer_bytes = 256ull << 20, 
-        .copies = 1, .index = true, .stage = "all"};
+        .copies = 1, .index = true, .flows = 200000, .stage = "all"};
     struct failure failure;
     for (int i = 1; i + 1 < argc; i += 2) {
         int result = 0;
@@ -366,6 +370,8 @@ int main(int argc, char **argv)
             options.stage = argv[i + 1];
         else if (strcmp(argv[i], "--index") == 0)
             options.index = strcmp(argv[i + 1], "off") != 0;
+        else if (strcmp(argv[i], "--flows") == 0)
+            options.flows = strtoull(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--copies") == 0)
             options.copies = strtoull(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--size") == 0)
