@@ -587,7 +587,10 @@ static int run(struct pipeline *pipeline, struct failure *failure)
     struct source *source = pipeline->source;
     uint64_t drained_ns = 0;
     for (;;) {
-        int result = source_next(source, &pipeline->batch, TICK_MS);
+        bool owes = stream_owes(pipeline->stream);
+        int result = source_next(source, &pipeline->batch, owes ? 0 : TICK_MS);
+        if (result <= 0)
+            stream_rest(pipeline->stream);
         int grown =
             interfaces_grow(pipeline); /* also at the end: an interface without a packet is one */
         rules_take(pipeline);

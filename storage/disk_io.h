@@ -44,6 +44,7 @@ struct disk_request {
     void (*done)(struct disk_request *request);
     void *owner;         /* the submitter's; the disk does not look at it */
     int result;          /* 0, ERR_IO, ERR_NO_SPACE ...: a short transfer is ERR_IO. Valid once done() is called */
+    bool more;           /* set by the disk: the next one that it finishes, at once, has the same done() */
     uint64_t submitted_ns; /* CLOCK_MONOTONIC, or the simulation's time; set by the disk */
     struct disk_request *next; /* the disk's while submitted, the owner's otherwise */
     uint64_t body[4];    /* the body's */

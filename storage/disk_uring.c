@@ -4,7 +4,8 @@
  * The happy path: any thread appends its request to `pending` and, where the disk's thread may be
  * asleep, writes to an eventfd that the ring reads. The thread takes the whole list, prepares an
  * operation for each request, submits them all with one system call and, in the same call, waits
- * for the first completion. It hands each completed request back with done() and goes round. The
+ * for the first completion. It hands each completed request back with done() - telling whether another
+ * of its kind follows at once, so that the owner wakes once for them all - and goes round. The
  * ring's file and the registered buffers are known to the kernel by number, so that a request costs
  * no reference counting and no pinning.
  *
@@ -124,6 +125,8 @@ struct disk_uring {
     struct disk_request *backlog, **backlog_end;
     struct operation *spare;
     uint32_t under_way;
+    struct disk_request *held; /* answered, and given back with the next one or at the end of a look at the ring */
+    int held_result;
     uint8_t *buffers; /* the registered ones, back to back; null: none */
     uint64_t buffer_bytes;
     uint32_t buffer_count;
@@ -264,12 +267,13 @@ static void uring_close(struct disk *head)
 
 /* ---- the disk's thread: giving requests back ------------------------------------------------- */
 
-static void finish(struct disk_uring *disk, struct disk_request *request, int result)
+static void finish(struct disk_uring *disk, struct disk_request *request, int result, bool more)
 {
     if (request->op == DISK_READ && request->body[2] == 0)
         buffer_unpoison(request->buffer, request->bytes);
     pthread_mutex_lock(&disk->lock);
     request->result = result;
+    request->more = more;
     request->next = NULL;
     request->body[3] = REQUEST_DONE;
     disk->completing = request;
@@ -318,7 +322,7 @@ static bool is_refused(struct disk_uring *disk, struct disk_request *request)
     int refused = (int)(int64_t)request->body[2];
     if (refused == 0)
         return false;
-    finish(disk, request, refused);
+    finish(disk, request, refused, false);
     return true;
 }
 
@@ -367,13 +371,24 @@ static void operation_issue(struct disk_uring *disk, struct operation *operation
     io_uring_sqe_set_data(sqe, operation);
 }
 
+/* Gives back the request that was held back for the next one, `next`, to be known; null: there is none now. */
+static void held_finish(struct disk_uring *disk, const struct disk_request *next)
+{
+    struct disk_request *request = disk->held;
+    disk->held = NULL;
+    if (request)
+        finish(disk, request, disk->held_result, next && next->done == request->done);
+}
+
 static void operation_finish(struct disk_uring *disk, struct operation *operation, int result)
 {
     struct disk_request *request = operation->request;
     operation->next_spare = disk->spare;
     disk->spare = operation;
     disk->under_way--;
-    finish(disk, request, result);
+    held_finish(disk, request);
+    disk->held = request;
+    disk->held_result = result;
 }
 
 static void operation_completed(struct disk_uring *disk, struct operation *operation,
@@ -431,6 +446,7 @@ static void ring_reap(struct disk_uring *disk)
         else
             disk->wake_armed = false;
     }
+    held_finish(disk, NULL);
 }
 
 static int ring_register(struct disk_uring *disk, const struct registration *registration)
@@ -579,7 +595,8 @@ static void serve_plainly(struct disk_uring *disk)
                 continue;
             finish(disk, request,
                    request->op == DISK_FLUSH ? flush_plainly(disk)
-                                             : transfer_plainly(disk, request));
+                                             : transfer_plainly(disk, request),
+                   false);
         }
     }
 }

@@ -25,6 +25,7 @@
 #include "stream.h"
 
 #define SUSPECT_AFTER_NS 2000000000ull
+#define FRAMES_WORTH_WAKING 4u /* a megabyte: as much as the kernel hands over at once */
 #define OLDEST_PERIOD_NS 100000000ull /* readers are told how far the ring has got */
 
 struct call {
@@ -52,18 +53,31 @@ static void mailbox_posted(struct keeper *keeper)
 {
     bool wake = keeper->waiting;
     keeper->waiting = false;
+    keeper->frames_unsaid = 0;
     pthread_mutex_unlock(&keeper->lock);
     if (wake)
         pthread_cond_signal(&keeper->posted);
 }
 
-void keeper_post_frame(struct keeper *keeper, struct frame_buffer *buffer)
+void keeper_post_frame(struct keeper *keeper, struct frame_buffer *buffer, bool urgent)
 {
     buffer->next = NULL;
     pthread_mutex_lock(&keeper->lock);
     *keeper->frames_end = buffer;
     keeper->frames_end = &buffer->next;
-    mailbox_posted(keeper);
+    if (urgent || ++keeper->frames_unsaid >= FRAMES_WORTH_WAKING)
+        mailbox_posted(keeper);
+    else
+        pthread_mutex_unlock(&keeper->lock);
+}
+
+void keeper_nudge(struct keeper *keeper)
+{
+    pthread_mutex_lock(&keeper->lock);
+    if (keeper->frames_unsaid > 0)
+        mailbox_posted(keeper);
+    else
+        pthread_mutex_unlock(&keeper->lock);
 }
 
 void keeper_post_stream(struct keeper *keeper, struct stream *stream)
@@ -83,7 +97,10 @@ void keeper_post_request(struct keeper *keeper, struct disk_request *request)
     pthread_mutex_lock(&keeper->lock);
     *keeper->requests_end = request;
     keeper->requests_end = &request->next;
-    mailbox_posted(keeper);
+    if (request->more)
+        pthread_mutex_unlock(&keeper->lock); /* the next one says it */
+    else
+        mailbox_posted(keeper);
 }
 
 void keeper_set_threaded(struct keeper *keeper, bool threaded)
@@ -275,7 +292,7 @@ bool keeper_run(struct keeper *keeper, int timeout_ms)
     struct disk_request *requests = keeper->requests;
     struct stream *streams = keeper->stream_posts;
     struct call *calls = keeper->calls;
-    keeper->frames = NULL, keeper->frames_end = &keeper->frames;
+    keeper->frames = NULL, keeper->frames_end = &keeper->frames, keeper->frames_unsaid = 0;
     keeper->requests = NULL, keeper->requests_end = &keeper->requests;
     keeper->stream_posts = NULL, keeper->stream_posts_end = &keeper->stream_posts;
     keeper->calls = NULL, keeper->calls_end = &keeper->calls;

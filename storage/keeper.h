@@ -171,7 +171,12 @@ void keeper_set_threaded(struct keeper *keeper, bool threaded);
 
 /* ---- for stream.c ------------------------------------------------------------------------------- */
 
-void keeper_post_frame(struct keeper *keeper, struct frame_buffer *buffer);
+/*
+ * The keeper is woken for it if it is urgent, or where some have come together: one wake-up costs as much as all that is done for a
+ * frame. Who posts without urgency owes a keeper_nudge() before it waits for anything.
+ */
+void keeper_post_frame(struct keeper *keeper, struct frame_buffer *buffer, bool urgent);
+void keeper_nudge(struct keeper *keeper);
 void keeper_post_stream(struct keeper *keeper, struct stream *stream);
 const struct keeper_options *keeper_options(const struct keeper *keeper);
 

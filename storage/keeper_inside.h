@@ -131,6 +131,7 @@ struct keeper {
     pthread_cond_t posted;
     pthread_cond_t called;
     struct frame_buffer *frames, **frames_end;
+    uint32_t frames_unsaid; /* of them, since it was last woken, or looked */
     struct disk_request *requests, **requests_end;
     struct stream *stream_posts, **stream_posts_end;
     struct call *calls, **calls_end;

@@ -86,7 +86,7 @@ int segment_ledger_write(struct segment_ledger *ledger, struct keeper *keeper, s
         ledger->frames_sent++;
         if (buffer->kind == FRAME_SEAL)
             ledger->segment = NULL; /* the keeper may be done with it at any moment from now on */
-        keeper_post_frame(keeper, buffer);
+        keeper_post_frame(keeper, buffer, true);
     }
     return 0;
 }

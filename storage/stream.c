@@ -69,6 +69,7 @@ struct stream {
     struct { uint32_t interface, rule; uint8_t direction, action, entry; bool valid; uint16_t share; } last;
     struct settled fresh;
     bool sealing;
+    bool owes;         /* frames that the keeper was not woken for */
     bool sealing_here; /* and not handed over to the indexer */
     bool finishing;
 
@@ -346,7 +347,8 @@ static void frame_post(struct stream *stream, bool flush)
     stream->buffer = NULL;
     stream->last.valid = false;
     ledger->frames_sent++;
-    keeper_post_frame(stream->keeper, buffer);
+    keeper_post_frame(stream->keeper, buffer, flush);
+    stream->owes = !flush;
 }
 
 /* Gives back the buffer of a frame that has no packets. */
@@ -610,6 +612,7 @@ void stream_tick(struct stream *stream)
         frame_post(stream, true);
     publish(stream);
     if (asked) {
+        stream_rest(stream);
         pthread_mutex_lock(&stream->lock);
         stream->flush_served = stream->flush_ticket;
         stream->flush_packet = stream->next_packet;
@@ -624,8 +627,23 @@ static void wait_changed(struct stream *stream, int timeout_ms)
     pthread_cond_timedwait(&stream->changed, &stream->lock, &until);
 }
 
+bool stream_rest(struct stream *stream)
+{
+    bool owed = stream->owes;
+    stream->owes = false;
+    if (owed)
+        keeper_nudge(stream->keeper);
+    return owed;
+}
+
+bool stream_owes(const struct stream *stream)
+{
+    return stream->owes;
+}
+
 void stream_wait(struct stream *stream, int timeout_ms)
 {
+    stream_rest(stream);
     pthread_mutex_lock(&stream->lock);
     bool want_indexer = stream->wants_indexer;
     stream->wants_indexer = false;
@@ -644,6 +662,7 @@ void stream_wait(struct stream *stream, int timeout_ms)
 int stream_finish(struct stream *stream)
 {
     stream->finishing = true;
+    stream_rest(stream);
     if (stream->buffer) {
         if (stream->builder.packets > 0)
             frame_post(stream, true);

@@ -59,6 +59,13 @@ void stream_set_patient(struct stream *stream, bool patient);
 /* To be called after each batch and at least every 50 ms: flush window, requests to flush, publication of the counters. */
 void stream_tick(struct stream *stream);
 
+/*
+ * The keeper is not woken for each frame but for a few together. Who has nothing to append for now says so by stream_rest(), which wakes it for those
+ * that it has not been woken for, and returns whether there were any; stream_owes() tells the same beforehand. stream_wait() rests by itself.
+ */
+bool stream_rest(struct stream *stream);
+bool stream_owes(const struct stream *stream);
+
 /* Waits until stream_append() may succeed, or the timeout is over. */
 void stream_wait(struct stream *stream, int timeout_ms);
 
