@@ -29,9 +29,13 @@
 #define PACKET_BOUND 128u /* bytes by which any packet can raise the bound */
 #define RADIX 256u
 #define STATE_SLOTS 4096u
+#define PORTS 65536u
+#define SERVICE_FLOWS 1024u   /* of which a port has one or more on average, and a few besides, to be listed */
+#define CANDIDATES_MAX (2 * SERVICE_FLOWS)
 #define HUGE_PAGE_BYTES (2u << 20)
 #define NUMBER_BITS 18u
 #define NUMBER_MASK ((1u << NUMBER_BITS) - 1)
+#define SAMPLES 256u /* of a column, to choose its code by */
 #define GATHER_AHEAD 12u /* flows */
 #define FRESH_MAX 32u /* flows whose ends are not looked up yet */
 #define MARKS_MAX (FLOW_INDEX_FLOWS_MAX / FLOW_INDEX_CHUNK + FLOW_INDEX_ENDS_MAX / FLOW_INDEX_END_CHUNK + 1) /* of either kind */
@@ -251,7 +255,7 @@ static size_t carve_all(struct flow_index *index, uint8_t *memory)
     index->place = carve(&carving, flows, sizeof *index->place);
     index->start = carve(&carving, 2ul * flows + 1, sizeof *index->start);
     index->gathered = carve(&carving, index->packets_max, sizeof *index->gathered);
-    index->port_count = carve(&carving, 65536, sizeof *index->port_count);
+    index->port_count = carve(&carving, PORTS, sizeof *index->port_count);
     index->number = carve(&carving, 2ul * flows, sizeof *index->number);
     index->out = carve(&carving, index->out_bytes, 1);
     return carving.taken;
@@ -771,6 +775,9 @@ struct encoding {
     uint32_t state_uses[FLOW_INDEX_STATES_MAX];
     uint16_t state_slot[STATE_SLOTS];
     uint32_t states;
+    uint32_t services_least; /* flows that make a port worth being listed */
+    uint32_t candidates;
+    uint16_t candidate[CANDIDATES_MAX];
     uint32_t code[FLOW_INDEX_KINDS_MAX];
     uint8_t *marks; /* room for that part, which is written last */
     struct flow_marks marks_at;
@@ -810,9 +817,10 @@ static void put_bytes(struct encoding *encoding, const void *bytes, uint32_t cou
 static uint32_t best_order(const uint64_t *value, uint32_t count)
 {
     uint64_t sum = 0, best_bits = UINT64_MAX;
-    uint32_t step = count < 2048 ? 1 : count / 1024, best = 0, middle = 0;
+    uint32_t step = count < 2 * SAMPLES ? 1 : count / SAMPLES, best = 0, middle = 0;
     for (uint32_t i = 0; i < count; i += step)
-        sum += value[i] / (count / step + 1) + 1;
+        sum += value[i];
+    sum = sum / (count / step + 1) + 1;
     while (middle < 30 && sum >> middle > 1)
         middle++;
     for (uint32_t k = middle > 8 ? middle - 8 : 0; k <= middle; k++) {
@@ -1096,6 +1104,16 @@ static void encode_end_macs(struct encoding *encoding, const uint32_t *mac_rank,
 
 /* ---- encoding: flows --------------------------------------------------------------------------- */
 
+/* A port that enough flows have becomes a candidate at that moment. Flows have two ports each: no more than 2 * SERVICE_FLOWS get so far. */
+static inline void count_port(struct encoding *encoding, uint16_t port)
+{
+    uint16_t *count = &encoding->index->port_count[port];
+    if (*count == UINT16_MAX)
+        return;
+    if (++*count == encoding->services_least)
+        encoding->candidate[encoding->candidates++] = port;
+}
+
 /*
  * Puts the flows in the order of their first ends. The one pass over all of a flow's memory: what
  * the columns need of it goes into `brief`, which the caches can hold.
@@ -1103,7 +1121,7 @@ static void encode_end_macs(struct encoding *encoding, const uint32_t *mac_rank,
 static void gather_flows(struct encoding *encoding, uint32_t *at)
 {
     struct flow_index *index = encoding->index;
-    memset(index->port_count, 0, 65536 * sizeof *index->port_count);
+    memset(index->port_count, 0, PORTS * sizeof *index->port_count);
     for (uint32_t i = encoding->first; i < index->flows; i++) {
         const struct flow_state *state = &index->state[i];
         if (i + GATHER_AHEAD < index->flows) /* about where it will go */
@@ -1124,7 +1142,7 @@ static void gather_flows(struct encoding *encoding, uint32_t *at)
         };
         encoding->kind_uses[state->kind]++;
         for (unsigned end = 0; end < 2 && state->ports; end++)
-            index->port_count[state->port[end]] += index->port_count[state->port[end]] < UINT16_MAX;
+            count_port(encoding, state->port[end]);
     }
 }
 
@@ -1145,6 +1163,7 @@ static void encode_order(struct encoding *encoding)
         struct flow_index_mark_end mark = {.flow = le32_of(at[i * FLOW_INDEX_END_CHUNK]), .bit = le32_of(encoding->bit[i])};
         memcpy(encoding->marks + encoding->marks_at.ends + i * sizeof mark, &mark, sizeof mark);
     }
+    encoding->services_least = encoding->flows / SERVICE_FLOWS + 4;
     gather_flows(encoding, at);
     uint32_t width = bits_width(index->ends);
     for (uint32_t i = 0; i < encoding->flows; i++)
@@ -1160,13 +1179,13 @@ static uint32_t choose_services(struct encoding *encoding)
 {
     struct flow_index *index = encoding->index;
     uint16_t *count = index->port_count;
-    uint32_t candidates = 0, services, enough = encoding->flows / 1024 + 4;
+    uint32_t candidates = encoding->candidates, services;
     struct sorting *item = index->sorting[0];
-    for (uint32_t port = 0; port < 65536; port++) {
-        if (count[port] >= enough)
-            item[candidates++] = (struct sorting){.low = UINT16_MAX - count[port], .number = port};
-        count[port] = 0;
+    for (uint32_t i = 0; i < candidates; i++) {
+        uint16_t port = encoding->candidate[i];
+        item[i] = (struct sorting){.low = UINT16_MAX - count[port], .number = port};
     }
+    memset(count, 0, PORTS * sizeof *count);
     item = sort_numbers(item, index->sorting[1], candidates);
     services = candidates < FLOW_INDEX_SERVICES_MAX ? candidates : FLOW_INDEX_SERVICES_MAX;
     for (uint32_t i = 0; i < services; i++) {
