@@ -384,6 +384,8 @@ class Hostile(WebWorld):
         if chance.random() < 0.1:
             body["x"] = 1
         data = json.dumps(body).encode() if chance.random() < 0.9 else chance.choice((b"", b"[]", b"{" * 40, b"null", b"\xff", b'{"a":1,"a":2}'))
+        if "packet_capture" in path and not data:
+            data = b"{]"  # no body is an empty object, and stops, rightly, the only recording that there is
         if chance.random() < 0.05:
             method = chance.choice(("HEAD", "OPTIONS", "PUT", "get", "\0", "TRACE"))
         head = [f"{method} {target} HTTP/1.1".encode("latin-1"), b"Host: " + (b"localhost" if chance.random() < 0.95 else b"evil"),
