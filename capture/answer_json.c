@@ -284,7 +284,8 @@ static int ring_with_state(const struct ring_look *look, const struct ring_state
         identity_text(&entry->row.ring, id), "copies", (int)look->copies, "slot_bytes",
         (json_int_t)look->slot_bytes, "state", ring_state_word(look, state), "error",
         error_of(look), "disks", disks, "total_bytes", (json_int_t)state->total_bytes, "used_bytes",
-        (json_int_t)state->used_bytes, "packets", (json_int_t)catalog->packets);
+        (json_int_t)state->used_bytes, "packets", (json_int_t)(catalog->packets - catalog->purged));
+    json_object_set_new(ring, "purged", json_integer((json_int_t)catalog->purged));
     json_object_set_new(ring, "logical_total_bytes",
                         json_integer((json_int_t)logical_total(look, state)));
     json_object_set_new(ring, "logical_used_bytes",

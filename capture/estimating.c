@@ -18,6 +18,7 @@ struct estimate {
     int64_t from_ns, to_ns;
     double packets, bytes;
     uint64_t segments, missing;
+    double purged;
     struct account account; /* of the range's seconds, all interfaces */
 };
 
@@ -36,7 +37,8 @@ static int add_segment(const struct segment_row *row, void *context)
 {
     struct estimate *estimate = context;
     double share = share_of(estimate, row);
-    estimate->packets += share * (double)row->packets;
+    estimate->packets += share * (double)(row->packets - row->purged);
+    estimate->purged += share * (double)row->purged;
     estimate->bytes += share * (double)row->captured_bytes;
     if (share > 0) {
         estimate->segments++;
@@ -103,9 +105,10 @@ static int estimate_range(struct request *request, const char *ring, const struc
     ring_registry_release(registry, &entry);
     if (code != 0)
         return code;
-    *result = json_pack("{s:I, s:I, s:I, s:I, s:o, s:o}", "packets", (json_int_t)estimate.packets,
+    *result = json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "packets", (json_int_t)estimate.packets,
                         "bytes", (json_int_t)estimate.bytes, "segments",
-                        (json_int_t)estimate.segments, "missing", (json_int_t)estimate.missing,
+                        (json_int_t)estimate.segments, "missing", (json_int_t)estimate.missing, "purged",
+                        (json_int_t)estimate.purged,
                         "seconds", seconds_json(request, &estimate), "account",
                         json_account(&estimate.account));
     bool held = summary.first_ns <= summary.last_ns;

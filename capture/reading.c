@@ -903,6 +903,7 @@ json_t *reading_plan_json(const struct reading_result *result)
         {"blocks_read", done->blocks_read},
         {"bytes_read", done->total.bytes_read},
         {"packets_judged", done->total.packets_judged},
+        {"purged", done->purged},
     };
     json_t *plan = json_pack("{s:o}", "narrowing", json_text(done->narrowing));
     for (size_t i = 0; plan && i < sizeof counts / sizeof counts[0]; i++)

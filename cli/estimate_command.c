@@ -29,6 +29,9 @@ static void print_estimate(const json_t *result, const struct range *range)
     uint64_t missing = answer_count(result, "missing"), dropped = view_dropped(&account);
     uint64_t left_out = account.packets[ACCOUNT_discarded] + account.packets[ACCOUNT_duplicates] +
                         account.packets[ACCOUNT_sampled_out];
+    uint64_t purged = answer_count(result, "purged");
+    if (purged > 0)
+        printf("about %" PRIu64 " packets of that time were purged\n", purged);
     if (missing > 0)
         printf("%" PRIu64 " packets are known to be gone\n", missing);
     if (dropped > 0)

@@ -115,6 +115,9 @@ static void summary_print(const struct extraction *extraction, const json_t *res
         output_note("  ended at the limit of %s that was given", answer_text(result, "limit"));
     if (json_is_false(json_object_get(result, "flushed")))
         output_note("  what came last is not durable yet, and missing");
+    uint64_t purged = answer_count(result, "purged");
+    if (purged > 0)
+        output_note("  %" PRIu64 " packet%s of that time purged, whatever the filter", purged, purged == 1 ? " was" : "s were");
     range_gaps_print(result);
 }
 

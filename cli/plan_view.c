@@ -27,4 +27,6 @@ void plan_print(const json_t *plan, uint64_t packets)
     printf("blocks       %" PRIu64 " read, %s with the headers of their frames\n", answer_count(plan, "blocks_read"),
            text_size(answer_count(plan, "bytes_read") - index_bytes, size));
     printf("packets      %" PRIu64 " judged, %" PRIu64 " match\n", answer_count(plan, "packets_judged"), packets);
+    if (answer_count(plan, "purged") > 0)
+        printf("purged       %" PRIu64 " packets of the range, whatever the filter\n", answer_count(plan, "purged"));
 }

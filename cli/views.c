@@ -80,6 +80,8 @@ void view_ring(const json_t *ring)
                output_printable(error));
     line_sizes(ring);
     printf("  %-14s %" PRIu64 "\n", "packets", answer_count(ring, "packets"));
+    if (answer_count(ring, "purged") > 0)
+        printf("  %-14s %" PRIu64 " packets, of which the numbers are left\n", "purged", answer_count(ring, "purged"));
     line_time("oldest packet", json_object_get(ring, "oldest_ns"));
     line_time("newest packet", json_object_get(ring, "newest_ns"));
 }

@@ -6,7 +6,7 @@
 -- other programs is fine, writing to it makes it damaged.
 
 PRAGMA application_id = 0x746c6361;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 -- One row. complete = 0: something that was to be written is missing; the disks must be read.
 CREATE TABLE catalog (
@@ -27,6 +27,7 @@ CREATE TABLE ring (
     packets INTEGER NOT NULL DEFAULT 0,
     captured_bytes INTEGER NOT NULL DEFAULT 0,
     missing INTEGER NOT NULL DEFAULT 0,
+    purged INTEGER NOT NULL DEFAULT 0,
     damaged_segments INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
@@ -62,6 +63,7 @@ CREATE TABLE segment (
     packets INTEGER NOT NULL,
     captured_bytes INTEGER NOT NULL,
     missing INTEGER NOT NULL,
+    purged INTEGER NOT NULL,
     opened_ns INTEGER NOT NULL,
     sealed_ns INTEGER NOT NULL,
     head_ns INTEGER NOT NULL,
@@ -110,6 +112,7 @@ CREATE TRIGGER segment_added AFTER INSERT ON segment BEGIN
         packets = u64_add(packets, NEW.packets),
         captured_bytes = u64_add(captured_bytes, NEW.captured_bytes),
         missing = u64_add(missing, NEW.missing),
+        purged = u64_add(purged, NEW.purged),
         damaged_segments = damaged_segments + (NEW.state = 3)
     WHERE id = NEW.ring;
 END;
@@ -120,6 +123,7 @@ CREATE TRIGGER segment_removed AFTER DELETE ON segment BEGIN
         packets = u64_subtract(packets, OLD.packets),
         captured_bytes = u64_subtract(captured_bytes, OLD.captured_bytes),
         missing = u64_subtract(missing, OLD.missing),
+        purged = u64_subtract(purged, OLD.purged),
         damaged_segments = damaged_segments - (OLD.state = 3)
     WHERE id = OLD.ring;
 END;
@@ -130,6 +134,7 @@ CREATE TRIGGER segment_changed AFTER UPDATE ON segment BEGIN
         packets = u64_subtract(packets, OLD.packets),
         captured_bytes = u64_subtract(captured_bytes, OLD.captured_bytes),
         missing = u64_subtract(missing, OLD.missing),
+        purged = u64_subtract(purged, OLD.purged),
         damaged_segments = damaged_segments - (OLD.state = 3)
     WHERE id = OLD.ring;
     UPDATE ring SET
@@ -137,6 +142,7 @@ CREATE TRIGGER segment_changed AFTER UPDATE ON segment BEGIN
         packets = u64_add(packets, NEW.packets),
         captured_bytes = u64_add(captured_bytes, NEW.captured_bytes),
         missing = u64_add(missing, NEW.missing),
+        purged = u64_add(purged, NEW.purged),
         damaged_segments = damaged_segments + (NEW.state = 3)
     WHERE id = NEW.ring;
 END;

@@ -271,11 +271,14 @@ struct seal_body { /* FRAME_SEAL */
     uint8_t reason;      /* enum seal_reason */
     uint8_t reserved[3];
     le64 missing;        /* packets that are known to have been here and are gone (damage found at recovery) */
+    le64 purged;         /* of `packets`: that were erased (FRAME_ENTRY_PURGED) */
 };
+
+#define SEAL_BODY_BYTES_MIN 96u /* of seals from before anything was purged: without `purged` */
 
 _Static_assert(sizeof(struct open_body) == 184, "on-disk layout");
 _Static_assert(sizeof(struct index_frame_entry) == 48, "on-disk layout");
 _Static_assert(sizeof(struct index_body) == 16, "on-disk layout");
-_Static_assert(sizeof(struct seal_body) == 96, "on-disk layout");
+_Static_assert(sizeof(struct seal_body) == 104, "on-disk layout");
 
 #endif

@@ -43,6 +43,7 @@ struct segment_row {
     uint64_t packets;
     uint64_t captured_bytes;
     uint64_t missing;       /* packets known to be gone */
+    uint64_t purged;        /* of `packets`: that were erased, and of which the number is left */
     int64_t opened_ns;      /* clock of the recorder */
     int64_t sealed_ns;
     int64_t head_ns;        /* time of the first packet */
@@ -137,6 +138,7 @@ struct catalog_summary {
     uint64_t packets;
     uint64_t captured_bytes;
     uint64_t missing;
+    uint64_t purged; /* of `packets` */
     uint64_t damaged_segments;
     int64_t first_ns; /* oldest packet: smallest packet time of the ring; INT64_MAX when empty */
     int64_t last_ns;  /* INT64_MIN when empty */

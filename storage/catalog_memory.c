@@ -362,6 +362,7 @@ static int memory_summary(struct catalog *catalog, const struct identity *ring,
         summary->packets += row->packets;
         summary->captured_bytes += row->captured_bytes;
         summary->missing += row->missing;
+        summary->purged += row->purged;
         summary->damaged_segments += row->state == SEGMENT_DAMAGED;
         if (segment_row_timed(row) && row->first_ns < summary->first_ns)
             summary->first_ns = row->first_ns;

@@ -60,7 +60,7 @@ static const struct database_kind catalog_kind = {
     .file = "catalog.db",
     .schema = catalog_sql,
     .application_id = 0x746c6361,
-    .version = 1,
+    .version = 2,
     .full = false,
     .derived = true,
     .cache_kib = 8192,
@@ -69,7 +69,7 @@ static const struct database_kind catalog_kind = {
 #define SEGMENT_COLUMNS                                                                       \
     "segment, position, revision, data_revision, run, stream, state, first_packet, packets, " \
     "captured_bytes, missing, opened_ns, sealed_ns, head_ns, first_ns, last_ns, data_end, "   \
-    "index_offset, index_bytes"
+    "index_offset, index_bytes, purged"
 
 #define WRITE_STATEMENTS                                                                           \
     STATEMENT(BEGIN, "BEGIN IMMEDIATE")                                                            \
@@ -86,12 +86,13 @@ static const struct database_kind catalog_kind = {
     STATEMENT(SEGMENT_ID, "SELECT id FROM segment WHERE segment = ?1")                             \
     STATEMENT(SEGMENT_PUT,                                                                         \
               "INSERT INTO segment (" SEGMENT_COLUMNS ", ring, span) VALUES (?1, ?2, ?3, ?4, ?5, " \
-              "?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21) "       \
+              "?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) "  \
               "ON CONFLICT (segment) DO UPDATE SET position = ?2, revision = ?3, "                 \
               "data_revision = ?4, run = ?5, stream = ?6, state = ?7, first_packet = ?8, "         \
               "packets = ?9, captured_bytes = ?10, missing = ?11, opened_ns = ?12, "               \
               "sealed_ns = ?13, head_ns = ?14, first_ns = ?15, last_ns = ?16, data_end = ?17, "    \
-              "index_offset = ?18, index_bytes = ?19, ring = ?20, span = ?21 RETURNING id")        \
+              "index_offset = ?18, index_bytes = ?19, purged = ?20, ring = ?21, span = ?22 "       \
+              "RETURNING id")                                                                      \
     STATEMENT(SEGMENT_DELETE, "DELETE FROM segment WHERE id = ?1")                                 \
     STATEMENT(PLACES, "SELECT disk.disk, place.slot FROM place CROSS JOIN disk "                   \
                       "ON disk.id = place.disk WHERE place.segment = ?1 ORDER BY place.copy")      \
@@ -130,7 +131,7 @@ static const struct database_kind catalog_kind = {
 #define READ_STATEMENTS                                                                           \
     STATEMENT(BEGIN, "BEGIN")                                                                     \
     STATEMENT(COMMIT, "COMMIT")                                                                   \
-    STATEMENT(RING, "SELECT id, segments, packets, captured_bytes, missing, damaged_segments "    \
+    STATEMENT(RING, "SELECT id, segments, packets, captured_bytes, missing, damaged_segments, purged " \
                     "FROM ring WHERE ring = ?1")                                                  \
     STATEMENT(SPAN_NEXT, "SELECT min(span) FROM segment INDEXED BY segment_time "                 \
                          "WHERE ring = ?1 AND span > ?2")                                         \
@@ -353,8 +354,9 @@ static int put_segment_row(struct catalog_sqlite *sqlite, const struct segment_r
     sqlite3_bind_int64(statement, 17, row->data_end);
     sqlite3_bind_int64(statement, 18, row->index_offset);
     sqlite3_bind_int64(statement, 19, row->index_bytes);
-    sqlite3_bind_int64(statement, 20, ring);
-    sqlite3_bind_int(statement, 21, span_of(row));
+    bind_u64(statement, 20, row->purged);
+    sqlite3_bind_int64(statement, 21, ring);
+    sqlite3_bind_int(statement, 22, span_of(row));
     result = run_for_number(statement, id);
     return result == SQLITE_NOTFOUND ? SQLITE_CORRUPT : result;
 }
@@ -1036,6 +1038,7 @@ static int query_ring(struct query *query, const struct identity *ring,
         summary->captured_bytes = column_u64(statement, 3);
         summary->missing = column_u64(statement, 4);
         summary->damaged_segments = column_u64(statement, 5);
+        summary->purged = column_u64(statement, 6);
     }
     sqlite3_reset(statement);
     return result == SQLITE_ROW || result == SQLITE_DONE ? SQLITE_OK : result;
@@ -1074,6 +1077,7 @@ static bool read_row(sqlite3_stmt *statement, struct segment_row *row)
     row->data_end = column_u32(statement, 16, &sound);
     row->index_offset = column_u32(statement, 17, &sound);
     row->index_bytes = column_u32(statement, 18, &sound);
+    row->purged = column_u64(statement, 19);
     return sound;
 }
 

@@ -579,7 +579,11 @@ static int give_segments(struct extraction *extraction)
 {
     for (uint32_t i = 0; i < extraction->inbox_count; i++) {
         struct worker_segment *segment = &extraction->inbox[i];
-        segment->nothing = segment->state != SEGMENT_OPEN && key_runs_exclude(&extraction->runs, &segment->segment, segment->revision);
+        /* Where some of it was purged and the range ends in it, how much of that lies in the range only its packets say. */
+        segment->whole = segment->purged > 0 && (segment->first_ns < extraction->job.from_ns ||
+                                                 (segment->last_ns >= extraction->job.to_ns && extraction->job.to_ns != INT64_MAX));
+        segment->nothing = segment->state != SEGMENT_OPEN && !segment->whole &&
+                           key_runs_exclude(&extraction->runs, &segment->segment, segment->revision);
     }
     int result = reader_add(extraction->reader, extraction->inbox, extraction->inbox_count);
     extraction->inbox_count = 0;
@@ -870,6 +874,7 @@ static void send_done(struct extraction *extraction, int result)
         done.blocks_wanted = counters.blocks_wanted;
         done.blocks_read = counters.blocks_read;
         done.indexes_bad = counters.indexes_bad;
+        done.purged = counters.purged;
     } else {
         done.frames_checked = extraction->single.frames_checked;
         done.frames_bad = extraction->single.frames_bad;

@@ -94,6 +94,7 @@ struct reader {
     uint64_t stash_max;         /* bytes for all stashes */
     uint64_t segments_total;
     uint64_t segments_done;
+    uint64_t purged;
     uint64_t segments_by_runs;
     struct worker_segment **known; /* hash table of all, by identity; owns them */
     uint32_t known_room;           /* a power of two */
@@ -356,6 +357,13 @@ static bool is_outside(const struct reader *reader, const struct worker_segment 
                                     !in_range(reader, segment->first_ns, segment->last_ns));
 }
 
+/* Whether all of its packets lie in the range. */
+static bool is_inside(const struct reader *reader, const struct worker_segment *segment)
+{
+    return segment->state != SEGMENT_OPEN && segment->first_ns >= reader->options.from_ns &&
+           (segment->last_ns < reader->options.to_ns || reader->options.to_ns == INT64_MAX);
+}
+
 /* Whether segment `i` of a stream is the first, or the last one of the range. */
 static bool is_first(const struct reader *reader, const struct reader_stream *stream, uint32_t i)
 {
@@ -406,6 +414,9 @@ static void close_current(struct reader *reader, struct reader_stream *stream)
         reader->active--;
         stream->indexes -= stream->indexes > 0;
     }
+    /* What was erased of a segment that lies in the range only in part is counted as it is read (step_stream()). */
+    if (is_inside(reader, stream->segment[stream->current]))
+        reader->purged += stream->segment[stream->current]->purged;
     stream->current++;
     reader->segments_done++;
 }
@@ -706,9 +717,13 @@ static int step_stream(struct reader *reader, struct reader_stream *stream)
                 stream->next_packet++;
                 stream->last_ns = time_ns;
                 stream->timed = true;
-                if (stream->head.purged || time_ns < reader->options.from_ns ||
+                if (time_ns < reader->options.from_ns ||
                     (time_ns >= reader->options.to_ns && reader->options.to_ns != INT64_MAX))
                     continue;
+                if (stream->head.purged) {
+                    reader->purged += !is_inside(reader, stream->segment[stream->current]);
+                    continue;
+                }
                 stream->has_head = true;
                 stream->key_ns = time_ns;
                 stream->key_position = stream->info.position;
@@ -1148,6 +1163,7 @@ void reader_counters(const struct reader *reader, struct reader_counters *counte
         .segments_by_runs = reader->segments_by_runs + reader->shared.segments_by_runs,
         .segments_narrowed = reader->shared.segments_narrowed,
         .segments_excluded = reader->shared.segments_excluded,
+        .purged = reader->purged,
         .index_bytes = reader->shared.index_bytes,
         .blocks_wanted = reader->shared.blocks_wanted,
         .blocks_read = reader->shared.blocks_read,

@@ -120,6 +120,7 @@ struct reader_counters {
     uint64_t segments_by_runs;  /* that were passed by, or of which only an account was read, because nothing in them can match */
     uint64_t segments_narrowed; /* by their key indexes */
     uint64_t segments_excluded; /* of those: nothing in them can match */
+    uint64_t purged;            /* packets of the range that were erased */
     uint64_t index_bytes;   /* of bytes_read: where frames lie, and key indexes */
     uint64_t blocks_wanted; /* of 16 KiB, in segments with a key index: those that may hold a match */
     uint64_t blocks_read;   /* of data frames */

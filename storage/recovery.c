@@ -769,6 +769,7 @@ static int settle_unsealed(struct recovery *recovery, struct slot_view *view, ui
         .packets = index->packets,
         .captured_bytes = index->captured_bytes,
         .missing = index->missing,
+        .purged = index->purged,
         .opened_ns = seal.opened_ns,
         .sealed_ns = seal.sealed_ns,
         .head_ns = index->head_ns,

@@ -1319,6 +1319,7 @@ struct worker_segment ring_row_segment(const struct segment_row *row)
         .position = row->position,
         .first_packet = row->first_packet,
         .packets = row->packets,
+        .purged = row->purged,
         .head_ns = row->head_ns,
         .first_ns = row->first_ns,
         .last_ns = row->last_ns,

@@ -31,7 +31,7 @@ void segment_index_close(struct segment_index *index)
 void segment_index_clear(struct segment_index *index, uint64_t first_packet)
 {
     index->entries = 0;
-    index->packets = index->captured_bytes = index->missing = 0;
+    index->packets = index->captured_bytes = index->missing = index->purged = 0;
     index->first_packet = first_packet;
     index->head_ns = 0;
     index->first_ns = INT64_MAX;
@@ -250,6 +250,7 @@ static void put_seal(const struct segment_index *index, const struct segment_sea
         .next_number = le32_of(index->next_number + segment_index_parts(index, seal)),
         .reason = (uint8_t)seal->reason,
         .missing = le64_of(index->missing),
+        .purged = le64_of(index->purged),
     };
     struct frame_finish finish = closing(index, seal, FRAME_SEAL, segment_index_parts(index, seal),
                                          (uint32_t)(seal->slot_bytes - PAGE_BYTES));
@@ -274,10 +275,13 @@ uint32_t segment_index_part(const struct segment_index *index, const struct segm
 
 int segment_seal_read(const uint8_t *frame, const struct frame_info *info, uint64_t slot_bytes, struct seal_body *body)
 {
-    const void *bytes = frame_body(frame, info, sizeof *body);
+    const void *bytes = frame_body(frame, info, SEAL_BODY_BYTES_MIN);
     if (info->kind != FRAME_SEAL || !bytes || info->offset != slot_bytes - PAGE_BYTES)
         return ERR_CORRUPT;
-    memcpy(body, bytes, sizeof *body);
+    *body = (struct seal_body){0};
+    memcpy(body, bytes, info->body_bytes < sizeof *body ? SEAL_BODY_BYTES_MIN : sizeof *body);
+    if (le64_get(body->purged) > le64_get(body->packets))
+        return ERR_CORRUPT;
     uint32_t data_end = le32_get(body->data_end), index_offset = le32_get(body->index_offset);
     uint32_t index_bytes = le32_get(body->index_bytes);
     if (data_end < PAGE_BYTES || data_end % PAGE_BYTES != 0 || index_offset % PAGE_BYTES != 0 ||

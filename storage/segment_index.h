@@ -19,6 +19,7 @@ struct segment_index {
     uint64_t captured_bytes;
     uint64_t first_packet; /* of the segment */
     uint64_t missing;
+    uint64_t purged; /* of `packets` */
     int64_t head_ns;
     int64_t first_ns;
     int64_t last_ns;

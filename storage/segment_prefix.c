@@ -45,12 +45,13 @@ int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame,
     struct frame_cursor cursor;
     struct frame_packet packet;
     uint64_t captured_bytes = 0;
-    uint32_t packets = 0;
+    uint32_t packets = 0, purged = 0;
     int result;
     frame_cursor_start(&cursor, frame, info);
     while ((result = frame_cursor_next(&cursor, &packet)) > 0) {
         captured_bytes += packet.packet.captured_bytes;
         packets++;
+        purged += packet.purged;
     }
     if (result < 0 || packets != info->packets)
         return ERR_CORRUPT;
@@ -67,6 +68,7 @@ int segment_prefix_add(struct segment_prefix *prefix, const uint8_t *frame,
     segment_index_add(&prefix->index, info->offset, info->frame_bytes, info->number, info->packets,
                       info->first_packet, captured_bytes, info->head_ns, info->first_ns,
                       info->last_ns);
+    prefix->index.purged += purged;
     if (prefix->flows)
         flow_frame_add(prefix->flows, prefix->keys_of, frame, info, NULL, 0, UINT32_MAX);
     prefix->account = info->account;
@@ -91,6 +93,7 @@ void segment_row_from_seal(const struct frame_identity *identity, const struct s
         .packets = le64_get(body->packets),
         .captured_bytes = le64_get(body->captured_bytes),
         .missing = le64_get(body->missing),
+        .purged = le64_get(body->purged),
         .opened_ns = (int64_t)le64_get(body->opened_ns),
         .sealed_ns = (int64_t)le64_get(body->sealed_ns),
         .head_ns = (int64_t)le64_get(body->head_ns),

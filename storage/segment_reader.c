@@ -254,7 +254,7 @@ static struct index_ahead *index_ahead_find(struct segment_readers *shared, cons
 bool segment_index_ahead(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place)
 {
     struct index_ahead *ahead = NULL;
-    if (segment->state == SEGMENT_OPEN || segment->index_bytes == 0 || place >= segment->places || segment->nothing ||
+    if (segment->state == SEGMENT_OPEN || segment->index_bytes == 0 || place >= segment->places || segment->nothing || segment->whole ||
         place_hangs(shared, segment, place) || index_ahead_find(shared, segment) ||
         (shared->is_gone && shared->is_gone(shared->context, segment->position)))
         return true; /* there is nothing to ask for */
@@ -775,7 +775,7 @@ static int decide(struct segment_reader *reader)
     int good = segment_reader_index(reader);
     if (good <= 0)
         return good;
-    if (shared->narrowing) {
+    if (shared->narrowing && !segment->whole) {
         int result = segment->nothing ? narrow_by_run(reader) : narrow(reader);
         if (result < 0)
             return result;

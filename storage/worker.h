@@ -99,6 +99,7 @@ struct worker_segment {
     uint64_t position;
     uint64_t first_packet;
     uint64_t packets;
+    uint64_t purged;     /* of these */
     int64_t head_ns;
     int64_t first_ns;  /* open: INT64_MIN, INT64_MAX: not known */
     int64_t last_ns;
@@ -112,6 +113,8 @@ struct worker_segment {
     uint32_t places;
     struct { uint32_t disk, slot; } place[COPIES_MAX]; /* disk: index into the job's disks */
     uint32_t nothing;    /* the worker's own: 1: a run of keys says that nothing in it can match */
+    uint32_t whole;      /* the worker's own: 1: neither runs nor its key index are asked */
+    uint32_t reserved;
 };
 
 struct worker_progress {
@@ -190,6 +193,7 @@ struct worker_done {
     uint64_t blocks_wanted;     /* of 16 KiB, by the key indexes: that may hold a match */
     uint64_t blocks_read;       /* of data frames */
     uint64_t indexes_bad;       /* key indexes that could not be used: their segments were read whole */
+    uint64_t purged;        /* packets of the range that were erased, whether they would have matched or not */
     uint64_t times_moved;   /* pcap formats: packets whose time did not fit and was moved to the nearest that does */
     char text[384];         /* the sentence for result != 0 */
     char narrowing[1024];   /* what of the filter key indexes and runs decide, for people; empty: nothing */

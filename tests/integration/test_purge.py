@@ -75,6 +75,19 @@ class Purge(World):
         packets, result = self.answers(recorder)
         self.assertEqual(packets, KEPT)
         self.assertTrue(result["complete"], result["gaps"])
+        ring, = recorder.call("ring.list")["rings"]
+        self.assertEqual((ring["packets"], ring["purged"], result["purged"]), (len(KEPT), len(GONE), len(GONE)))
+        estimate = recorder.call("estimate", ring="dmz")
+        self.assertEqual((estimate["packets"], estimate["purged"]), (len(KEPT), len(GONE)))
+        # Of a range that begins and ends within segments as of one that does not, and whatever was asked for. (None of these begins or ends
+        # between a purged packet and the one before it, whose time it has.)
+        for first, last in ((0, COUNT), (0, 1000), (2000, 2300), (2500, 6500), (10990, COUNT)):
+            purged = len([n for n in GONE if first <= n < last])
+            for filter_text in ("", f"host 203.0.113.{SECRET}", "host 192.0.2.1"):
+                for no_index in (False, True):
+                    _, result = self.answers(recorder, from_ns=str(START_NS + first * 10**6), to_ns=str(START_NS + last * 10**6), filter=filter_text,
+                                             no_index=no_index)
+                    self.assertEqual(result["purged"], purged, (first, last, filter_text, no_index))
         for no_index in (False, True):
             packets, _ = self.answers(recorder, filter=f"host 203.0.113.{SECRET}", no_index=no_index)
             self.assertEqual(packets, [packet for packet in KEPT if packet[1][29] == SECRET])

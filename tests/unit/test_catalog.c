@@ -214,7 +214,7 @@ static bool row_equal(const struct segment_row *a, const struct segment_row *b)
         a->revision == b->revision && a->data_revision == b->data_revision &&
         a->stream == b->stream && a->state == b->state && a->first_packet == b->first_packet &&
         a->packets == b->packets && a->captured_bytes == b->captured_bytes &&
-        a->missing == b->missing && a->opened_ns == b->opened_ns && a->sealed_ns == b->sealed_ns &&
+        a->missing == b->missing && a->purged == b->purged && a->opened_ns == b->opened_ns && a->sealed_ns == b->sealed_ns &&
         a->head_ns == b->head_ns && a->first_ns == b->first_ns && a->last_ns == b->last_ns &&
         a->data_end == b->data_end && a->index_offset == b->index_offset &&
         a->index_bytes == b->index_bytes && a->places == b->places;
@@ -296,6 +296,7 @@ static void test_every_field_survives(void **state)
         .packets = UINT64_MAX - 1,
         .captured_bytes = (UINT64_C(1) << 63) + 1,
         .missing = UINT64_MAX - 2,
+        .purged = UINT64_MAX - 3,
         .opened_ns = INT64_MIN,
         .sealed_ns = INT64_MAX,
         .head_ns = -1,
@@ -330,6 +331,7 @@ static void test_every_field_survives(void **state)
     assert_true(summary.packets == row.packets);
     assert_true(summary.captured_bytes == row.captured_bytes);
     assert_true(summary.missing == row.missing);
+    assert_true(summary.purged == row.purged);
     assert_true(summary.first_ns == row.first_ns && summary.last_ns == row.last_ns);
     assert_true(summary.position_min == UINT64_MAX && summary.position_max == UINT64_MAX);
     body_close(state, &catalog);
@@ -724,6 +726,7 @@ static struct segment_row random_row(void)
     row.packets = random_u64() >> random_below(64);
     row.captured_bytes = random_u64() >> random_below(64);
     row.missing = random_below(10) == 0 ? random_u64() : 0;
+    row.purged = random_below(10) == 0 ? random_u64() : 0;
     row.first_ns = random_time();
     if (random_below(2) != 0 ||
         __builtin_add_overflow(row.first_ns, (int64_t)random_below(5000), &row.last_ns))
@@ -796,6 +799,7 @@ static void check_summary(struct catalog *catalog, struct model *model, const st
         sum.packets += row->packets;
         sum.captured_bytes += row->captured_bytes;
         sum.missing += row->missing;
+        sum.purged += row->purged;
         sum.damaged_segments += row->state == SEGMENT_DAMAGED;
         if (row->first_ns <= row->last_ns) {
             sum.first_ns = row->first_ns < sum.first_ns ? row->first_ns : sum.first_ns;
@@ -1151,7 +1155,14 @@ static void patch(const char *name, off_t offset, const void *bytes, size_t coun
 static void make_newer(void)
 {
     make_good();
-    patch("catalog.db", 60, "\0\0\0\2", 4);
+    patch("catalog.db", 60, "\0\0\0\3", 4);
+}
+
+/* It is derived: no steps lead from an older one, the disks are read. */
+static void make_older(void)
+{
+    make_good();
+    patch("catalog.db", 60, "\0\0\0\1", 4);
 }
 
 static void make_truncated(void)
@@ -1172,7 +1183,7 @@ static void make_a_directory(void)
 }
 
 static void (*const unusable[])(void) = {make_garbage,      make_short,      make_empty,
-                                         make_foreign,      make_newer,      make_truncated,
+                                         make_foreign,      make_newer,      make_older,     make_truncated,
                                          make_other_tables, make_a_directory};
 
 static void test_unusable_files_are_moved_aside(void **state)

@@ -112,6 +112,10 @@ static void test_nothing_is_left(void **state)
             struct machine_check check = verify(&machine);
             assert_int_equal(check.packets, (500 - purged) * options.copies);
             assert_int_equal(check.purged, purged * options.copies);
+            struct catalog_summary summary;
+            assert_int_equal(catalog_summary(machine.catalog, &machine.ring, &summary), 0);
+            assert_int_equal(summary.purged, purged);
+            assert_int_equal(summary.packets, 500);
             machine_shut_down(&machine);
         }
         /* Again: there is nothing more to do. */

@@ -63,6 +63,7 @@ function steps(job) {
     ["Read from the disks", `${bytes(plan.bytes_read)}${plan.index_bytes > 0 ? `, ${bytes(plan.index_bytes)} of it indexes` : ""}`],
     ["Packets looked at", count(plan.packets_judged)],
     ["Packets that match", count(job.packets)],
+    ["Purged of that time", plan.purged > 0 && `${count(plan.purged)} packets, whatever the filter`],
     ["Indexes of no use", plan.runs_bad + plan.indexes_bad > 0 && html`<span class="warn">${count(plan.runs_bad)} runs, ${count(plan.indexes_bad)} segments: read whole instead</span>`],
   ].filter(([, value]) => value);
 }
