@@ -384,7 +384,8 @@ class Hostile(WebWorld):
         if chance.random() < 0.1:
             body["x"] = 1
         data = json.dumps(body).encode() if chance.random() < 0.9 else chance.choice((b"", b"[]", b"{" * 40, b"null", b"\xff", b'{"a":1,"a":2}'))
-        if "packet_capture" in path and not data:
+        stops = path.endswith("/capture/stop")
+        if stops and not data:
             data = b"{]"  # no body is an empty object, and stops, rightly, the only recording that there is
         if chance.random() < 0.05:
             method = chance.choice(("HEAD", "OPTIONS", "PUT", "get", "\0", "TRACE"))
@@ -394,7 +395,7 @@ class Hostile(WebWorld):
             head.append(b"Content-Length: %d" % max(0, len(data) + chance.choice((0,) * 30 + (-1,))))
         else:
             data = b""
-        if chance.random() < 0.1:
+        if chance.random() < 0.1 and not stops:  # without its Content-Length it had no body
             head[chance.randrange(len(head))] = chance.choice(self.PIECES).encode("latin-1") * chance.randrange(1, 20)
         request = b"\r\n".join(head) + b"\r\n\r\n" + data
         if chance.random() < 0.1:
