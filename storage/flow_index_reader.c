@@ -253,6 +253,14 @@ static void get_record(struct bit_reader *bits, uint8_t *record, uint32_t count)
             record[i] = (uint8_t)bits_get(bits, 8);
 }
 
+/* A number of a width of at most 32 bits, at a bit of a part that was loaded whole. */
+static uint32_t number_at(const uint8_t *bytes, uint64_t bit, uint32_t width)
+{
+    le64 word;
+    memcpy(&word, bytes + (bit >> 3), sizeof word);
+    return (uint32_t)(le64_get(word) >> (bit & 7) & ((UINT64_C(1) << width) - 1));
+}
+
 static uint16_t little16_at(const uint8_t *bytes)
 {
     le16 field;
@@ -708,20 +716,19 @@ int flow_reader_each(struct flow_reader *reader,
     return code;
 }
 
-int flow_reader_block(struct flow_reader *reader, uint32_t block, uint32_t *offset,
-                      uint32_t *packets)
+int flow_reader_block_table(struct flow_reader *reader, struct flow_block *block)
 {
     struct bit_reader bits;
     int code = part_load(reader, FLOW_PART_BLOCKS, &bits);
     if (code < 0)
         return code;
-    if (block >= reader->blocks || (block + 1ul) * 25 > bits.end)
+    if (reader->blocks * UINT64_C(25) > bits.end)
         return ERR_CORRUPT;
-    bits.at = block * 25ul;
-    *offset = bits_get(&bits, 14);
-    *packets = bits_get(&bits, 11);
-    if (*offset == FLOW_INDEX_NO_RECORD)
-        *offset = UINT32_MAX;
+    for (uint32_t i = 0; i < reader->blocks; i++) {
+        uint32_t number = number_at(bits.bytes, i * UINT64_C(25), 25), first = number & 16383;
+        block[i] = (struct flow_block){.first = first == FLOW_INDEX_NO_RECORD ? FLOW_BLOCK_NONE : (uint16_t)first,
+                                       .packets = (uint16_t)(number >> 14)};
+    }
     return 0;
 }
 
@@ -1104,13 +1111,6 @@ static int find_firsts(struct search *search, const struct end_span *span)
         flow += times;
     }
     return code;
-}
-
-static uint32_t number_at(const uint8_t *bytes, uint64_t bit, uint32_t width)
-{
-    le64 word;
-    memcpy(&word, bytes + (bit >> 3), sizeof word);
-    return (uint32_t)(le64_get(word) >> (bit & 7) & ((UINT64_C(1) << width) - 1));
 }
 
 /* Flows whose end 1 is in a span: all of the column is gone through, a number of a known width after the other. */

@@ -51,10 +51,15 @@ uint64_t flow_reader_bytes_read(const struct flow_reader *reader);
  * not help the last one: all of it. */
 uint32_t flow_reader_front(const struct flow_reader *reader);
 
-/* Where in its block (of 16 KiB of a frame) the first record begins, and how many records begin in
- * it. *offset: UINT32_MAX where none does. 0 or a negative code. */
-int flow_reader_block(struct flow_reader *reader, uint32_t block, uint32_t *offset,
-                      uint32_t *packets);
+#define FLOW_BLOCK_NONE UINT16_MAX
+
+struct flow_block { /* 16 KiB of a frame */
+    uint16_t first;   /* where in it the first record begins that does; FLOW_BLOCK_NONE: none does */
+    uint16_t packets; /* that begin in it */
+};
+
+/* What is said of the indexed blocks, all of them. 0 or a negative code. */
+int flow_reader_block_table(struct flow_reader *reader, struct flow_block *block);
 
 struct flow_selection {
     uint16_t *block; /* of each of the indexed blocks: how many packets of those flows begin in it; 0: it need not be read */

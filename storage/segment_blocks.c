@@ -16,17 +16,16 @@ static uint32_t least(uint32_t a, uint32_t b)
 int segment_blocks_load(struct flow_reader *index, const struct flow_selection *selection, struct segment_block **out)
 {
     struct segment_block *block = calloc(selection->blocks + 1ul, sizeof *block);
-    int code = block ? 0 : ERR_NO_MEMORY;
+    struct flow_block *said = malloc((selection->blocks + 1ul) * sizeof *said);
+    int code = block && said ? flow_reader_block_table(index, said) : ERR_NO_MEMORY;
     for (uint32_t i = 0; i < selection->blocks && code == 0; i++) {
-        uint32_t first, packets;
-        code = flow_reader_block(index, i, &first, &packets);
+        uint16_t first = said[i].first, packets = said[i].packets;
         /* A packet that may match begins in a block in which none begins: the parts contradict each other. */
-        if (code == 0 && (selection->block[i] > packets || (packets > 0) != (first < BLOCK_BYTES)))
+        if (selection->block[i] > packets || (packets > 0) != (first < BLOCK_BYTES))
             code = ERR_CORRUPT;
-        if (code == 0)
-            block[i] = (struct segment_block){
-                .first = (uint16_t)(packets > 0 ? first : 0), .packets = (uint16_t)packets, .wanted = selection->block[i]};
+        block[i] = (struct segment_block){.first = packets > 0 ? first : 0, .packets = packets, .wanted = selection->block[i]};
     }
+    free(said);
     if (code != 0) {
         free(block);
         return code;

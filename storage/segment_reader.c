@@ -459,29 +459,60 @@ static bool entries_fit(const struct index_frame_entry *entry, uint32_t entries,
     return true;
 }
 
-/*
- * Sees to it that the first `wanted` bytes of what lies between data and seal are in the buffer. Only the INDEX frames are needed of it, and how
- * long they are, they say themselves.
- */
-static int index_have(struct segment_reader *reader, uint32_t place, uint8_t *buffer, uint32_t *have,
-                      uint32_t wanted)
+/* The beginning of what lies between data and seal: where it was read ahead, or in memory of its own. */
+struct index_view {
+    const uint8_t *bytes;
+    uint32_t have;
+    uint8_t *memory; /* null: not needed yet */
+};
+
+/* Sees to it that the first `wanted` bytes are there. Only the INDEX frames are needed, and how long they are, they say themselves. */
+static int index_have(struct segment_reader *reader, uint32_t place, struct index_view *view, uint32_t wanted)
 {
     const struct worker_segment *segment = reader->segment;
-    uint32_t bytes = (uint32_t)round_up(wanted, INDEX_STEP_BYTES);
+    uint32_t bytes = (uint32_t)round_up(wanted, INDEX_STEP_BYTES), there;
     bytes = bytes < segment->index_bytes ? bytes : segment->index_bytes;
-    if (bytes <= *have)
+    if (bytes <= view->have)
         return 0;
-    const uint8_t *ahead = segment_index_bytes(reader->shared, segment, place, segment->index_offset + *have, bytes - *have);
-    if (ahead) {
-        memcpy(buffer + *have, ahead, bytes - *have);
-        *have = bytes;
+    const uint8_t *ahead = view->memory ? NULL : segment_index_reach(reader->shared, segment, place, segment->index_offset, &there);
+    if (ahead && there >= bytes) {
+        *view = (struct index_view){.bytes = ahead, .have = there < segment->index_bytes ? there : segment->index_bytes};
         return 0;
     }
-    int result = segment_read_place(reader->shared, segment, place, segment->index_offset + *have,
-                            buffer + *have, bytes - *have);
-    reader->shared->index_bytes += result == 0 ? bytes - *have : 0;
-    *have = bytes;
+    uint32_t had = view->memory ? view->have : 0;
+    if (!view->memory)
+        view->memory = page_memory(segment->index_bytes);
+    if (!view->memory)
+        return ERR_NO_MEMORY;
+    int result = segment_read_place(reader->shared, segment, place, segment->index_offset + had, view->memory + had, bytes - had);
+    reader->shared->index_bytes += result == 0 ? bytes - had : 0;
+    view->bytes = view->memory;
+    view->have = bytes;
     return result;
+}
+
+/* Takes the frames that one INDEX frame lists. 0, a reason, or ERR_NO_MEMORY. */
+static int take_entries(const uint8_t *frame, const struct frame_info *info, uint32_t part, uint32_t *parts, uint32_t room,
+                        struct index_frame_entry **entry, uint32_t *entries)
+{
+    struct index_body body;
+    const uint8_t *from = frame_body(frame, info, sizeof body);
+    if (!from)
+        return WORKER_BAD_RECORDS;
+    memcpy(&body, from, sizeof body);
+    uint64_t frames = le32_get(body.frames), accounts = le32_get(body.accounts);
+    if (le32_get(body.part) != part || (part > 0 && le32_get(body.parts) != *parts) ||
+        info->body_bytes != sizeof body + frames * sizeof **entry + accounts * sizeof(struct index_account) ||
+        frames > room - *entries)
+        return WORKER_BAD_RECORDS;
+    struct index_frame_entry *more = realloc(*entry, (*entries + frames + 1) * sizeof **entry);
+    if (!more)
+        return ERR_NO_MEMORY;
+    *parts = le32_get(body.parts);
+    *entry = more;
+    memcpy(more + *entries, from + sizeof body, frames * sizeof *more);
+    *entries += (uint32_t)frames;
+    return 0;
 }
 
 /*
@@ -492,65 +523,46 @@ static int read_index(struct segment_reader *reader, uint32_t place, uint32_t *o
                       struct frame_info *info)
 {
     const struct worker_segment *segment = reader->segment;
-    *offset = segment->index_offset;
-    uint8_t *buffer = page_memory(segment->index_bytes);
-    if (!buffer)
-        return ERR_NO_MEMORY;
+    struct index_view view = {.bytes = NULL};
+    struct index_frame_entry *entry = NULL;
     uint32_t room = segment->index_bytes / sizeof(struct index_frame_entry), entries = 0;
-    struct index_frame_entry *entry = malloc((room + 1) * sizeof *entry);
+    uint32_t at = 0, part = 0, parts = 1;
     int reason = 0;
-    if (!entry) {
-        free(buffer);
-        return ERR_NO_MEMORY;
-    }
-    uint32_t at = 0, part = 0, parts = 1, have = 0;
+    *offset = segment->index_offset;
     while (!reason && part < parts) {
         *offset = segment->index_offset + at;
         if (at == segment->index_bytes) {
             reason = WORKER_BAD_MISSING;
             break;
         }
-        int unread = index_have(reader, place, buffer, &have, at + PAGE_BYTES);
-        int parsed = unread ? 0 : frame_parse(buffer + at, have - at, info);
+        int unread = index_have(reader, place, &view, at + PAGE_BYTES);
+        int parsed = unread ? 0 : frame_parse(view.bytes + at, view.have - at, info);
         if (parsed == ERR_AGAIN && info->header_bytes <= segment->index_bytes - at) {
-            unread = index_have(reader, place, buffer, &have, at + info->header_bytes);
-            parsed = unread ? 0 : frame_parse(buffer + at, have - at, info);
+            unread = index_have(reader, place, &view, at + info->header_bytes);
+            parsed = unread ? 0 : frame_parse(view.bytes + at, view.have - at, info);
         }
         if (!unread && !parsed && info->frame_bytes <= segment->index_bytes - at)
-            unread = index_have(reader, place, buffer, &have, at + info->frame_bytes);
+            unread = index_have(reader, place, &view, at + info->frame_bytes);
         if (unread)
-            reason = read_reason(unread);
+            reason = unread == ERR_NO_MEMORY ? unread : read_reason(unread);
         else if (parsed)
             reason = header_reason(parsed);
         else if (!segment_owns(reader->shared, segment, FRAME_INDEX, *offset, info))
             reason = WORKER_BAD_IDENTITY;
         else if (info->frame_bytes > segment->index_bytes - at)
             reason = WORKER_BAD_RECORDS;
-        else if (frame_check(buffer + at, info))
+        else if (frame_check(view.bytes + at, info))
             reason = WORKER_BAD_CHECKSUM;
         if (reason)
             break;
         reader->shared->frames_checked++;
-        struct index_body body;
-        const uint8_t *from = frame_body(buffer + at, info, sizeof body);
-        reason = WORKER_BAD_RECORDS;
-        if (!from)
+        reason = take_entries(view.bytes + at, info, part, &parts, room, &entry, &entries);
+        if (reason)
             break;
-        memcpy(&body, from, sizeof body);
-        uint64_t frames = le32_get(body.frames), accounts = le32_get(body.accounts);
-        if (le32_get(body.part) != part || (part > 0 && le32_get(body.parts) != parts) ||
-            info->body_bytes !=
-                sizeof body + frames * sizeof *entry + accounts * sizeof(struct index_account) ||
-            frames > room - entries)
-            break;
-        reason = 0;
-        parts = le32_get(body.parts);
-        memcpy(entry + entries, from + sizeof body, frames * sizeof *entry);
-        entries += (uint32_t)frames;
         at += info->frame_bytes;
         part++;
     }
-    free(buffer);
+    free(view.memory);
     if (!reason && !entries_fit(entry, entries, segment->data_end)) {
         *offset = segment->index_offset;
         reason = WORKER_BAD_RECORDS;

@@ -140,7 +140,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
         struct narrowing *tree;
         struct flow_selection selection = {0};
         uint64_t sum = 0;
-        uint32_t offset, packets;
         if (narrowing_open(filters[bytes[0] >> 1 & 7], &tree) == 0) {
             int code = flow_reader_select(reader, tree, true, &selection);
             assert(code == 0 || code == ERR_CORRUPT || code == ERR_NO_MEMORY);
@@ -149,9 +148,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
             narrowing_close(&tree);
         }
         (void)flow_reader_each(reader, count_flow, &sum);
-        for (uint32_t i = 0; i < flow_reader_blocks(reader); i += 7)
-            if (flow_reader_block(reader, i, &offset, &packets) != 0)
-                break;
+        struct flow_block *block = malloc((flow_reader_blocks(reader) + 1ul) * sizeof *block);
+        if (block)
+            (void)flow_reader_block_table(reader, block);
+        free(block);
         flow_reader_close(&reader);
     }
     free(copy);

@@ -258,15 +258,16 @@ static void test_counts(void **state)
     assert_true(selection.bytes > bytes * 93 / 100 && selection.bytes < bytes * 107 / 100);
     flow_selection_clear(&selection);
     uint32_t sum = 0;
-    for (uint32_t block = 0; block < flow_reader_blocks(reader); block++) {
-        uint32_t offset, packets;
-        assert_int_equal(flow_reader_block(reader, block, &offset, &packets), 0);
-        sum += packets;
-        selected -= packets > 0; /* all that hold any, and no others */
-        assert_true(packets == 0 || offset < BLOCK_BYTES);
-        if (block == 0)
-            assert_int_equal(offset, HEADER_BYTES);
+    struct flow_block *block = malloc(flow_reader_blocks(reader) * sizeof *block);
+    assert_non_null(block);
+    assert_int_equal(flow_reader_block_table(reader, block), 0);
+    for (uint32_t i = 0; i < flow_reader_blocks(reader); i++) {
+        sum += block[i].packets;
+        selected -= block[i].packets > 0; /* all that hold any, and no others */
+        assert_true((block[i].packets > 0) == (block[i].first < BLOCK_BYTES));
     }
+    assert_int_equal(block[0].first, HEADER_BYTES);
+    free(block);
     assert_int_equal(sum, PACKETS);
     assert_int_equal(selected, 0);
     flow_reader_close(&reader);
