@@ -62,6 +62,8 @@ struct disk;
 struct disk_ops {
     const char *name; /* "io_uring", "simulated", "faulty" */
     void (*submit)(struct disk *disk, struct disk_request *request);
+    /* `count` of them at once, so that the disk's thread is woken once. Null: one after the other. */
+    void (*submit_all)(struct disk *disk, struct disk_request *request, uint32_t count);
     /* Blocks until `request` is done (and done() has returned). Never inside done(). */
     void (*wait)(struct disk *disk, struct disk_request *request);
     /* The same, but no longer than that: false if it is not done. Null: a body that always answers. */
@@ -86,6 +88,16 @@ struct disk {
 static inline void disk_submit(struct disk *disk, struct disk_request *request)
 {
     disk->ops->submit(disk, request);
+}
+
+static inline void disk_submit_all(struct disk *disk, struct disk_request *request, uint32_t count)
+{
+    if (disk->ops->submit_all) {
+        disk->ops->submit_all(disk, request, count);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        disk->ops->submit(disk, &request[i]);
 }
 
 static inline void disk_wait(struct disk *disk, struct disk_request *request)

@@ -111,6 +111,7 @@ struct disk_uring {
     struct disk_request *completing; /* its done() is running */
     struct registration *registration;
     uint32_t waiters;
+    bool tell; /* the disk's thread's: somebody waits, and something has completed since they were last woken */
     bool asleep; /* or about to be: wake it after appending */
     bool closing;
     bool started;
@@ -163,27 +164,35 @@ static void wake(struct disk_uring *disk)
     while (written < 0 && errno == EINTR);
 }
 
-static void uring_submit(struct disk *head, struct disk_request *request)
+static void uring_submit_all(struct disk *head, struct disk_request *request, uint32_t count)
 {
     struct disk_uring *disk = uring_of(head);
-    uint64_t offset;
-    request->body[2] = (uint64_t)(int64_t)disk_check(head, request, &offset);
-    request->body[0] = offset;
-    request->next = NULL;
-    request->submitted_ns = clock_monotonic_ns();
-    if (request->op == DISK_READ && request->body[2] == 0)
-        buffer_poison(request->buffer, request->bytes);
-
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t offset;
+        request[i].body[2] = (uint64_t)(int64_t)disk_check(head, &request[i], &offset);
+        request[i].body[0] = offset;
+        request[i].next = i + 1 < count ? &request[i + 1] : NULL;
+        request[i].submitted_ns = clock_monotonic_ns();
+        if (request[i].op == DISK_READ && request[i].body[2] == 0)
+            buffer_poison(request[i].buffer, request[i].bytes);
+        request[i].body[3] = REQUEST_SUBMITTED;
+    }
+    if (count == 0)
+        return;
     pthread_mutex_lock(&disk->lock);
     assert(!disk->closing);
-    request->body[3] = REQUEST_SUBMITTED;
     *disk->pending_end = request;
-    disk->pending_end = &request->next;
+    disk->pending_end = &request[count - 1].next;
     bool asleep = disk->asleep;
     disk->asleep = false;
     pthread_mutex_unlock(&disk->lock);
     if (asleep)
         wake(disk);
+}
+
+static void uring_submit(struct disk *head, struct disk_request *request)
+{
+    uring_submit_all(head, request, 1);
 }
 
 static void uring_wait(struct disk *head, struct disk_request *request)
@@ -281,10 +290,16 @@ static void finish(struct disk_uring *disk, struct disk_request *request, int re
     request->done(request); /* from here on it may be gone */
     pthread_mutex_lock(&disk->lock);
     disk->completing = NULL;
-    bool tell = disk->waiters > 0;
+    disk->tell |= disk->waiters > 0;
     pthread_mutex_unlock(&disk->lock);
-    if (tell)
+}
+
+/* After what has completed together, before anything is waited for: who waits for several is not woken for each. */
+static void tell_waiters(struct disk_uring *disk)
+{
+    if (disk->tell)
         pthread_cond_broadcast(&disk->changed);
+    disk->tell = false;
 }
 
 /* Takes what is pending into the backlog. Returns false when the disk is closing and nothing is
@@ -493,12 +508,14 @@ static void ring_serve(struct disk_uring *disk)
         if (!disk->wake_armed)
             ring_wake_arm(disk);
         ring_issue_backlog(disk);
+        tell_waiters(disk); /* of requests that were refused */
         int answer = io_uring_submit_and_wait(&disk->ring, 1);
         /* Nothing else can be wrong with a ring of our own than that there was no memory for once.
          */
         assert(answer >= 0 || answer == -EINTR || answer == -EAGAIN || answer == -EBUSY ||
                answer == -ENOMEM);
         ring_reap(disk);
+        tell_waiters(disk);
     }
     io_uring_unregister_files(
         &disk->ring); /* an exclusive open of the device must not linger in the ring */
@@ -597,7 +614,9 @@ static void serve_plainly(struct disk_uring *disk)
                    request->op == DISK_FLUSH ? flush_plainly(disk)
                                              : transfer_plainly(disk, request),
                    false);
+            tell_waiters(disk);
         }
+        tell_waiters(disk);
     }
 }
 
@@ -627,6 +646,7 @@ static void *serve(void *argument)
 static const struct disk_ops uring_ops = {
     .name = "io_uring",
     .submit = uring_submit,
+    .submit_all = uring_submit_all,
     .wait = uring_wait,
     .wait_for = uring_wait_for,
     .register_buffers = uring_register,
@@ -636,6 +656,7 @@ static const struct disk_ops uring_ops = {
 static const struct disk_ops plain_ops = {
     .name = "plain",
     .submit = uring_submit,
+    .submit_all = uring_submit_all,
     .wait = uring_wait,
     .wait_for = uring_wait_for,
     .register_buffers = uring_register,

@@ -1,5 +1,6 @@
 #include "flow_index_reader.h"
 
+#include <assert.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,8 @@ struct flow_columns { /* each null until it is decoded */
     struct flow_inner *inners;
 };
 
+struct search;
+
 struct flow_reader {
     struct flow_index_source source;
     struct part part[FLOW_PARTS];
@@ -49,6 +52,8 @@ struct flow_reader {
     uint32_t bytes; /* of the index */
     bool marked;   /* the index has marks */
     bool by_marks; /* the last selection did with them */
+    struct search *search; /* by marks, that has begun; null: none */
+    bool expected;
 };
 
 /* ---- opening ----------------------------------------------------------------------------------- */
@@ -167,6 +172,7 @@ void flow_reader_close(struct flow_reader **slot)
     free(column->inner);
     free(column->inners);
     free(reader->app);
+    free(reader->search);
     free(reader);
     *slot = NULL;
 }
@@ -716,16 +722,16 @@ int flow_reader_each(struct flow_reader *reader,
     return code;
 }
 
-int flow_reader_block_table(struct flow_reader *reader, struct flow_block *block)
+int flow_reader_block_table(struct flow_reader *reader, uint32_t from, uint32_t count, struct flow_block *block)
 {
     struct bit_reader bits;
     int code = part_load(reader, FLOW_PART_BLOCKS, &bits);
     if (code < 0)
         return code;
-    if (reader->blocks * UINT64_C(25) > bits.end)
+    if (from > reader->blocks || count > reader->blocks - from || (from + count) * UINT64_C(25) > bits.end)
         return ERR_CORRUPT;
-    for (uint32_t i = 0; i < reader->blocks; i++) {
-        uint32_t number = number_at(bits.bytes, i * UINT64_C(25), 25), first = number & 16383;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t number = number_at(bits.bytes, (from + i) * UINT64_C(25), 25), first = number & 16383;
         block[i] = (struct flow_block){.first = first == FLOW_INDEX_NO_RECORD ? FLOW_BLOCK_NONE : (uint16_t)first,
                                        .packets = (uint16_t)(number >> 14)};
     }
@@ -1339,7 +1345,7 @@ static int judge_candidate(const struct search *search, struct candidate *candid
 }
 
 /* Judges the candidates from *i on that are in one piece, and selects the blocks of those that may match. */
-static int select_piece(struct search *search, uint32_t *i, unsigned needs, struct flow_selection *selection)
+static int select_piece(struct search *search, uint32_t *i, unsigned needs, bool sizes, struct flow_selection *selection)
 {
     struct flow_reader *reader = search->reader;
     struct flow_piece columns;
@@ -1354,7 +1360,7 @@ static int select_piece(struct search *search, uint32_t *i, unsigned needs, stru
             code = judge_candidate(search, candidate, &columns, needs, &verdict);
         wanted[candidate->flow % FLOW_INDEX_CHUNK] = verdict != NARROWING_NONE;
         selection->sure &= verdict != NARROWING_MAYBE;
-        if (code == 0 && verdict != NARROWING_NONE && reader->part[FLOW_PART_SIZES].loaded)
+        if (code == 0 && verdict != NARROWING_NONE && sizes)
             selection->bytes += flow_size_get(reader->part[FLOW_PART_SIZES].loaded[candidate->flow]);
     }
     return code == 0 ? select_chunk(reader, wanted, piece, selection) : code;
@@ -1380,8 +1386,8 @@ static int find_candidates(struct search *search)
     return code;
 }
 
-/* 1: done; 0: marks do not help here; or a negative code. */
-static int select_by_marks(struct flow_reader *reader, const struct narrowing *tree, bool sizes, struct flow_selection *selection)
+/* Begins a search by marks, where they may help: reader->search is null where they do not. 0 or a negative code. */
+static int search_begin(struct flow_reader *reader, const struct narrowing *tree)
 {
     unsigned needs = tree ? narrowing_needs(tree) : 0;
     if (!reader->marked || !tree || !narrowing_has_ends(tree) || (needs & (NEED_MACS | NEED_INNER)) != 0)
@@ -1391,29 +1397,48 @@ static int select_by_marks(struct flow_reader *reader, const struct narrowing *t
         return ERR_NO_MEMORY;
     search->reader = reader;
     search->tree = tree;
-    struct bit_reader bits;
     int code = find_candidates(search);
-    sort_candidates(search);
-    bool any = code == 0 && !search->crowded && search->candidates > 0;
-    if (any)
-        code = load_chunks(reader);
-    if (any && code == 0)
-        code = expect_pieces(search, needs);
-    if (any && code == 0 && (needs & NEED_PORTS) != 0)
+    if (code == 0 && !search->crowded) {
+        sort_candidates(search);
+        code = search->candidates > 0 ? load_chunks(reader) : 0;
+        if (code == 0)
+            code = expect_pieces(search, needs);
+    }
+    if (code == 0 && !search->crowded)
+        reader->search = search;
+    else
+        free(search);
+    return code;
+}
+
+int flow_reader_expect(struct flow_reader *reader, const struct narrowing *tree)
+{
+    if (reader->expected)
+        return 0;
+    reader->expected = true;
+    int code = search_begin(reader, tree);
+    return code < 0 || reader->search ? code : expect_all(reader);
+}
+
+static int select_by_marks(struct flow_reader *reader, bool sizes, struct flow_selection *selection)
+{
+    struct search *search = reader->search;
+    unsigned needs = narrowing_needs(search->tree);
+    struct bit_reader bits;
+    int code = 0;
+    selection->sure = true;
+    if (search->candidates > 0 && (needs & NEED_PORTS) != 0)
         code = load_services(reader, search->service);
-    if (any && code == 0 && (needs & NEED_SEEN) != 0)
+    if (search->candidates > 0 && code == 0 && (needs & NEED_SEEN) != 0)
         code = load_state_table(reader);
-    if (any && code == 0 && sizes) {
+    if (search->candidates > 0 && code == 0 && sizes) {
         code = part_load(reader, FLOW_PART_SIZES, &bits);
         if (code == 0 && reader->part[FLOW_PART_SIZES].bytes < reader->flows)
             code = ERR_CORRUPT;
     }
-    selection->sure = true;
-    for (uint32_t i = 0; any && code == 0 && i < search->candidates;)
-        code = select_piece(search, &i, needs, selection);
-    bool crowded = search->crowded;
-    free(search);
-    return code < 0 ? code : !crowded;
+    for (uint32_t i = 0; code == 0 && i < search->candidates;)
+        code = select_piece(search, &i, needs, sizes, selection);
+    return code;
 }
 
 uint32_t flow_reader_front(const struct flow_reader *reader)
@@ -1433,7 +1458,7 @@ uint32_t flow_reader_front(const struct flow_reader *reader)
 static int select_by_columns(struct flow_reader *reader, const struct narrowing *tree, bool sizes, struct flow_selection *selection)
 {
     uint8_t *wanted = malloc(reader->flows + 1ul);
-    int code = wanted ? expect_all(reader) : ERR_NO_MEMORY;
+    int code = wanted ? 0 : ERR_NO_MEMORY;
     if (code == 0)
         code = judge_flows(reader, tree, wanted, &selection->sure);
     if (code == 0)
@@ -1449,13 +1474,17 @@ int flow_reader_select(struct flow_reader *reader, const struct narrowing *tree,
 {
     *selection = (struct flow_selection){.blocks = reader->blocks};
     selection->block = calloc(reader->blocks + 1ul, sizeof *selection->block);
-    int code = selection->block ? select_by_marks(reader, tree, sizes, selection) : ERR_NO_MEMORY;
-    reader->by_marks = code == 1;
+    int code = selection->block ? flow_reader_expect(reader, tree) : ERR_NO_MEMORY;
+    reader->by_marks = code == 0 && reader->search;
+    assert(!reader->by_marks || reader->search->tree == tree);
     if (code == 0)
-        code = select_by_columns(reader, tree, sizes, selection);
-    for (uint32_t i = 0; code >= 0 && i < reader->blocks; i++)
+        code = reader->by_marks ? select_by_marks(reader, sizes, selection) : select_by_columns(reader, tree, sizes, selection);
+    for (uint32_t i = 0; code == 0 && i < reader->blocks; i++)
         selection->selected += selection->block[i] > 0;
-    return code < 0 ? code : 0;
+    free(reader->search);
+    reader->search = NULL;
+    reader->expected = false; /* the next question is another one */
+    return code;
 }
 
 void flow_selection_clear(struct flow_selection *selection)

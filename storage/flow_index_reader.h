@@ -58,8 +58,8 @@ struct flow_block { /* 16 KiB of a frame */
     uint16_t packets; /* that begin in it */
 };
 
-/* What is said of the indexed blocks, all of them. 0 or a negative code. */
-int flow_reader_block_table(struct flow_reader *reader, struct flow_block *block);
+/* What is said of `count` of the indexed blocks from one on. 0 or a negative code. */
+int flow_reader_block_table(struct flow_reader *reader, uint32_t from, uint32_t count, struct flow_block *block);
 
 struct flow_selection {
     uint16_t *block; /* of each of the indexed blocks: how many packets of those flows begin in it; 0: it need not be read */
@@ -71,6 +71,10 @@ struct flow_selection {
     uint64_t bytes;   /* of those, with their record headers; right within 7 % for each flow. 0
                          where they were not asked for */
 };
+
+/* Has the source told what flow_reader_select() will read for this tree, as far as it can be said by now: so it is on its way while something else is
+ * done. Not needed; the next selection is then for the same tree. 0 or a negative code. */
+int flow_reader_expect(struct flow_reader *reader, const struct narrowing *tree);
 
 /* Flows that may match (`tree` null: all), and the blocks of their packets. The selection's memory
  * is the caller's, also after an error, to be given back by flow_selection_clear(). `sizes`: also how many bytes that

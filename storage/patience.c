@@ -35,7 +35,7 @@ static void answered(struct disk_request *request)
 void patience_ask(struct patience_read *read, struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer,
                   uint32_t bytes)
 {
-    assert(read->asked < PATIENCE_STRETCHES_MAX && read->answered == 0 && (read->asked == 0 || read->disk == disk));
+    assert(read->asked < PATIENCE_STRETCHES_MAX && read->gone == 0 && (read->asked == 0 || read->disk == disk));
     struct disk_request *request = &read->request[read->asked];
     read->bytes = read->asked == 0 ? bytes : read->bytes + bytes;
     read->disk = disk;
@@ -50,7 +50,13 @@ void patience_ask(struct patience_read *read, struct disk *disk, uint32_t slot, 
         .done = answered,
         .owner = read,
     };
-    disk_submit(disk, request);
+}
+
+void patience_go(struct patience_read *read)
+{
+    assert(read->gone == 0);
+    read->gone = read->asked;
+    disk_submit_all(read->disk, read->request, read->asked);
 }
 
 /* Whether all stretches have been answered, after at most so long for each. */
@@ -64,12 +70,13 @@ static bool all_answered(struct patience_read *read, unsigned limit_ms)
 int patience_end(struct patience *patience, struct patience_read **slot, bool others)
 {
     struct patience_read *read = *slot;
+    assert(read->gone == read->asked);
     unsigned limit_ms = patience_lost(patience, read->disk) ? 0 : others ? PATIENCE_MS : PATIENCE_ALONE_MS;
     if (all_answered(read, limit_ms)) {
         int result = 0;
         for (uint32_t i = 0; i < read->asked && !result; i++)
             result = read->request[i].result;
-        read->asked = read->answered = 0;
+        read->asked = read->gone = read->answered = 0;
         return result;
     }
     read->next = patience->lost;
@@ -84,7 +91,7 @@ static void forget(struct patience *patience, struct patience_read **link)
 {
     struct patience_read *read = *link;
     *link = read->next;
-    read->asked = read->answered = 0;
+    read->asked = read->gone = read->answered = 0;
     patience->lost_reads--;
     patience_read_free(&read);
 }

@@ -1,7 +1,7 @@
 /*
  * patience.h - reads from disks that may never answer, for whoever can do without one.
  *
- *     patience_read_new -> { patience_ask ... -> patience_end } ... -> patience_read_free
+ *     patience_read_new -> { patience_ask ... -> patience_go -> patience_end } ... -> patience_read_free
  *
  * There is no cancel: what has not been answered in time is the disk's until it is, request and memory. patience_end() takes such a read
  * away from its owner, and until it has been answered its disk counts as lost: whoever asks patience_lost() first asks it for nothing more.
@@ -27,6 +27,7 @@ struct patience_read {
     struct disk *disk;
     uint8_t *memory;   /* page-aligned, the read's */
     uint32_t asked;    /* stretches, of a read that has not ended */
+    uint32_t gone;     /* of those, have been given to the disk */
     uint32_t answered; /* of those */
     uint64_t bytes;    /* that were asked for */
     struct patience_read *next;
@@ -43,9 +44,12 @@ struct patience_read *patience_read_new(size_t bytes);
 /* It has ended, or was never asked. */
 void patience_read_free(struct patience_read **read);
 
-/* Reads into `buffer`, which lies in the read's memory. Further stretches of the same disk may be asked for before the end, PATIENCE_STRETCHES_MAX in all. */
+/* To be read into `buffer`, which lies in the read's memory. Further stretches of the same disk may be added before patience_go(), PATIENCE_STRETCHES_MAX in all. */
 void patience_ask(struct patience_read *read, struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer,
                   uint32_t bytes);
+
+/* Asks the disk for all of them, at once: its thread is woken once. */
+void patience_go(struct patience_read *read);
 
 /*
  * Waits for all answers, as long as the disk has not been lost by another read; `others`: somebody else can be asked. 0, or the disk's result where it

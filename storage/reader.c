@@ -488,6 +488,7 @@ static int read_ahead(struct reader *reader, struct reader_stream *stream)
             return 0;
         open_segment(reader, &stream->next, stream, at);
         stream->next_open = true;
+        return segment_reader_prepare(&stream->next); /* what it asks for is there when the current one's packets have been gone through */
     }
     return segment_reader_ahead(&stream->next, most - stream->now.pieces);
 }

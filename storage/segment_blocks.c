@@ -13,24 +13,24 @@ static uint32_t least(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-int segment_blocks_load(struct flow_reader *index, const struct flow_selection *selection, struct segment_block **out)
+int segment_blocks_load(struct flow_reader *index, const struct flow_selection *selection, uint32_t from, uint32_t count,
+                        struct segment_block *table)
 {
-    struct segment_block *block = calloc(selection->blocks + 1ul, sizeof *block);
-    struct flow_block *said = malloc((selection->blocks + 1ul) * sizeof *said);
-    int code = block && said ? flow_reader_block_table(index, said) : ERR_NO_MEMORY;
-    for (uint32_t i = 0; i < selection->blocks && code == 0; i++) {
-        uint16_t first = said[i].first, packets = said[i].packets;
-        /* A packet that may match begins in a block in which none begins: the parts contradict each other. */
-        if (selection->block[i] > packets || (packets > 0) != (first < BLOCK_BYTES))
-            code = ERR_CORRUPT;
-        block[i] = (struct segment_block){.first = packets > 0 ? first : 0, .packets = packets, .wanted = selection->block[i]};
+    struct flow_block said[FRAME_BLOCKS_USUAL];
+    for (uint32_t i = from, part; i < from + count; i += part) {
+        part = least(from + count - i, FRAME_BLOCKS_USUAL);
+        int code = flow_reader_block_table(index, i, part, said);
+        for (uint32_t j = 0; j < part && code == 0; j++) {
+            uint16_t first = said[j].first, packets = said[j].packets;
+            /* A packet that may match begins in a block in which none begins: the parts contradict each other. */
+            if (selection->block[i + j] > packets || (packets > 0) != (first < BLOCK_BYTES))
+                code = ERR_CORRUPT;
+            table[i + j] =
+                (struct segment_block){.first = packets > 0 ? first : 0, .packets = packets, .wanted = selection->block[i + j]};
+        }
+        if (code != 0)
+            return code;
     }
-    free(said);
-    if (code != 0) {
-        free(block);
-        return code;
-    }
-    *out = block;
     return 0;
 }
 

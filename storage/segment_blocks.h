@@ -40,8 +40,9 @@ struct segment_frame_blocks {
     uint32_t frame_bytes; /* at most FRAME_BYTES_USUAL */
 };
 
-/* The table of all blocks that are indexed. 0 with *out the caller's to free(), ERR_NO_MEMORY, or an error of the index. */
-int segment_blocks_load(struct flow_reader *index, const struct flow_selection *selection, struct segment_block **out);
+/* What the table of blocks, which has room for all that are indexed, says of `count` of them from one on: a frame's. 0, or an error of the index. */
+int segment_blocks_load(struct flow_reader *index, const struct flow_selection *selection, uint32_t from, uint32_t count,
+                        struct segment_block *table);
 
 /*
  * The stretches to be read of a frame, in order, into stretch[STRETCHES_MAX]; returns how many. `sure`: whatever may match does, so that the end of a

@@ -10,37 +10,53 @@
 #define WINDOW_BYTES (64u * 1024) /* else, at once at most */
 #define JOIN_BYTES (16u * 1024)   /* what lies between two stretches and is no longer is read with them */
 
-/* Where offset `at` of the slot is in memory, and how many bytes from there on; null: it is not. */
-static const uint8_t *find_bytes(const struct segment_flows *flows, uint32_t at, uint32_t *bytes)
+static void forget_windows(struct segment_flows *flows)
 {
-    const uint8_t *memory = flows->memory;
+    segment_drop_pages(flows->shared, &flows->read);
+    flows->windows = 0;
+}
+
+/* Whether offset `at` of the slot was asked for: where in the memory of that, and how many bytes from there on. */
+static bool find_window(const struct segment_flows *flows, uint32_t at, uint32_t *begin, uint32_t *bytes)
+{
+    uint32_t from = 0;
     for (uint32_t i = 0; i < flows->windows; i++) {
         const struct segment_pages *window = &flows->window[i];
         if (at >= window->offset && at - window->offset < window->bytes) {
             *bytes = window->bytes - (at - window->offset);
-            return memory + (at - window->offset);
+            *begin = from + (at - window->offset);
+            return true;
         }
-        memory += window->bytes;
+        from += window->bytes;
     }
-    return segment_index_reach(flows->shared, flows->segment, flows->place, at, bytes);
+    return false;
 }
 
-/* Reads stretches in place of what was read before. */
-static int read_windows(struct segment_flows *flows, const struct segment_pages *window, uint32_t windows)
+/* Where it is in memory, waiting for it if it is on its way; null: it is not. */
+static const uint8_t *find_bytes(struct segment_flows *flows, uint32_t at, uint32_t *bytes)
 {
-    uint32_t bytes = 0;
-    for (uint32_t i = 0; i < windows; i++)
-        bytes += window[i].bytes;
-    free(flows->memory);
-    flows->windows = 0;
-    flows->memory = aligned_alloc(PAGE_BYTES, bytes);
-    if (!flows->memory)
-        return ERR_NO_MEMORY;
-    if (segment_read_pages(flows->shared, flows->segment, flows->place, window, windows, flows->memory) != 0)
+    uint32_t begin;
+    if (!find_window(flows, at, &begin, bytes))
+        return segment_index_reach(flows->shared, flows->segment, flows->place, at, bytes);
+    if (!flows->awaited && segment_await_pages(flows->shared, flows->segment, flows->place, &flows->read) != 0) {
+        forget_windows(flows);
+        return NULL;
+    }
+    flows->shared->index_bytes += flows->awaited ? 0 : flows->read->bytes;
+    flows->awaited = true;
+    return flows->read->memory + begin;
+}
+
+/* Asks for stretches in place of what was asked for before. */
+static int ask_windows(struct segment_flows *flows, const struct segment_pages *window, uint32_t windows)
+{
+    forget_windows(flows);
+    flows->read = segment_ask_pages(flows->shared, flows->segment, flows->place, window, windows);
+    if (!flows->read)
         return ERR_IO;
-    flows->shared->index_bytes += bytes;
     memcpy(flows->window, window, windows * sizeof *window);
     flows->windows = windows;
+    flows->awaited = false;
     return 0;
 }
 
@@ -53,10 +69,10 @@ static int have_bytes(struct segment_flows *flows, uint32_t at, uint32_t wanted,
     uint32_t from = (uint32_t)round_down(at, PAGE_BYTES);
     uint32_t to = wanted < flows->end - at ? (uint32_t)round_up(at + wanted, PAGE_BYTES) : flows->end;
     to = to - from > WINDOW_BYTES ? from + WINDOW_BYTES : to;
-    int result = read_windows(flows, &(struct segment_pages){.offset = from, .bytes = to - from}, 1);
+    int result = ask_windows(flows, &(struct segment_pages){.offset = from, .bytes = to - from}, 1);
     if (result == 0)
         *found = find_bytes(flows, at, bytes);
-    return result != 0 || *found ? result : ERR_CORRUPT;
+    return result != 0 || *found ? result : ERR_IO;
 }
 
 static uint32_t frame_offset(const struct segment_flows *flows, uint32_t number)
@@ -120,11 +136,11 @@ struct wish {
     bool full; /* the others are read when they are needed */
 };
 
-/* Adds the pages of [from, to) of the slot that are not in memory. */
+/* Adds the pages of [from, to) of the slot that did not come ahead. */
 static void wish_pages(const struct segment_flows *flows, struct wish *wish, uint32_t from, uint32_t to)
 {
     uint32_t there;
-    while (from < to && find_bytes(flows, from, &there))
+    while (from < to && segment_index_reach(flows->shared, flows->segment, flows->place, from, &there))
         from += there < to - from ? there : to - from;
     if (from == to)
         return;
@@ -180,7 +196,7 @@ static int expect_ranges(void *context, const struct flow_index_range *range, ui
     free(wanted);
     for (uint32_t i = 0; i < wish.windows; i++)
         bytes += wish.window[i].bytes;
-    return bytes > 0 && bytes <= WHOLE_BYTES ? read_windows(flows, wish.window, wish.windows) : 0;
+    return bytes > 0 && bytes <= WHOLE_BYTES ? ask_windows(flows, wish.window, wish.windows) : 0;
 }
 
 int segment_flows_open(struct segment_flows *flows, struct segment_reader *reader, uint32_t place)
@@ -224,7 +240,5 @@ uint32_t segment_flows_slot_bytes(const struct segment_flows *flows, uint32_t fr
 
 void segment_flows_close(struct segment_flows *flows)
 {
-    free(flows->memory);
-    flows->memory = NULL;
-    flows->windows = 0;
+    forget_windows(flows);
 }

@@ -27,9 +27,10 @@ struct segment_flows {
     struct { /* zeros: not yet checked */
         uint32_t header_bytes, body_bytes;
     } frame[SEGMENT_FLOWS_FRAMES_MAX];
-    struct segment_pages window[SEGMENT_FLOWS_WINDOWS_MAX]; /* what of the slot was read, one behind the other in memory */
+    struct segment_pages window[SEGMENT_FLOWS_WINDOWS_MAX]; /* what of the slot was asked for, one behind the other in memory */
     uint32_t windows;
-    uint8_t *memory; /* null: nothing was read */
+    struct patience_read *read; /* of these; null: nothing was asked for */
+    bool awaited;
 };
 
 /*

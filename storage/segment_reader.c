@@ -201,43 +201,66 @@ static bool has_others(struct segment_readers *shared, const struct worker_segme
     return false;
 }
 
-int segment_read_pages(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
-                       const struct segment_pages *stretch, uint32_t stretches, uint8_t *buffer)
+struct patience_read *segment_ask_pages(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                                        const struct segment_pages *stretch, uint32_t stretches)
 {
     uint32_t bytes = 0;
-    assert(stretches <= SEGMENT_PAGES_MAX);
+    assert(stretches > 0 && stretches <= SEGMENT_PAGES_MAX);
     for (uint32_t i = 0; i < stretches; i++)
         bytes += stretch[i].bytes;
     if (place_hangs(shared, segment, place))
-        return ERR_TIMEOUT;
+        return NULL;
     if (shared->may_read)
         (void)shared->may_read(shared->context, segment->place[place].disk, 0, true);
-    /* Not into the caller's memory: a disk that hangs keeps what it was given. */
     struct patience_read *read = bytes <= FRAME_BYTES_USUAL ? shared->single : NULL;
-    if (!read)
+    if (read)
+        shared->single = NULL;
+    else
         read = patience_read_new(bytes <= FRAME_BYTES_USUAL ? FRAME_BYTES_USUAL : bytes);
     if (!read)
-        return ERR_NO_MEMORY;
-    shared->single = bytes <= FRAME_BYTES_USUAL ? NULL : shared->single;
+        return NULL;
     for (uint32_t i = 0, at = 0; i < stretches; at += stretch[i].bytes, i++)
         patience_ask(read, shared->disk[segment->place[place].disk], segment->place[place].slot, stretch[i].offset, read->memory + at,
                      stretch[i].bytes);
-    int result = patience_end(&shared->patience, &read, has_others(shared, segment, place));
-    if (!result) {
-        memcpy(buffer, read->memory, bytes);
-        shared->bytes_read += bytes;
-    }
-    if (read && bytes <= FRAME_BYTES_USUAL)
-        shared->single = read;
+    patience_go(read);
+    return read;
+}
+
+int segment_await_pages(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place, struct patience_read **read)
+{
+    int result = patience_end(&shared->patience, read, has_others(shared, segment, place));
+    if (result == 0)
+        shared->bytes_read += (*read)->bytes;
     else
-        patience_read_free(&read);
+        segment_drop_pages(shared, read);
     return result;
+}
+
+void segment_drop_pages(struct segment_readers *shared, struct patience_read **read)
+{
+    if (*read && (*read)->asked > 0)
+        (void)patience_end(&shared->patience, read, true);
+    if (*read && !shared->single && (*read)->bytes <= FRAME_BYTES_USUAL)
+        shared->single = *read;
+    else
+        patience_read_free(read);
+    *read = NULL;
 }
 
 int segment_read_place(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
                        uint32_t offset, uint8_t *buffer, uint32_t bytes)
 {
-    return segment_read_pages(shared, segment, place, &(struct segment_pages){.offset = offset, .bytes = bytes}, 1, buffer);
+    if (place_hangs(shared, segment, place))
+        return ERR_TIMEOUT;
+    /* Not into the caller's memory: a disk that hangs keeps what it was given. */
+    struct patience_read *read = segment_ask_pages(shared, segment, place, &(struct segment_pages){.offset = offset, .bytes = bytes}, 1);
+    if (!read)
+        return ERR_NO_MEMORY;
+    int result = segment_await_pages(shared, segment, place, &read);
+    if (!result)
+        memcpy(buffer, read->memory, bytes);
+    segment_drop_pages(shared, &read);
+    return result;
 }
 
 /* ---- key indexes that come before they are needed ----------------------------------------------- */
@@ -280,6 +303,7 @@ bool segment_index_ahead(struct segment_readers *shared, const struct worker_seg
     piece->next = NULL;
     shared->ahead[disk]++;
     patience_ask(piece->read, shared->disk[disk], segment->place[place].slot, piece->offset, piece->data, piece->bytes);
+    patience_go(piece->read);
     *ahead = (struct index_ahead){
         .piece = piece, .segment = segment->segment, .revision = segment->revision, .slot = segment->place[place].slot};
     return true;
@@ -614,6 +638,8 @@ int segment_reader_index(struct segment_reader *reader)
 /* ---- reading ahead -----------------------------------------------------------------------------
  */
 
+static void narrowing_end_early(struct segment_reader *reader);
+
 void segment_reader_open(struct segment_reader *reader, struct segment_readers *shared,
                          const struct worker_segment *segment, uint32_t place, int only_place)
 {
@@ -628,6 +654,7 @@ void segment_reader_open(struct segment_reader *reader, struct segment_readers *
 
 void segment_reader_update(struct segment_reader *reader, const struct worker_segment *segment)
 {
+    narrowing_end_early(reader); /* its places may be others now */
     reader->segment = segment;
     if (segment->places == 0 ||
         (reader->only_place >= 0 && (uint32_t)reader->only_place >= segment->places))
@@ -647,9 +674,8 @@ static void forget_selection(struct segment_reader *reader)
 }
 
 /* Blocks are numbered over the frames in their order, each frame beginning with a new one. A packet is in the block that its
- * record begins in, so a frame without such a block has nothing to offer. Takes over the table of blocks. */
-static int choose_frames(struct segment_reader *reader, const struct flow_selection *selection,
-                         const struct segment_block *table)
+ * record begins in, so a frame without such a block has nothing to offer. Of the others the key index says where records are. */
+static int choose_frames(struct segment_reader *reader, struct flow_reader *index, const struct flow_selection *selection)
 {
     uint32_t block = 0, first = reader->entries, last = reader->entries;
     bool any = false;
@@ -657,12 +683,13 @@ static int choose_frames(struct segment_reader *reader, const struct flow_select
         uint32_t frame_bytes = le32_get(reader->entry[i].frame_bytes), count = (frame_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
         uint64_t packets = le32_get(reader->entry[i].packets), listed = 0, wanted = 0;
         bool indexed = block + count <= selection->blocks;
-        for (uint32_t j = block; j < block + count && indexed; j++) {
-            listed += table[j].packets;
-            wanted += table[j].wanted > 0;
-        }
-        if (wanted > 0 && listed != packets)
-            return ERR_CORRUPT;
+        for (uint32_t j = block; j < block + count && indexed; j++)
+            wanted += selection->block[j] > 0;
+        int result = wanted > 0 ? segment_blocks_load(index, selection, block, count, reader->block) : 0;
+        for (uint32_t j = block; j < block + count && wanted > 0; j++)
+            listed += reader->block[j].packets;
+        if (result != 0 || (wanted > 0 && listed != packets))
+            return result != 0 ? result : ERR_CORRUPT;
         reader->want_block[i] = block;
         reader->want[i] = !indexed || (wanted > 0 && frame_bytes > FRAME_BYTES_USUAL) ? WANT_WHOLE
                           : wanted > 0                                                ? WANT_BLOCKS
@@ -688,44 +715,81 @@ static int choose_frames(struct segment_reader *reader, const struct flow_select
 /* Takes over what the key index says of each block. 0, ERR_CORRUPT, ERR_NO_MEMORY or of its source: nothing is wanted less than before. */
 static int take_selection(struct segment_reader *reader, struct flow_reader *index, const struct flow_selection *selection)
 {
-    int result = 0;
-    if (selection->selected > 0)
-        result = segment_blocks_load(index, selection, &reader->block);
-    else if (!(reader->block = calloc(selection->blocks + 1ul, sizeof *reader->block)))
-        result = ERR_NO_MEMORY;
+    reader->block = calloc(selection->blocks + 1ul, sizeof *reader->block);
     reader->want = malloc(reader->entries + 1ul);
     reader->want_block = calloc(reader->entries + 1ul, sizeof *reader->want_block);
-    if (!result && (!reader->want || !reader->want_block))
-        result = ERR_NO_MEMORY;
     reader->sure = selection->sure;
-    if (!result)
-        result = choose_frames(reader, selection, reader->block);
+    int result = reader->block && reader->want && reader->want_block ? choose_frames(reader, index, selection) : ERR_NO_MEMORY;
     if (result)
         forget_selection(reader);
+    return result;
+}
+
+/* A key index that is being asked. */
+struct segment_narrowing {
+    struct segment_flows flows;
+    struct flow_reader *index;
+    uint32_t place;
+    int result; /* of what was done so far */
+};
+
+static void narrowing_end_early(struct segment_reader *reader)
+{
+    struct segment_narrowing *narrowing = reader->narrowing;
+    reader->narrowing = NULL;
+    if (!narrowing)
+        return;
+    flow_reader_close(&narrowing->index);
+    segment_flows_close(&narrowing->flows);
+    free(narrowing);
+}
+
+/* Begins to ask the key index at one place; what goes wrong is kept for who goes on. 0; ERR_NO_MEMORY, or a negative code of `judge`. */
+static int narrowing_begin(struct segment_reader *reader, uint32_t place)
+{
+    struct segment_narrowing *narrowing = calloc(1, sizeof *narrowing);
+    if (!narrowing)
+        return ERR_NO_MEMORY;
+    reader->narrowing = narrowing;
+    narrowing->place = place;
+    narrowing->flows.shared = reader->shared;
+    narrowing->result = segment_flows_open(&narrowing->flows, reader, place);
+    if (narrowing->result == 1) {
+        int result = flow_reader_open(&narrowing->flows.source, &narrowing->index);
+        if (result == 0)
+            result = flow_reader_expect(narrowing->index, reader->shared->narrowing);
+        narrowing->result = result < 0 ? result : 1;
+    }
+    int result = narrowing->result;
+    if (result >= 0 || result == ERR_CORRUPT || result == ERR_IO)
+        return 0;
+    narrowing_end_early(reader);
     return result;
 }
 
 /* Asks the key index at one place. 1: it has answered; 0: there is none; ERR_CORRUPT, ERR_IO: not of this place. */
 static int narrow_by(struct segment_reader *reader, uint32_t place)
 {
-    struct segment_flows flows;
-    struct flow_reader *index = NULL;
     struct flow_selection selection = {.block = NULL};
-    int result = segment_flows_open(&flows, reader, place);
-    if (result <= 0)
+    if (reader->narrowing && reader->narrowing->place != place)
+        narrowing_end_early(reader);
+    int result = reader->narrowing ? 0 : narrowing_begin(reader, place);
+    if (result < 0)
         return result;
-    result = flow_reader_open(&flows.source, &index);
-    if (!result)
-        result = flow_reader_select(index, reader->shared->narrowing, false, &selection);
-    if (!result)
+    struct segment_narrowing *narrowing = reader->narrowing;
+    result = narrowing->result;
+    if (result == 1)
+        result = flow_reader_select(narrowing->index, reader->shared->narrowing, false, &selection);
+    else if (result == 0)
+        result = 1; /* there is none */
+    if (result == 0)
         reader->shared->index_ahead_bytes =
-            (uint32_t)round_up(segment_flows_slot_bytes(&flows, flow_reader_front(index)), INDEX_STEP_BYTES);
-    if (!result)
-        result = take_selection(reader, index, &selection);
+            (uint32_t)round_up(segment_flows_slot_bytes(&narrowing->flows, flow_reader_front(narrowing->index)), INDEX_STEP_BYTES);
+    if (result == 0)
+        result = take_selection(reader, narrowing->index, &selection);
     flow_selection_clear(&selection);
-    flow_reader_close(&index);
-    segment_flows_close(&flows);
-    return result ? result : 1;
+    narrowing_end_early(reader);
+    return result < 0 ? result : !result;
 }
 
 /* A run of keys says that nothing in the segment can match: the same as if its key index had said so. 0 or ERR_NO_MEMORY. */
@@ -769,6 +833,18 @@ static bool is_gone(const struct segment_reader *reader)
 {
     const struct segment_readers *shared = reader->shared;
     return shared->is_gone && reader->at == 0 && reader->submitted == 0 && shared->is_gone(shared->context, reader->segment->position);
+}
+
+int segment_reader_prepare(struct segment_reader *reader)
+{
+    const struct segment_readers *shared = reader->shared;
+    const struct worker_segment *segment = reader->segment;
+    uint32_t place = reader->only_place >= 0 ? (uint32_t)reader->only_place : reader->place;
+    if (reader->decided || reader->narrowing || !shared->narrowing || shared->everything || segment->state == SEGMENT_OPEN ||
+        segment->nothing || place >= segment->places || is_gone(reader))
+        return 0;
+    int good = segment_reader_index(reader);
+    return good <= 0 ? good : narrowing_begin(reader, place);
 }
 
 /* Once, before the first read: whether the index pays. It does where a part of a sealed segment is
@@ -880,6 +956,7 @@ static void ask_blocks(struct segment_reader *reader, struct piece *piece)
         reader->submitted = entry_end(reader, i);
     }
     piece->bytes = reader->submitted - piece->offset;
+    patience_go(piece->read);
 }
 
 /* Submits one piece. False: nothing to read, nothing to read it into, or recording needs the disk
@@ -929,6 +1006,7 @@ static bool submit_piece(struct segment_reader *reader)
     }
     reader->submitted = from + bytes;
     patience_ask(piece->read, shared->disk[disk], segment->place[reader->place].slot, from, piece->data, bytes);
+    patience_go(piece->read);
     return true;
 }
 
@@ -1533,6 +1611,7 @@ int segment_reader_account_before(struct segment_reader *reader, struct account 
 void segment_reader_close(struct segment_reader *reader)
 {
     drop_pieces(reader);
+    narrowing_end_early(reader);
     free(reader->held);
     free(reader->entry);
     forget_selection(reader);

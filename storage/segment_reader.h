@@ -55,6 +55,7 @@
 #define INDEXES_AHEAD_MAX 8u /* of all streams */
 
 struct piece;
+struct segment_narrowing;
 
 /* Of a segment that is yet to be read: what lies between its data and its seal, or the beginning of that. */
 struct index_ahead {
@@ -149,6 +150,7 @@ struct segment_reader {
      * sets it after opening. */
     bool keep_first, keep_last;
 
+    struct segment_narrowing *narrowing; /* begun before it is needed; null: not */
     bool decided;
     bool pruned; /* only frames are read that the index puts into the range, and the key index does not exclude */
     bool silent; /* of the places that were tried for the last frame that was not good at once, some disk does not answer */
@@ -193,6 +195,10 @@ void segment_reader_open(struct segment_reader *reader, struct segment_readers *
 
 /* The segment has grown or was sealed, or its description has moved in memory. */
 void segment_reader_update(struct segment_reader *reader, const struct worker_segment *segment);
+
+/* Finds out what of the key index will be asked, as far as that can be seen without waiting for it, and asks the disk for it. A segment that is read
+ * next is so prepared while the one before it is being read. Returns a negative code of `judge`. */
+int segment_reader_prepare(struct segment_reader *reader);
 
 /* Has up to `pieces` pieces read ahead. Returns a negative code of `judge` (of a bad index). */
 int segment_reader_ahead(struct segment_reader *reader, uint32_t pieces);
@@ -246,9 +252,15 @@ struct segment_pages {
 
 #define SEGMENT_PAGES_MAX PATIENCE_STRETCHES_MAX
 
-/* The same for several stretches of whole pages at once, into one buffer, one behind the other. */
-int segment_read_pages(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
-                       const struct segment_pages *stretch, uint32_t stretches, uint8_t *buffer);
+/*
+ * The same for several stretches of whole pages at once, which come into the read's memory, one behind the other: asks for them, and does not
+ * wait but for recording. Null: there is no memory, or the disk hangs. segment_await_pages() waits: 0, or the disk's result, or ERR_TIMEOUT; *read
+ * is then null. segment_drop_pages() gives it back, and waits where it has not been waited for; null is allowed.
+ */
+struct patience_read *segment_ask_pages(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place,
+                                        const struct segment_pages *stretch, uint32_t stretches);
+int segment_await_pages(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place, struct patience_read **read);
+void segment_drop_pages(struct segment_readers *shared, struct patience_read **read);
 
 /*
  * Asks for the key index of a segment that will be narrowed, and does not wait. `place` as in segment_reader_open(). False: not now, since there is no

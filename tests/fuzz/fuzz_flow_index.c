@@ -150,7 +150,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
         (void)flow_reader_each(reader, count_flow, &sum);
         struct flow_block *block = malloc((flow_reader_blocks(reader) + 1ul) * sizeof *block);
         if (block)
-            (void)flow_reader_block_table(reader, block);
+            (void)flow_reader_block_table(reader, 0, flow_reader_blocks(reader), block);
         free(block);
         flow_reader_close(&reader);
     }

@@ -260,7 +260,8 @@ static void test_counts(void **state)
     uint32_t sum = 0;
     struct flow_block *block = malloc(flow_reader_blocks(reader) * sizeof *block);
     assert_non_null(block);
-    assert_int_equal(flow_reader_block_table(reader, block), 0);
+    assert_int_equal(flow_reader_block_table(reader, 0, flow_reader_blocks(reader), block), 0);
+    assert_int_equal(flow_reader_block_table(reader, 1, flow_reader_blocks(reader), block), ERR_CORRUPT);
     for (uint32_t i = 0; i < flow_reader_blocks(reader); i++) {
         sum += block[i].packets;
         selected -= block[i].packets > 0; /* all that hold any, and no others */

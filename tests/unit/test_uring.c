@@ -107,8 +107,11 @@ static void transfer(struct disk *disk, bool registered)
                                                .buffer_index = registered ? (int32_t)i : -1,
                                                .done = count_done,
                                                .owner = &counter};
-            disk_submit(disk, &request[i]);
+            if (round == 0)
+                disk_submit(disk, &request[i]);
         }
+        if (round == 1) /* all at once */
+            disk_submit_all(disk, request, REQUESTS);
         for (uint32_t i = 0; i < REQUESTS; i++)
             disk_wait(disk, &request[i]);
         assert_int_equal(counter.done, (round + 1) * REQUESTS);
