@@ -6,7 +6,7 @@
  * A ring's segments are made on demand. Some are real ones, of the generator's traffic, with their key indexes, in memory; segment i of the ring is one of
  * them, told apart by what the disk answers: its identity, its position, the numbers and times of its packets, and all checksums over them, are those of segment
  * i. 20 segments, evenly spread, hold one packet of the flow each. All else is as in a recorder: a row for each segment in a real catalog.db, a run of keys for each
- * 256 of them, made by the run maker from the key indexes that it reads there, and the reader, which checks what it reads. Asked is what an extraction of the
+ * 256 of them, made by the run maker from the key indexes that it reads there (or like one that was: see make_runs()), and the reader, which checks what it reads. Asked is what an extraction of the
  * whole ring asks: the catalog for its segments, every run, then the reader.
  *
  * Prints a line of JSON for each ring: bytes and milliseconds of each of the three. Files are out of the page cache before they are asked. Fails where the
@@ -25,6 +25,7 @@
 #include "catalog.h"
 #include "checksum.h"
 #include "filter.h"
+#include "key_run.h"
 #include "key_runs.h"
 #include "narrowing.h"
 #include "packet_keys.h"
@@ -470,29 +471,103 @@ static void make_catalog(const struct hay *hay)
     catalog_close(&catalog);
 }
 
-/* Returns how many bytes they have. */
-static uint64_t make_runs(struct hay *hay)
+/*
+ * Many runs are about the same models in the same order, and differ in what they call the segments alone. To add the same keys to a thousand runs takes an hour; so
+ * the others are copies of the first of their kind with another table of segments. This is all that is known here of the form of a run (key_run.c): should it change,
+ * a copy will not be taken for a run of these segments, and is made as the first one was.
+ */
+#define RUN_HEAD_BYTES (48u + 32u * KEY_TYPES + KEY_RUN_SEGMENTS_MAX / 8)
+#define RUN_HEAD_CRC 8u
+#define RUN_SEGMENTS_CRC 44u
+#define RUN_SEGMENT_BYTES 32u
+
+static bool tell_apart(const struct hay *hay, uint32_t run, const struct worker_segment *about, uint32_t count)
+{
+    static uint8_t page[PAGE_BYTES], table[RUN_SEGMENTS * RUN_SEGMENT_BYTES];
+    bool right = false;
+    int fd = open(run_path(run), O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        give_up(directory, strerror(errno));
+    if (pread(fd, page, PAGE_BYTES, 0) == PAGE_BYTES && pread(fd, table, count * RUN_SEGMENT_BYTES, PAGE_BYTES) == count * RUN_SEGMENT_BYTES) {
+        for (uint32_t i = 0; i < count; i++) {
+            le64 position = le64_of(about[i].position);
+            memcpy(table + i * RUN_SEGMENT_BYTES, &about[i].segment, sizeof about[i].segment);
+            memcpy(table + i * RUN_SEGMENT_BYTES + sizeof about[i].segment, &position, sizeof position);
+        }
+        le32 crc = le32_of(checksum_crc32c(table, count * RUN_SEGMENT_BYTES)), none = le32_of(0);
+        memcpy(page + RUN_SEGMENTS_CRC, &crc, sizeof crc);
+        memcpy(page + RUN_HEAD_CRC, &none, sizeof none);
+        crc = le32_of(checksum_crc32c(page, RUN_HEAD_BYTES));
+        memcpy(page + RUN_HEAD_CRC, &crc, sizeof crc);
+        right = pwrite(fd, page, PAGE_BYTES, 0) == PAGE_BYTES && pwrite(fd, table, count * RUN_SEGMENT_BYTES, PAGE_BYTES) == count * RUN_SEGMENT_BYTES;
+    }
+    struct key_run *opened = NULL;
+    right = key_run_open_fd(fd, &hay->fixture.ring, &opened) == 0 && right && key_run_segments(opened) == count;
+    for (uint32_t i = 0; i < count && right; i++) {
+        const struct key_run_segment *segment = key_run_segment(opened, i);
+        right = identity_equal(&segment->segment, &about[i].segment) && segment->position == about[i].position && segment->revision == about[i].revision;
+    }
+    key_run_close(&opened);
+    return right;
+}
+
+static void copy_file(uint32_t from, uint32_t to)
+{
+    static uint8_t bytes[1 << 20];
+    int in = open(run_path(from), O_RDONLY | O_CLOEXEC), out = open(run_path(to), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+    ssize_t count = in < 0 || out < 0 ? -1 : 1;
+    while (count > 0 && (count = read(in, bytes, sizeof bytes)) > 0)
+        if (write(out, bytes, (size_t)count) != count)
+            count = -1;
+    if (count < 0)
+        give_up(directory, strerror(errno));
+    close(in);
+    close(out);
+}
+
+/* Another run that is about the same models; `run` itself: there is none before it. */
+static uint32_t like_run(const struct hay *hay, uint32_t run, uint32_t count)
+{
+    for (uint32_t other = 0; other < run; other++) {
+        uint32_t i = 0;
+        while (i < count && model_of(hay, other * RUN_SEGMENTS + i) == model_of(hay, run * RUN_SEGMENTS + i))
+            i++;
+        if (i == count)
+            return other;
+    }
+    return run;
+}
+
+/* Returns how many bytes they have; *made: how many were made from key indexes. */
+static uint64_t make_runs(struct hay *hay, uint32_t *made)
 {
     static struct worker_segment about[RUN_SEGMENTS];
     static const struct identity nowhere;
     struct disk *disk = hay_open(hay);
     struct segment_readers shared = {.disk = &disk, .disks = 1, .ring = hay->fixture.ring, .from_ns = INT64_MIN, .to_ns = INT64_MAX, .judge = judge};
     uint64_t bytes = 0;
+    *made = 0;
     must(segment_readers_open(&shared, MEMORY_MAX), "readers");
     for (uint32_t at = 0; at < hay->segments; at += RUN_SEGMENTS) {
-        uint32_t count = hay->segments - at < RUN_SEGMENTS ? hay->segments - at : RUN_SEGMENTS;
+        uint32_t count = hay->segments - at < RUN_SEGMENTS ? hay->segments - at : RUN_SEGMENTS, run = at / RUN_SEGMENTS;
+        uint32_t like = count == RUN_SEGMENTS ? like_run(hay, run, count) : run;
         struct stat status;
         for (uint32_t i = 0; i < count; i++) {
             struct segment_row row = row_of(hay, &nowhere, at + i);
             about[i] = about_of(&row);
         }
-        int fd = open(run_path(at / RUN_SEGMENTS), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
-        if (fd < 0)
-            give_up(directory, strerror(errno));
-        must(run_maker_write(&shared, about, count, fd, no_tick, NULL), "a run of keys");
-        if (fstat(fd, &status) == 0)
+        if (like != run)
+            copy_file(like, run);
+        if (like == run || !tell_apart(hay, run, about, count)) {
+            int fd = open(run_path(run), O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
+            if (fd < 0)
+                give_up(directory, strerror(errno));
+            must(run_maker_write(&shared, about, count, fd, no_tick, NULL), "a run of keys");
+            close(fd);
+            ++*made;
+        }
+        if (stat(run_path(run), &status) == 0)
             bytes += (uint64_t)status.st_size;
-        close(fd);
     }
     segment_readers_close(&shared);
     disk_close(&disk);
@@ -676,16 +751,17 @@ int main(int argc, char **argv)
         double began = now_ms();
         make_ring(&hay, strtoull(argv[i], NULL, 10));
         make_catalog(&hay);
-        uint64_t runs_size = make_runs(&hay);
+        uint32_t runs_made;
+        uint64_t runs_size = make_runs(&hay, &runs_made);
         double made = now_ms();
         struct cost cost = ask(&hay);
         last = cost.catalog_bytes + cost.run_bytes + cost.disk_bytes;
         first = first > 0 ? first : last;
-        printf("{\"ring_bytes\": %" PRIu64 ", \"segments\": %u, \"packets\": %" PRIu64 ", \"runs\": %u, \"runs_size\": %" PRIu64
+        printf("{\"ring_bytes\": %" PRIu64 ", \"segments\": %u, \"packets\": %" PRIu64 ", \"runs\": %u, \"runs_made\": %u, \"runs_size\": %" PRIu64
                ", \"made_s\": %.1f, \"catalog_bytes\": %" PRIu64 ", \"catalog_ms\": %.1f, \"run_bytes\": %" PRIu64 ", \"run_ms\": %.1f, \"disk_bytes\": %" PRIu64
                ", \"index_bytes\": %" PRIu64 ", \"disk_ms\": %.1f, \"by_runs\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"ms\": %.1f}\n",
                hay.segments * slot_bytes, hay.segments, hay.first_packet[hay.segments - 1] + hay.model[model_of(&hay, hay.segments - 1)].segment.about.packets,
-               cost.runs, runs_size, (made - began) / 1e3, cost.catalog_bytes, cost.catalog_ms, cost.run_bytes, cost.run_ms, cost.disk_bytes,
+               cost.runs, runs_made, runs_size, (made - began) / 1e3, cost.catalog_bytes, cost.catalog_ms, cost.run_bytes, cost.run_ms, cost.disk_bytes,
                cost.counters.index_bytes, cost.disk_ms, cost.counters.segments_by_runs, last, cost.catalog_ms + cost.run_ms + cost.disk_ms);
         fflush(stdout);
         remove_ring(&hay);
