@@ -2,13 +2,14 @@
  * traffic.c - sends the generator's traffic out of an interface, at a bounded rate: something to
  * record for the quick start and for tests.
  *
- *     tapeloop-traffic INTERFACE [PACKETS_PER_SECOND [SECONDS [SEED]]]
+ *     tapeloop-traffic INTERFACE [PACKETS_PER_SECOND [SECONDS [SEED [CAPTURE]]]]
  *
- * Ends when the time is over (0: never), on SIGTERM or SIGINT, and with whoever started it. Writes
+ * Or the packets of a capture file, as it is. Ends with that, when the time is over (0: never), on SIGTERM or SIGINT, and with whoever started it. Writes
  * the number of packets that the interface has handed on to standard output. Meant for interfaces in a network namespace of
  * their own: the addresses are invented.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <net/ethernet.h>
 #include <net/if.h>
@@ -102,12 +103,21 @@ static bool wait_for_turn(int64_t began_ns, uint64_t count, uint64_t rate, uint6
     }
 }
 
-static int traffic_send(int fd, const char *interface, uint64_t rate, uint64_t seconds, uint64_t seed)
+/* The generator, or a file where `capture` is not null. */
+static int traffic_open(const char *capture, uint64_t seed, struct source **source, struct failure *failure)
 {
-    struct source_generator_options options = {.seed = seed, .flows = FLOWS, .hosts = HOSTS};
+    const struct source_generator_options options = {.seed = seed, .flows = FLOWS, .hosts = HOSTS};
+    if (!capture)
+        return source_generator_open(&options, source, failure);
+    int file = open(capture, O_RDONLY | O_CLOEXEC);
+    return file < 0 ? fail_errno(failure, errno, "%s", capture) : source_file_open(file, capture, source, failure);
+}
+
+static int traffic_send(int fd, const char *interface, uint64_t rate, uint64_t seconds, uint64_t seed, const char *capture)
+{
     struct source *source = NULL;
     struct failure failure = {0};
-    if (source_generator_open(&options, &source, &failure) != 0) {
+    if (traffic_open(capture, seed, &source, &failure) != 0) {
         fprintf(stderr, "tapeloop-traffic: %s\n", failure.text);
         return 1;
     }
@@ -133,12 +143,12 @@ int main(int argc, char **argv)
     uint64_t rate = RATE_DEFAULT;
     uint64_t seconds = 0;
     uint64_t seed = 1;
-    if (argc < 2 || argc > 5 ||
+    if (argc < 2 || argc > 6 ||
         (argc > 2 && (!number_read(argv[2], RATE_MAX, &rate) || rate == 0)) ||
         (argc > 3 && !number_read(argv[3], UINT32_MAX, &seconds)) ||
         (argc > 4 && !number_read(argv[4], UINT64_MAX, &seed))) {
         fprintf(stderr,
-                "usage: tapeloop-traffic INTERFACE [PACKETS_PER_SECOND [SECONDS [SEED]]]\n");
+                "usage: tapeloop-traffic INTERFACE [PACKETS_PER_SECOND [SECONDS [SEED [CAPTURE]]]]\n");
         return 2;
     }
     struct sigaction action = {.sa_handler = stop};
@@ -153,7 +163,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "tapeloop-traffic: interface %s: %s\n", argv[1], strerror(errno));
         return 1;
     }
-    int status = traffic_send(fd, argv[1], rate, seconds, seed);
+    int status = traffic_send(fd, argv[1], rate, seconds, seed, argc > 5 ? argv[5] : NULL);
     close(fd);
     return status;
 }
