@@ -104,6 +104,18 @@ static void make_needle(uint8_t packet[NEEDLE_BYTES])
     packet[47] = 0x18;
 }
 
+/* Left free, so that not even the last frame of a model brings more than its key index has room for: runs would say nothing of such a segment. */
+static uint64_t margin(uint64_t slot_bytes)
+{
+    return slot_bytes / 64 > 32 * 1024 ? slot_bytes / 64 : 32 * 1024;
+}
+
+static bool has_room(const struct fixture_segment *segment, uint64_t slot_bytes)
+{
+    return segment->offset + FRAME_BYTES_USUAL + segment_index_flows_frames(flow_index_bound(segment->flows)) +
+               segment_index_room(segment->index.entries + 1, &segment->table) + margin(slot_bytes) <= slot_bytes;
+}
+
 static bool add_packet(struct fixture_segment *segment, int interface, const uint8_t *bytes, uint32_t count)
 {
     return fixture_packet_bytes(segment, interface, DIRECTION_IN, (int64_t)segment->next_packet * STEP_NS, bytes, count, count);
@@ -160,10 +172,12 @@ static void make_models(struct hay *hay, uint64_t slot_bytes)
                 next = 0;
                 must(source_next(source, &batch, 0) > 0 ? 0 : ERR_IO, "the generator");
             }
-            room = add_packet(segment, interface, batch.packet[next].bytes, batch.packet[next].captured_bytes);
+            room = has_room(segment, slot_bytes) && add_packet(segment, interface, batch.packet[next].bytes, batch.packet[next].captured_bytes);
             next += room;
         }
         fixture_seal(segment);
+        if (flow_index_stopped(segment->flows))
+            give_up("a model", "its key index is not whole");
         if (needle || (int64_t)segment->next_packet * STEP_NS >= (int64_t)slot_bytes * SPAN_NS_A_BYTE)
             give_up("a model", "its slot is too small");
         list_frames(hay, &hay->model[i], i);

@@ -125,7 +125,8 @@ def records_through(pipe):
 
 def tcpdump(capture, text):
     """What it reads there, as records_through(); None where it refuses the filter."""
-    with subprocess.Popen(["tcpdump", "-Z", "root", "-r", capture, "-w", "-", text], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(["stdbuf", "-o1M", "tcpdump", "-Z", "root", "-r", capture, "-w", "-", text], stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL) as process:  # by itself it writes 4 KiB at a time
         found = records_through(os.dup(process.stdout.fileno()))
     return found if process.returncode == 0 else None
 
