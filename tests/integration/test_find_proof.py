@@ -222,6 +222,8 @@ class Proof(world.World):
                     pool.shutdown(cancel_futures=True)
                     raise
             spent[way] = round(time.monotonic() - start)
+            if size > 1 << 30:
+                print(f"{name}, {way}: {len(filters)} filters, {spent[way]} s", flush=True)
         print(f"{name}: {size} bytes, {len(filters)} filters: {self.seen}, seconds: {spent}", flush=True)
         recorder.call("ring.delete", ring=name)
         os.unlink(whole)
