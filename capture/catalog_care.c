@@ -41,7 +41,15 @@ int catalog_care_mark_all(struct recorder *recorder)
  */
 static int remember(struct recorder *recorder)
 {
-    return catalog_stale(recorder->catalog) ? catalog_care_mark_all(recorder) : 0;
+    if (!catalog_stale(recorder->catalog))
+        return 0;
+    recorder->catalog_losses++;
+    return catalog_care_mark_all(recorder);
+}
+
+bool catalog_care_lacks(const struct ring_entry *entry)
+{
+    return catalog_stale(entry->recorder->catalog) || entry->catalog_losses != entry->recorder->catalog_losses;
 }
 
 int catalog_care_begin(struct recorder *recorder, const struct identity *ring,

@@ -17,6 +17,7 @@
 #include "identity.h"
 
 struct recorder;
+struct ring_entry;
 
 /* Whether the ring is marked. */
 int catalog_care_is_marked(struct recorder *recorder, const struct identity *ring, bool *marked);
@@ -34,6 +35,12 @@ int catalog_care_begin(struct recorder *recorder, const struct identity *ring,
 
 /* `whole`: all of the ring has been posted. Its mark goes if all of that has arrived. */
 void catalog_care_end(struct recorder *recorder, const struct identity *ring, bool whole);
+
+/*
+ * Whether the catalog may lack something of a ring, so that what it answers may be short: since something was lost, until the ring has been read whole.
+ * Ask after the answer. Any thread.
+ */
+bool catalog_care_lacks(const struct ring_entry *entry);
 
 /* Removes a ring that is no more from the catalog. */
 void catalog_care_forget(struct recorder *recorder, const struct identity *ring);

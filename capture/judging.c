@@ -271,7 +271,7 @@ static int judge_range(struct judging *judging, struct reading_options *options,
             code = reading_run(request, entry, options, &extracted);
         close(ends[1]);
     }
-    *complete = extracted.done.gaps == 0 && !extracted.not_flushed;
+    *complete = extracted.done.gaps == 0 && !extracted.not_flushed && !extracted.catalog_lacks;
     reading_result_free(&extracted);
     ring_registry_release(registry, &entry);
     return code;

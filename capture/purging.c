@@ -76,6 +76,9 @@ static int find(struct purging *purging)
     close(fd);
     if (code == 0)
         code = ring_find(purging->entry->ring, INT64_MIN, INT64_MAX, count_segment, purging);
+    if (code == 0 && catalog_care_lacks(purging->entry))
+        code = fail(failure, ERR_CORRUPT, "ring %s: the catalog has lost something, so packets would be left: tapeloop ring rebuild %s finds all again",
+                    purging->entry->row.name, purging->entry->row.name);
     if (code != 0 && failure->code == 0)
         fail(failure, code, "ring %s: the catalog cannot be read: %s", purging->entry->row.name, error_text(code));
     return code;

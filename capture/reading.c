@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include "answer_json.h"
+#include "catalog_care.h"
 #include "clock.h"
 #include "event_log.h"
 #include "methods.h"
@@ -322,6 +323,7 @@ static int look_at_all(struct reading *reading)
                      ? ring_find_sealed(reading->ring, options->from_position, options->to_position,
                                         KEY_RUN_SEGMENTS_MAX - 1, plan_row, reading)
                      : ring_find(reading->ring, options->from_ns, options->to_ns, plan_row, reading);
+    reading->result->catalog_lacks |= catalog_care_lacks(reading->entry);
     if (result == 0)
         result = batch_send(reading);
     if (result == 0 && reading->options->follow) {
@@ -918,11 +920,12 @@ json_t *reading_result_json(const struct reading_result *result)
     const struct worker_done *done = &result->done;
     json_t *plan = reading_plan_json(result);
     json_t *object = json_pack(
-        "{s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b}", "packets", (json_int_t)done->total.packets,
+        "{s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b, s:b}", "packets", (json_int_t)done->total.packets,
         "output_bytes", (json_int_t)done->total.output_bytes, "held_back_ms",
         (json_int_t)(done->total.held_back_ns / 1000000), "gaps", json_gaps(result), "gaps_total",
         (json_int_t)done->gaps, "times_moved", (json_int_t)done->times_moved, "flushed",
-        (int)!result->not_flushed, "complete", (int)(done->gaps == 0 && !result->not_flushed));
+        (int)!result->not_flushed, "catalog_whole", (int)!result->catalog_lacks, "complete",
+        (int)(done->gaps == 0 && !result->not_flushed && !result->catalog_lacks));
     bool limited = done->limit > WORKER_LIMIT_NONE && done->limit <= WORKER_LIMIT_SECONDS;
     json_object_set_new(object, "limit", limited ? json_string(limits[done->limit]) : json_null());
     if (!plan || json_object_update(object, plan) != 0) {

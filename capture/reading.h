@@ -49,6 +49,7 @@ struct reading_result {
     struct reading_bad *bad; /* judged as damage */
     uint32_t bads;
     uint64_t damaged; /* all of them */
+    bool catalog_lacks; /* the catalog has lost something of the ring: segments may be missing */
     bool not_flushed; /* what was taken last could not be made durable in time, and is not in the
                          result */
 };

@@ -54,6 +54,7 @@ struct recorder {
     struct catalog *catalog;
     pthread_mutex_t catalog_lock; /* catalog_care.h */
     bool catalog_lacks;           /* under it: told, and all rings marked */
+    _Atomic uint64_t catalog_losses; /* how often the catalog had lost something when somebody wanted to make that good */
     pthread_mutex_t settings_lock; /* a ring's settings are looked at and changed in one piece */
     struct event_log *events;
     _Atomic uint64_t reading_bytes_per_s; /* at which readings went lately, for estimates; 0: there was none */

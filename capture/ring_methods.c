@@ -398,7 +398,11 @@ static int rebuild_work(void *context)
     int result = catalog_care_begin(recorder, &entry->row.ring, &rebuilding->failure);
     if (result != 0)
         return result;
+    uint64_t losses = recorder->catalog_losses;
+    entry->catalog_losses = UINT64_MAX; /* meanwhile, and if it fails */
     result = ring_rebuild(entry->ring, &rebuilding->report, &rebuilding->failure);
+    if (result == 0)
+        entry->catalog_losses = losses;
     catalog_care_end(recorder, &entry->row.ring, result == 0);
     return result;
 }

@@ -250,6 +250,7 @@ static int open_ring(struct ring_entry *entry, struct disk **disk, uint32_t disk
         .silent = silent,
     };
     memcpy(options.name, entry->row.name, sizeof options.name);
+    uint64_t losses = recorder->catalog_losses;
     int result = catalog_care_is_marked(recorder, &entry->row.ring, &options.whole);
     if (result != 0)
         fail(failure, result, "ring %s: its settings cannot be read: %s", entry->row.name,
@@ -261,7 +262,10 @@ static int open_ring(struct ring_entry *entry, struct disk **disk, uint32_t disk
             disk_close(&disk[i]);
         return result;
     }
+    if (options.whole)
+        losses = recorder->catalog_losses;
     result = ring_open(&options, disk, disks, &entry->ring, report, failure);
+    entry->catalog_losses = losses;
     if (options.whole)
         catalog_care_end(recorder, &entry->row.ring, result == 0);
     if (result != 0)

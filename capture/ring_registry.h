@@ -72,6 +72,7 @@ struct ring_entry {
     /* the owner's while CHANGING or STARTING, constant while UP */
     struct ring *ring;
     struct settings settings; /* those in force */
+    _Atomic uint64_t catalog_losses; /* the recorder's, when the catalog had all of this ring; UINT64_MAX: it has not (catalog_care_lacks()) */
     bool empty;               /* it has no disk: without a ring it is EMPTY, not FAILED */
 
     /* progress of whoever changes or starts the ring, for others to see */

@@ -128,7 +128,7 @@ static json_t *verify_answer(const struct reading_result *checked, struct superb
     uint64_t left = left_over(mended, superblocks);
     /* A gap without a bad frame is of packets that are known to be missing: no finding of today. */
     bool clean =
-        !checked->not_flushed &&
+        !checked->not_flushed && !checked->catalog_lacks &&
         (mended->waited ? left == 0
                         : checked->damaged == 0 && superblocks->bad == superblocks->repaired);
     json_t *answer = json_pack(

@@ -118,6 +118,8 @@ static void summary_print(const struct extraction *extraction, const json_t *res
     uint64_t purged = answer_count(result, "purged");
     if (purged > 0)
         output_note("  %" PRIu64 " packet%s of that time purged, whatever the filter", purged, purged == 1 ? " was" : "s were");
+    if (json_is_false(json_object_get(result, "catalog_whole")))
+        output_note("  the catalog has lost something, and segments may be missing: tapeloop ring rebuild finds all again");
     range_gaps_print(result);
 }
 

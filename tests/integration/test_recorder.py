@@ -565,6 +565,47 @@ class Restarts(World):
                 self.assertTrue(result["complete"])
                 self.assertEqual(recorder.call("ring.list")["rings"][0]["packets"], 30000)
 
+    def test_a_catalog_that_goes_bad_is_no_short_answer(self):
+        """Damage that only a question finds: the question fails, the catalog is begun anew, and until the ring has been read whole every answer says that
+        it may be short. It said that it was complete."""
+        recorder = self.start()
+        packets = numbered(30000)
+        create_ring(recorder, "dmz", self.path("disk"), slot_bytes=1 << 20)
+        create_ring(recorder, "other", self.path("disk2"))
+        import_packets(recorder, "dmz", packets)
+        recorder.stop()
+        recorder = self.start()  # all is in the file now, and not in its WAL
+        wait_for(lambda: all(ring["state"] == "idle" for ring in recorder.call("ring.list")["rings"]))
+        catalog = self.path("state", "catalog.db")
+        with open(catalog, "r+b") as file:
+            for at in range(1000, os.path.getsize(catalog), 4096):
+                file.seek(at)
+                file.write(b"\xee" * 64)
+        import_packets(recorder, "other", numbered(10))  # what SQLite remembers of the file is not up to date any more
+        said = []
+        for _ in range(4):
+            try:
+                found, result = extract(recorder, "dmz")
+            except RemoteError as error:
+                said.append(error.code)
+                continue
+            said.append("complete" if result["complete"] else "lacks")
+            self.assertEqual(result["complete"], result["catalog_whole"])
+            if found != packets:
+                self.assertFalse(result["complete"], result)
+        recorder.call("ring.rebuild", ring="dmz")
+        found, result = extract(recorder, "dmz")
+        self.assertEqual((found, result["complete"], result["catalog_whole"]), (packets, True, True))
+        self.assertIn("lacks", said)  # or else nothing was tried here
+        # The other ring's segments are lost as well, whatever was made good of this one.
+        found, result = extract(recorder, "other")
+        self.assertEqual((result["complete"], result["catalog_whole"]), (False, False))
+        self.refused("corrupt", recorder, "purge", ring="other", filter="ip", from_ns="0", to_ns=str(2**62))
+        recorder.call("ring.rebuild", ring="other")
+        found, result = extract(recorder, "other")
+        self.assertEqual((found, result["complete"]), (numbered(10), True))
+        print(said, flush=True)
+
     def test_a_disk_that_is_busy_for_a_while(self):
         recorder = self.start()
         for name in ("dmz", "other"):
