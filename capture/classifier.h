@@ -34,6 +34,7 @@
 #include "errors.h"
 #include "packet.h"
 #include "program.h"
+#include "verdicts.h"
 
 /* ---- the process, and what watches it ------------------------------------------------------- */
 
@@ -114,6 +115,13 @@ struct classifier_port;
  */
 int classifier_port_open(struct classifier *classifier, uint32_t flows,
                          struct classifier_port **result, struct failure *failure);
+
+/*
+ * What is found is written there from now on, for who seals segments and reads them (verdicts.h): each conversation's protocols as they
+ * become known, and again now and then as long as it has packets. Before the capture thread uses the port. `verdicts` has the names
+ * of this classifier, and stays open longer than the port.
+ */
+void classifier_port_record(struct classifier_port *port, struct verdicts *verdicts);
 
 /* Frees and nulls. Any thread, when the capture thread is done with it. A null *slot is allowed. */
 void classifier_port_close(struct classifier_port **slot);

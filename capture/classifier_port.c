@@ -64,6 +64,7 @@ struct classifier_port {
     struct classifier_queues *queues;
     uint32_t place;
     uint64_t seed;
+    struct verdicts *record; /* null: nobody wants to know later on. Its seed is ours then */
 
     struct set *set;
     uint32_t sets;   /* a power of two */
@@ -125,6 +126,12 @@ void port_destroy(struct classifier_port **slot)
     *slot = NULL;
 }
 
+void classifier_port_record(struct classifier_port *port, struct verdicts *verdicts)
+{
+    port->record = verdicts;
+    port->seed = verdicts_seed(verdicts); /* so that a flow's hash is its conversation's */
+}
+
 struct classifier *port_classifier(const struct classifier_port *port)
 {
     return port->classifier;
@@ -170,6 +177,15 @@ static struct flow *flow_find(struct classifier_port *port, uint64_t hash)
 static void flow_begin(struct classifier_port *port, struct flow *flow, uint64_t hash)
 {
     *flow = (struct flow){.hash = hash, .serial = ++port->serial};
+    if (port->record)
+        verdicts_drop(port->record, hash);
+}
+
+/* A conversation may have been forgotten there in a flood of others: as long as it has packets it is said again, once a second. */
+static void flow_remind(struct classifier_port *port, const struct flow *flow)
+{
+    if (port->record && flow->state != FLOW_UNJUDGED)
+        verdicts_put(port->record, flow->hash, flow->app);
 }
 
 /* The packet's flow, which begins here if it was not known, or `opens`, or `fades` (no packet of it
@@ -191,6 +207,8 @@ static struct flow *flow_take(struct classifier_port *port, uint64_t hash, int64
                (opens && (flow->state != FLOW_UNJUDGED || flow->lent > 0))) {
         flow_begin(port, flow, hash);
     }
+    if (flow->last_s != now_s)
+        flow_remind(port, flow);
     flow->last_s = now_s;
     return flow;
 }
@@ -325,6 +343,7 @@ static void take_verdict(struct classifier_port *port, const struct classifier_s
     }
     memcpy(flow->app, verdict->app, sizeof flow->app);
     flow->state = verdict->flags & CLASSIFIER_FINAL ? FLOW_JUDGED : FLOW_NAMED;
+    flow_remind(port, flow);
     if (flow->state == FLOW_NAMED)
         return;
     count(&port->verdicts);

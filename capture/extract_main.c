@@ -21,6 +21,7 @@
 #include "extraction.h"
 #include "header_end.h"
 #include "level_list.h"
+#include "packet_keys.h"
 #include "worker.h"
 
 #define KEPT_BYTES_MAX (32 << 20)
@@ -74,6 +75,7 @@ int main(void)
         _exit(0); /* it has said why */
     prctl(PR_SET_NAME, "tapeloop-extract");
     extraction_set_headers(extraction, packet_headers);
+    extraction_set_keys(extraction, packet_keys_of);
     if (start_watch(&failure) != 0 || confinement_finish(CONFINEMENT_READING, &failure) != 0)
         extraction_fail(extraction, &failure);
     else

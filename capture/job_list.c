@@ -392,7 +392,7 @@ static int prepare(struct job_run *run)
 static json_t *ended_row(const struct job_run *run, enum job_state state,
                          const struct reading_result *result)
 {
-    static const char *const taken[] = {"packets", "output_bytes", "limit", "complete", "gaps_total"};
+    static const char *const taken[] = {"packets", "output_bytes", "limit", "complete", "gaps_total", "undecided"};
     pthread_mutex_lock(&run->list->lock);
     json_t *row = json_copy(run->job->row);
     pthread_mutex_unlock(&run->list->lock);

@@ -43,10 +43,10 @@ json_t *job_row_make(uint64_t number, const struct job_wish *wish)
     json_t *how = json_pack("{s:s, s:o?, s:b, s:n}", "query", options->query, "asked",
                             options->asked ? json_text(options->asked) : NULL, "no_index",
                             (int)options->no_index, "plan");
-    json_t *begun = json_pack("{s:I, s:I, s:I, s:I, s:f, s:n, s:I, s:[], s:n}", "packets", (json_int_t)0,
+    json_t *begun = json_pack("{s:I, s:I, s:I, s:I, s:f, s:n, s:I, s:I, s:[], s:n}", "packets", (json_int_t)0,
                               "output_bytes", (json_int_t)0, "segments_done", (json_int_t)0,
                               "segments_total", (json_int_t)0, "share", 0.0, "limit", "gaps_total",
-                              (json_int_t)0, "gaps", "complete");
+                              (json_int_t)0, "undecided", (json_int_t)0, "gaps", "complete");
     bool good = row && how && begun && json_object_update(row, how) == 0 && json_object_update(row, begun) == 0;
     json_decref(how);
     json_decref(begun);
@@ -68,7 +68,8 @@ json_t *job_row_make(uint64_t number, const struct job_wish *wish)
 
 bool job_row_complete(json_t *row)
 {
-    json_t *later = json_pack("{s:s, s:n, s:b, s:n}", "query", "pcap", "asked", "no_index", 0, "plan");
+    json_t *later = json_pack("{s:s, s:n, s:b, s:n, s:I}", "query", "pcap", "asked", "no_index", 0, "plan",
+                              "undecided", (json_int_t)0);
     bool good = later && json_object_update_missing(row, later) == 0;
     json_decref(later);
     return good;

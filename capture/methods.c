@@ -83,6 +83,7 @@ static const struct method {
     {"history", "ring interface from_s to_s step_s", AUDIT_NONE, method_history},
     {"events", "after limit", AUDIT_NONE, method_events},
     {"interfaces", "", AUDIT_NONE, method_interfaces},
+    {"apps", "", AUDIT_NONE, method_apps},
     {"rule.list", "ring", AUDIT_NONE, method_rule_list},
     {"rule.add", "ring rule at revision", AUDIT_CHANGE, method_rule_add},
     {"rule.set", "ring number rule revision", AUDIT_CHANGE, method_rule_set},

@@ -47,6 +47,7 @@ int method_status(struct request *request, json_t **result);
 int method_history(struct request *request, json_t **result);
 int method_events(struct request *request, json_t **result);
 int method_interfaces(struct request *request, json_t **result);
+int method_apps(struct request *request, json_t **result);
 int method_rule_list(struct request *request, json_t **result);
 int method_rule_add(struct request *request, json_t **result);
 int method_rule_set(struct request *request, json_t **result);

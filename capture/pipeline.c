@@ -35,6 +35,11 @@
 #define DRAIN_NS 200000000ull    /* a stopped live source is emptied for so long at most */
 #define PACE_NS 10000000ull      /* a source ahead of its rate sleeps this long at a time */
 #define FINISH_NS 1000000ull     /* between two looks at whether everything is durable */
+#define LAYER7_PENDING_MAX 1024u /* packets lent and not taken, beyond which a source that can wait does: half of the queue */
+#define LAYER7_LOOK_NS 200000ull
+#define LAYER7_LOOKS 5000u       /* a second */
+#define LAYER7_SETTLE_MS 2000u   /* at the end, of a live source; */
+#define LAYER7_SETTLE_WAITING_MS 20000u /* of one that can wait */
 
 enum stored_action { STORED_WHOLE, STORED_CUT }; /* of a frame's entry: schema/disk_format.h */
 
@@ -55,6 +60,7 @@ struct pipeline {
     struct stream *stream;
     uint32_t stream_number;
     bool finished;
+    bool waited; /* the last source could */
 
     /* of the present run */
     struct source *source;
@@ -76,7 +82,8 @@ struct pipeline {
     struct duplicate_table *duplicates; /* null: they stay */
     bool judges;                        /* there are rules, or duplicates are left out */
     bool decodes;                       /* and one of both looks at headers */
-    bool asks_app;                      /* and a rule asks for layer 7 */
+    bool classifies;                    /* what layer 7 finds is recorded */
+    bool asks_app;                      /* layer 7 is asked: for that, or by a rule */
     const struct rule *rule;            /* those of the state in use */
     struct left_out left_out;
 
@@ -121,8 +128,9 @@ static void set_way(struct pipeline *pipeline)
     const struct rule_list *list = program ? rule_program_list(program) : NULL;
     bool rules = list && list->count > 0;
     pipeline->rule = rules ? list->rule : NULL;
-    pipeline->judges = rules || pipeline->duplicates;
-    pipeline->asks_app = rules && rule_program_needs_app(program);
+    pipeline->classifies = pipeline->feed && pipeline->options.verdicts && rule_feed_port(pipeline->feed);
+    pipeline->judges = rules || pipeline->duplicates || pipeline->classifies;
+    pipeline->asks_app = pipeline->classifies || (rules && rule_program_needs_app(program));
     pipeline->decodes = pipeline->asks_app || (rules && rule_program_needs_decoding(program)) ||
                         (pipeline->duplicates && duplicate_needs_decoding(pipeline->duplicates));
 }
@@ -140,7 +148,7 @@ static int judgement_open(struct pipeline *pipeline, struct failure *failure)
     if (options->duplicates)
         code = duplicate_open(options->duplicates, &pipeline->duplicates, failure);
     if (code == 0 && options->rules)
-        code = ring_rules_attach(options->rules, &pipeline->feed, failure);
+        code = ring_rules_attach(options->rules, options->verdicts, &pipeline->feed, failure);
     if (code == 0)
         set_way(pipeline);
     else
@@ -361,7 +369,21 @@ struct judged {
 };
 
 /*
- * What layer 7 says of the flows of the packets `from` to `to`, where a rule asks; else null. An
+ * A source that can wait does so where layer 7 is behind with what is to be recorded: what it is not lent it knows nothing of. Not for long: it may have
+ * died, or hang.
+ */
+static void layer7_wait(struct pipeline *pipeline, struct classifier_port *port)
+{
+    if (!pipeline->classifies || !pipeline->source->waits)
+        return;
+    for (unsigned i = 0; i < LAYER7_LOOKS && classifier_port_pending(port) > LAYER7_PENDING_MAX; i++) {
+        classifier_port_turn(port); /* also: what it has to say finds room */
+        nanosleep(&(struct timespec){.tv_nsec = (long)LAYER7_LOOK_NS}, NULL);
+    }
+}
+
+/*
+ * What layer 7 says of the flows of the packets `from` to `to`, where it is asked; else null. An
  * answer is there or not, nothing waits for it.
  */
 static const struct rule_verdict *judged_verdicts(struct pipeline *pipeline, struct judged *judged,
@@ -370,6 +392,8 @@ static const struct rule_verdict *judged_verdicts(struct pipeline *pipeline, str
     if (!pipeline->asks_app)
         return NULL;
     struct classifier_port *port = rule_feed_port(pipeline->feed);
+    if (port)
+        layer7_wait(pipeline, port);
     for (uint32_t i = from; i < to; i++)
         judged->verdict[i] =
             port ? classifier_verdict(port, &judged->packet[i], &judged->decoded[i])
@@ -642,8 +666,10 @@ int pipeline_run(struct pipeline *pipeline, struct source *source, struct failur
     pipeline->run_packets = 0;
     pipeline->counters_due_ns = 0;
     atomic_store(&pipeline->bytes_done, 0);
+    pipeline->waited = source->waits;
     stream_set_patient(pipeline->stream, source->waits);
     set_waking(pipeline, source);
+    layer7_turn(pipeline); /* the process may have come up since: from the first packet on it is there */
 
     int result = run(pipeline, failure);
 
@@ -665,8 +691,18 @@ bool pipeline_no_disk(const struct pipeline *pipeline)
 /* ---- the end
  * -------------------------------------------------------------------------------------- */
 
+/* No more packets will come: what layer 7 thinks of the flows so far is what goes into the last segment. */
+static void layer7_settle(struct pipeline *pipeline)
+{
+    struct classifier_port *port = pipeline->classifies ? rule_feed_port(pipeline->feed) : NULL;
+    if (port)
+        (void)classifier_port_settle(port, pipeline->waited ? LAYER7_SETTLE_WAITING_MS : LAYER7_SETTLE_MS); /* who has died, or hangs, has told what it could */
+}
+
 int pipeline_finish(struct pipeline *pipeline, struct failure *failure)
 {
+    if (!pipeline->finished)
+        layer7_settle(pipeline);
     uint64_t ticket = stream_request_flush(pipeline->stream);
     int result;
     pipeline->finished = true;

@@ -30,6 +30,8 @@ struct pipeline_options {
     void *context;
     uint64_t packets_per_s; /* slows a source that waits down to this rate; 0: as fast as it goes */
     struct ring_rules *rules; /* what is kept of each packet; null: all. Open as long as `ring` */
+    struct verdicts *verdicts; /* layer 7 looks at what comes, whatever the rules ask for, and writes what it finds there; null: not. Only with
+                                  `rules`. Open as long as `ring` */
     const struct duplicate_options *duplicates; /* packets just seen are left out; null: they stay.
                                                    Copied */
 };

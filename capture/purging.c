@@ -176,7 +176,7 @@ static int claim(struct request *request, const char *name, struct ring_entry **
 static json_t *answer(const struct purging *purging)
 {
     /* What could not be read could not be judged: so it says what was missing, as an extraction does. */
-    static const char *const taken[] = {"gaps", "gaps_total", "complete"};
+    static const char *const taken[] = {"gaps", "gaps_total", "undecided", "complete"};
     const struct purge_report *report = &purging->report;
     const struct worker_progress *found = &purging->found.done.total;
     bool dry = purging->dry_run;

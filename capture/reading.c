@@ -32,6 +32,7 @@
 
 #include "answer_json.h"
 #include "catalog_care.h"
+#include "classifier.h"
 #include "clock.h"
 #include "event_log.h"
 #include "methods.h"
@@ -674,6 +675,23 @@ static int send_run(int fd, void *context)
     return worker_send(&reading->worker, WORKER_RUN, NULL, 0, 0, &fd, 1);
 }
 
+/* Whether the filter may ask for what layer 7 finds: only the process that reads it knows for sure. */
+static bool asks_app(const struct reading_options *options)
+{
+    return options->filter && strstr(options->filter, "app");
+}
+
+/* Which protocols there are to ask for. Where layer 7 is not installed any name is taken: what was recorded while it was can still be found. */
+static void tell_names(struct reading *reading)
+{
+    struct recorder *recorder = reading->request->recorder;
+    struct verdicts *verdicts = ring_verdicts(reading->ring);
+    const char *const *name;
+    uint32_t names;
+    if (verdicts_names(verdicts) == 0 && classifier_names(recorder->classifier, &name, &names, NULL) == 0)
+        verdicts_name(verdicts, name, names);
+}
+
 /* Job, disks, filter, plan. */
 static int brief(struct reading *reading)
 {
@@ -707,6 +725,11 @@ static int brief(struct reading *reading)
     job->seat = reading->seat;
     if (gauge >= 0)
         descriptor[descriptors++] = gauge;
+    job->verdicts = asks_app(options);
+    if (job->verdicts) {
+        tell_names(reading);
+        descriptor[descriptors++] = verdicts_fd(ring_verdicts(reading->ring));
+    }
     if (result == 0)
         result =
             worker_send(&reading->worker, WORKER_JOB, job, sizeof *job, 1, descriptor, descriptors);
@@ -920,12 +943,12 @@ json_t *reading_result_json(const struct reading_result *result)
     const struct worker_done *done = &result->done;
     json_t *plan = reading_plan_json(result);
     json_t *object = json_pack(
-        "{s:I, s:I, s:I, s:o, s:I, s:I, s:b, s:b, s:b}", "packets", (json_int_t)done->total.packets,
+        "{s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:b, s:b, s:b}", "packets", (json_int_t)done->total.packets,
         "output_bytes", (json_int_t)done->total.output_bytes, "held_back_ms",
         (json_int_t)(done->total.held_back_ns / 1000000), "gaps", json_gaps(result), "gaps_total",
-        (json_int_t)done->gaps, "times_moved", (json_int_t)done->times_moved, "flushed",
+        (json_int_t)done->gaps, "undecided", (json_int_t)done->undecided, "times_moved", (json_int_t)done->times_moved, "flushed",
         (int)!result->not_flushed, "catalog_whole", (int)!result->catalog_lacks, "complete",
-        (int)(done->gaps == 0 && !result->not_flushed && !result->catalog_lacks));
+        (int)(done->gaps == 0 && done->undecided == 0 && !result->not_flushed && !result->catalog_lacks));
     bool limited = done->limit > WORKER_LIMIT_NONE && done->limit <= WORKER_LIMIT_SECONDS;
     json_object_set_new(object, "limit", limited ? json_string(limits[done->limit]) : json_null());
     if (!plan || json_object_update(object, plan) != 0) {

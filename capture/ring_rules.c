@@ -305,10 +305,12 @@ static int make_ready(const struct ring_rules *rules, const struct rule_list *li
 static int port_open(struct ring_rules *rules, struct rule_feed *feed,
                      const struct rule_program *program, struct failure *failure)
 {
-    if (!rules->classifier || rule_feed_port(feed) || !rule_program_needs_app(program))
+    if (!rules->classifier || rule_feed_port(feed) || !(feed->verdicts || rule_program_needs_app(program)))
         return 0;
     struct classifier_port *port;
     int code = classifier_port_open(rules->classifier, 0, &port, failure);
+    if (code == 0 && feed->verdicts)
+        classifier_port_record(port, feed->verdicts);
     if (code == 0)
         atomic_store_explicit(&feed->port, port, memory_order_release);
     return code;
@@ -470,12 +472,13 @@ int ring_rules_counters(struct ring_rules *rules, const struct rule_list *list,
 
 /* ---- one capture thread -------------------------------------------------------------------- */
 
-int ring_rules_attach(struct ring_rules *rules, struct rule_feed **result, struct failure *failure)
+int ring_rules_attach(struct ring_rules *rules, struct verdicts *verdicts, struct rule_feed **result, struct failure *failure)
 {
     struct rule_feed *feed = calloc(1, sizeof *feed);
     *result = NULL;
     if (!feed)
         return fail(failure, ERR_NO_MEMORY, "out of memory");
+    feed->verdicts = verdicts;
     pthread_mutex_lock(&rules->lock);
     int code = state_open(rules, rules->program, &feed->state, failure);
     if (code == 0) {

@@ -29,6 +29,7 @@
 struct classifier;
 struct classifier_port;
 struct ring_rules;
+struct verdicts;
 
 /* What a capture thread is given: its own, but for what the header of rules/program.h says. */
 struct rule_feed {
@@ -37,6 +38,7 @@ struct rule_feed {
     /* For `app`; null: no list has needed it yet, or it could not be had, in which case a later
      * change may bring it. Then it is there to stay. Read by rule_feed_port(). */
     _Atomic(struct classifier_port *) port;
+    struct verdicts *verdicts; /* what layer 7 finds is wanted there, whatever the rules ask for; null: no */
 
     /* under the lock of the rules */
     struct rule_feed *next;
@@ -109,8 +111,9 @@ bool ring_rules_need_app(struct ring_rules *rules);
 
 /* ---- one capture thread -------------------------------------------------------------------- */
 
-/* A feed whose state has no interfaces yet. ERR_NO_MEMORY. */
-int ring_rules_attach(struct ring_rules *rules, struct rule_feed **feed, struct failure *failure);
+/* A feed whose state has no interfaces yet. `verdicts`: where layer 7 shall write what it finds, also where no rule asks for it; null: nowhere.
+ * ERR_NO_MEMORY. */
+int ring_rules_attach(struct ring_rules *rules, struct verdicts *verdicts, struct rule_feed **feed, struct failure *failure);
 
 /* Adds the feed's counters up, frees, nulls. A null *feed is allowed. */
 void ring_rules_detach(struct ring_rules *rules, struct rule_feed **feed);

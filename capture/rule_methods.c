@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "answer_json.h"
+#include "classifier.h"
 #include "event_log.h"
 #include "methods.h"
 #include "rule_json.h"
@@ -311,4 +312,19 @@ int method_rule_replace(struct request *request, json_t **result)
     }
     rules_end(&at);
     return code;
+}
+
+/* The protocols that rules and filters can name; one that is found to be none of them is "Unknown". */
+int method_apps(struct request *request, json_t **result)
+{
+    const char *const *name;
+    uint32_t names;
+    int code = classifier_names(request->recorder->classifier, &name, &names, &request->failure);
+    if (code != 0)
+        return code;
+    json_t *apps = json_array();
+    for (uint32_t i = 0; i < names; i++)
+        json_array_append_new(apps, json_text(name[i]));
+    *result = json_pack("{s:o}", "apps", apps);
+    return 0;
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "classifier.h"
 #include "event_log.h"
 #include "recorder.h"
 #include "ring_opening.h"
@@ -157,6 +158,21 @@ int rule_store_change(struct ring_entry *entry, struct ring_rules *rules,
     return ring_rules_change(rules, draft, keep, entry, in_force, failure);
 }
 
+/* Where layer 7 writes what it finds. Without it what comes is recorded all the same: null, and it is said. */
+static struct verdicts *verdicts_of(struct ring_entry *entry)
+{
+    struct failure why = {0};
+    const char *const *name;
+    uint32_t names;
+    if (classifier_names(entry->recorder->classifier, &name, &names, &why) == 0) {
+        verdicts_name(ring_verdicts(entry->ring), name, names);
+        return ring_verdicts(entry->ring);
+    }
+    event_log_say(entry->recorder->events, "warning", "classify-failed", entry->row.name,
+                  "what its flows carry is not found out (setting classify): %.300s", why.text);
+    return NULL;
+}
+
 int rule_store_apply(struct ring_entry *entry, struct pipeline_options *options,
                      struct duplicate_options *duplicates, struct failure *failure)
 {
@@ -173,5 +189,6 @@ int rule_store_apply(struct ring_entry *entry, struct pipeline_options *options,
         .ignore_tags = setting[SETTING_duplicate_ignore_vlan] != 0,
     };
     options->duplicates = setting[SETTING_duplicates] != 0 ? duplicates : NULL;
+    options->verdicts = setting[SETTING_classify] != 0 ? verdicts_of(entry) : NULL;
     return rule_store_open(entry, &options->rules, failure);
 }

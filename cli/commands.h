@@ -18,6 +18,7 @@ extern const struct command disk_remove_command;
 extern const struct command disk_resume_command;
 extern const struct command disk_replace_command;
 extern const struct command disk_locate_command;
+extern const struct command apps_command;
 extern const struct command rule_list_command;
 extern const struct command rule_add_command;
 extern const struct command rule_set_command;

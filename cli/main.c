@@ -25,7 +25,7 @@ static const struct command *const commands[] = {
     &job_cancel_command,  &job_delete_command,  &purge_command,       &verify_command,      &rebuild_command,
     &status_command,      &history_command,     &events_command,
     &audit_list_command,  &audit_verify_command,
-    &flush_command,       &interfaces_command,  &shutdown_command,
+    &flush_command,       &interfaces_command,  &apps_command,        &shutdown_command,
     &version_command,     &help_command,        NULL,
 };
 

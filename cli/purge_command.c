@@ -63,7 +63,7 @@ static void gaps_say(const json_t *result)
 {
     if (answer_is_true(result, "complete"))
         return;
-    output_note("Not everything in the range could be read, and what could not was not looked at:");
+    output_note("Not everything in the range could be read or decided, and what could not stays:");
     range_gaps_print(result);
 }
 

@@ -208,4 +208,8 @@ void range_gaps_print(const json_t *result)
     size_t shown = listed < GAPS_SHOWN ? listed : GAPS_SHOWN;
     if (total > shown)
         output_note("  and %" PRIu64 " more gaps (--json shows more of them)", total - shown);
+    uint64_t undecided = answer_count(result, "undecided");
+    if (undecided > 0)
+        output_note("  %" PRIu64 " packet%s not decided, and left out: what layer 7 found of %s flows is not recorded (setting classify)", undecided,
+                    undecided == 1 ? "" : "s", undecided == 1 ? "its" : "their");
 }

@@ -1,5 +1,5 @@
 /*
- * recorder_command.c - the recorder itself and this program: interfaces, shutdown, version, help.
+ * recorder_command.c - the recorder itself and this program: interfaces, apps, shutdown, version, help.
  */
 #include <errno.h>
 #include <ftw.h>
@@ -102,6 +102,34 @@ const struct command interfaces_command = {
     .summary = "list the interfaces that can be recorded",
     .examples = "  tapeloop interfaces",
     .run = interfaces_run,
+};
+
+/* ---- apps ------------------------------------------------------------------------------------ */
+
+static int apps_run(const struct invocation *invocation, struct failure *failure)
+{
+    json_t *result = NULL, *app;
+    size_t i;
+    int code = session_ask(invocation, SESSION_START, "apps", NULL, &result, failure);
+    if (code != 0)
+        return code;
+    if (output_is_json())
+        output_json(result);
+    else
+        json_array_foreach(answer_array(result, "apps"), i, app)
+            puts(output_printable(json_is_string(app) ? json_string_value(app) : ""));
+    json_decref(result);
+    return EXIT_DONE;
+}
+
+const struct command apps_command = {
+    .name = "apps",
+    .operands = "",
+    .summary = "list the protocols that layer 7 can tell, for app NAME in rules and filters",
+    .details = "A flow that is found to be none of them is called Unknown. What a ring records of its flows,\n"
+               "and from when on, is its setting classify.",
+    .examples = "  tapeloop apps | grep -i dns",
+    .run = apps_run,
 };
 
 /* ---- shutdown -------------------------------------------------------------------------------- */

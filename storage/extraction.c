@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@
 #include "run_maker.h"
 #include "segment_reader.h"
 #include "text.h"
+#include "verdicts.h"
 #include "verifier.h"
 #include "worker.h"
 
@@ -87,6 +89,11 @@ struct extraction {
     packet_headers_of *headers_of;
     struct packet cut; /* in a job that hands out headers only: the packet up to their end */
     packet_levels_of *levels_of;
+    flow_keys_of *keys_of;
+    struct verdicts *verdicts; /* what layer 7 has found lately; null: it has not been asked */
+    uint64_t verdict_seed;
+    uint32_t apps;      /* of the filter, as filter_apps() has them */
+    uint64_t undecided; /* packets */
     char *filter_text;
     struct filter *filter;
     struct narrowing *narrowing; /* of the same text; null: it narrows nothing, or is not to */
@@ -505,6 +512,46 @@ static void cut_to_headers(struct extraction *extraction, struct reader_packet *
     packet->packet = &extraction->cut;
 }
 
+/* Which `app` words hold for what was recorded of a conversation: for the reader. */
+static uint32_t truth_of(void *context, const char *verdict)
+{
+    const struct extraction *extraction = context;
+    return filter_app_truth(extraction->filter, verdict);
+}
+
+/*
+ * What is known of the packet's conversation: of a sealed segment what is recorded there, of one that is still being filled what layer 7 has found by
+ * now. False: nothing.
+ */
+static bool know_app(const struct extraction *extraction, const struct reader_packet *packet, uint32_t *truth)
+{
+    uint16_t link_type = reader_interface(extraction->reader, packet->interface)->link_type, app[2];
+    char text[VERDICT_TEXT_BYTES];
+    struct flow_keys keys;
+    uint64_t hash;
+    *truth = 0;
+    extraction->keys_of(link_type, packet->packet->bytes, packet->packet->captured_bytes, &keys);
+    if (!verdicts_hash(&keys, extraction->verdict_seed, &hash))
+        return true; /* it is of none: no `app` holds for it */
+    if (!packet->unsealed)
+        return packet->verdicts && segment_verdicts_get(packet->verdicts, hash, truth);
+    if (!extraction->verdicts || !verdicts_get(extraction->verdicts, hash, app) || !verdicts_text(extraction->verdicts, app, text))
+        return false;
+    *truth = filter_app_truth(extraction->filter, text);
+    return true;
+}
+
+/* Whether the packet is to be handed out. */
+static bool matches(struct extraction *extraction, const struct reader_packet *packet, bool known, uint32_t truth)
+{
+    const struct filter_program *program = extraction->exit[packet->interface].program;
+    if (extraction->apps == 0)
+        return filter_match(program, packet->packet, packet->rule);
+    enum filter_answer answer = filter_ask(program, packet->packet, packet->rule, known, truth);
+    extraction->undecided += answer == FILTER_UNDECIDED;
+    return answer == FILTER_YES;
+}
+
 static int hand_out(struct extraction *extraction)
 {
     struct reader_packet packet;
@@ -517,9 +564,11 @@ static int hand_out(struct extraction *extraction)
             result = add_exits(extraction);
         if (result)
             return result;
+        uint32_t truth = 0;
+        bool known = extraction->apps == 0 || know_app(extraction, &packet, &truth);
         if (extraction->job.headers_only)
             cut_to_headers(extraction, &packet);
-        if (!filter_match(extraction->exit[packet.interface].program, packet.packet, packet.rule))
+        if (!matches(extraction, &packet, known, truth))
             continue;
         reader_matched(extraction->reader);
         result = extraction->numbers ? note_number(extraction, &packet) : write_packet(extraction, &packet);
@@ -591,6 +640,17 @@ static int give_segments(struct extraction *extraction)
                   : 0;
 }
 
+/* A filter that asks for what layer 7 finds needs to know of names and of conversations. */
+static int prepare_apps(struct extraction *extraction)
+{
+    extraction->apps = filter_apps(extraction->filter);
+    if (extraction->apps == 0)
+        return 0;
+    if (!extraction->keys_of)
+        return fail(&extraction->failure, ERR_UNSUPPORTED, "nobody here knows conversations");
+    return extraction->verdicts ? filter_check_apps(extraction->filter, extraction->verdicts, &extraction->failure) : 0;
+}
+
 static int await_plan(struct extraction *extraction)
 {
     int result = 0;
@@ -602,7 +662,7 @@ static int await_plan(struct extraction *extraction)
     }
     if (!result && !extraction->filter)
         result = filter_open(NULL, extraction->levels_of, &extraction->filter, &extraction->failure);
-    return result;
+    return result ? result : prepare_apps(extraction);
 }
 
 static void describe_section(const struct extraction *extraction, char *text, size_t size)
@@ -648,6 +708,8 @@ static int open_reader(struct extraction *extraction)
         .follow = extraction->job.follow != 0,
         .memory_max = extraction->job.memory_max,
         .narrowing = extraction->narrowing,
+        .truth_of = extraction->apps != 0 ? truth_of : NULL,
+        .verdict_seed = extraction->verdict_seed,
         .judge = judge,
         .gap = note_gap,
         .tick = tick,
@@ -673,6 +735,12 @@ static int finish_output(struct extraction *extraction)
             continue;
         reader_account(extraction->reader, i, &statistics.received, &statistics.dropped);
         capture_writer_statistics(extraction->writer, (uint32_t)way->number, &statistics);
+    }
+    if (extraction->undecided > 0) {
+        char text[256];
+        snprintf(text, sizeof text, "undecided: %" PRIu64 " packets are not here of which it is not recorded what layer 7 found, which the filter asks for",
+                 extraction->undecided);
+        capture_writer_comment(extraction->writer, text);
     }
     int result = capture_writer_finish(extraction->writer);
     if (result)
@@ -796,12 +864,12 @@ static bool job_fits(const struct worker_job *job, uint32_t descriptors)
     uint32_t outputs = job->kind != WORKER_VERIFY;
     if (job->kind < WORKER_EXTRACT || job->kind > WORKER_NUMBERS || (job->kind == WORKER_NUMBERS && job->follow))
         return false;
-    if (job->disks > RING_DISKS_MAX || job->gauge > 1)
+    if (job->disks > RING_DISKS_MAX || job->gauge > 1 || job->verdicts > 1)
         return false;
     for (uint32_t i = 0; i < job->disks && job->gauge; i++)
         if (job->disk[i].number >= RING_DISKS_MAX)
             return false;
-    return descriptors == job->disks + outputs + job->gauge &&
+    return descriptors == job->disks + outputs + job->gauge + job->verdicts &&
            job->from_ns <= job->to_ns && job->seconds_max <= WORKER_SECONDS_MAX &&
            (job->kind != WORKER_EXTRACT || (job->format >= WORKER_PCAPNG && job->format <= WORKER_PCAP_US));
 }
@@ -830,6 +898,15 @@ static int open_disk(struct extraction *extraction, uint32_t i, int fd)
     return 0;
 }
 
+/* Before the process confines itself: afterwards it could not ask for one. */
+static void seed_take(struct extraction *extraction)
+{
+    if (extraction->verdicts)
+        extraction->verdict_seed = verdicts_seed(extraction->verdicts);
+    else if (getrandom(&extraction->verdict_seed, sizeof extraction->verdict_seed, GRND_NONBLOCK) < 0)
+        extraction->verdict_seed = (uint64_t)now_ns();
+}
+
 /* The first message. Every descriptor that came is taken over or closed. */
 static int take_job(struct extraction *extraction)
 {
@@ -850,6 +927,9 @@ static int take_job(struct extraction *extraction)
         extraction->pressure.seat = extraction->job.seat;
         if (extraction->job.gauge && !result) /* the mapping outlives the descriptor */
             result = pressure_gauge_map(received.descriptor[used], &extraction->pressure.page);
+        if (extraction->job.verdicts && !result)
+            result = verdicts_map(received.descriptor[received.descriptors - 1], &extraction->verdicts);
+        seed_take(extraction);
     }
     while (used < received.descriptors)
         close(received.descriptor[used++]);
@@ -884,6 +964,7 @@ static void send_done(struct extraction *extraction, int result)
     done.runs = extraction->runs.asked;
     done.runs_bad = extraction->runs.bad;
     done.run_bytes = extraction->runs.bytes_read;
+    done.undecided = extraction->undecided;
     if (extraction->writer)
         done.times_moved = capture_writer_times_moved(extraction->writer);
     const char *text = extraction->failure.code ? extraction->failure.text : error_text(result);
@@ -895,6 +976,11 @@ static void send_done(struct extraction *extraction, int result)
 void extraction_set_headers(struct extraction *extraction, packet_headers_of *headers_of)
 {
     extraction->headers_of = headers_of;
+}
+
+void extraction_set_keys(struct extraction *extraction, flow_keys_of *keys_of)
+{
+    extraction->keys_of = keys_of;
 }
 
 int extraction_open(int socket, packet_levels_of *levels_of, struct extraction **out)
@@ -953,6 +1039,7 @@ void extraction_close(struct extraction **out)
     for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
         disk_close(&extraction->disk[i]);
     pressure_gauge_unmap(&extraction->pressure.page);
+    verdicts_close(&extraction->verdicts);
     if (extraction->output >= 0)
         close(extraction->output);
     free(extraction->inbox);

@@ -12,6 +12,7 @@
 #define STORAGE_EXTRACTION_H
 
 #include "errors.h"
+#include "flow_keys.h"
 #include "packet_headers.h"
 #include "packet_levels.h"
 
@@ -25,6 +26,9 @@ int extraction_open(int socket, packet_levels_of *levels_of, struct extraction *
 
 /* What decodes headers, for jobs that hand out no more than those; without it they fail. */
 void extraction_set_headers(struct extraction *extraction, packet_headers_of *headers_of);
+
+/* What tells conversations apart, for filters that ask for `app`; without it they fail. */
+void extraction_set_keys(struct extraction *extraction, flow_keys_of *keys_of);
 
 /* Does the job and sends DONE, with result and sentence. Returns the result; ERR_CLOSED also where
  * the recorder is gone. */

@@ -146,18 +146,56 @@ const struct filter_program *filter_for(struct filter *filter, uint16_t link_typ
     return &program->head;
 }
 
-bool filter_judge(const struct filter_program *head, const struct packet *packet, uint32_t rule)
+uint32_t filter_apps(const struct filter *filter)
 {
-    const struct program *program = (const struct program *)head;
+    return filter_words_apps(filter->words);
+}
+
+uint32_t filter_app_truth(const struct filter *filter, const char *verdict)
+{
+    return filter_words_app_truth(filter->words, verdict);
+}
+
+int filter_check_apps(const struct filter *filter, const struct verdicts *verdicts, struct failure *failure)
+{
+    return filter_words_check_apps(filter->words, verdicts, failure);
+}
+
+static uint32_t truth_of(const struct program *program, const struct packet *packet, uint32_t rule)
+{
     const struct filter *filter = program->filter;
-    if (head->verdict != FILTER_JUDGES)
-        return false;
-    uint32_t truth = 0;
-    if (filter_words_count(filter->words) > 0)
-        truth = filter_words_judge(filter->words, filter->levels_of, head->link_type, packet, rule);
+    return filter_words_count(filter->words) == 0
+               ? 0
+               : filter_words_judge(filter->words, filter->levels_of, program->head.link_type, packet, rule);
+}
+
+static bool holds(const struct program *program, const struct packet *packet, uint32_t truth)
+{
     const struct bpf_program *code = &program->code[truth];
     return code->bf_len > 0 &&
            bpf_filter(code->bf_insns, packet->bytes, packet->original_bytes, packet->captured_bytes) != 0;
+}
+
+bool filter_judge(const struct filter_program *head, const struct packet *packet, uint32_t rule)
+{
+    const struct program *program = (const struct program *)head;
+    return head->verdict == FILTER_JUDGES && holds(program, packet, truth_of(program, packet, rule));
+}
+
+enum filter_answer filter_ask(const struct filter_program *head, const struct packet *packet, uint32_t rule, bool known, uint32_t app)
+{
+    const struct program *program = (const struct program *)head;
+    if (head->verdict != FILTER_JUDGES)
+        return head->verdict == FILTER_EVERYTHING ? FILTER_YES : FILTER_NO;
+    uint32_t truth = truth_of(program, packet, rule), apps = filter_words_apps(program->filter->words);
+    bool first = holds(program, packet, truth | app);
+    if (known || apps == 0)
+        return first ? FILTER_YES : FILTER_NO;
+    /* Each way in which the protocols can turn out. */
+    for (uint32_t way = apps; way != 0; way = (way - 1) & apps)
+        if (holds(program, packet, truth | way) != first)
+            return FILTER_UNDECIDED;
+    return first ? FILTER_YES : FILTER_NO;
 }
 
 static int check(struct filter *filter, struct failure *failure)

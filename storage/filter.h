@@ -25,6 +25,7 @@
 #include "errors.h"
 #include "packet.h"
 #include "packet_levels.h"
+#include "verdicts.h"
 
 enum filter_verdict {
     FILTER_EVERYTHING, /* no expression */
@@ -52,10 +53,31 @@ int filter_open(const char *text, packet_levels_of *levels_of, struct filter **o
 /* The program for a LINKTYPE_ value, compiled when first asked for. Null: no memory. */
 const struct filter_program *filter_for(struct filter *filter, uint16_t link_type);
 
+/*
+ * `app NAME` is judged on the packet's conversation, so by what others know of it: bits for filter_ask(). filter_apps(): those that it
+ * has, 0 where the filter does not ask; filter_app_truth(): which of them hold for what was recorded of a conversation (verdicts.h).
+ */
+uint32_t filter_apps(const struct filter *filter);
+uint32_t filter_app_truth(const struct filter *filter, const char *verdict);
+
+/* ERR_INVALID, with a sentence, where it asks for a protocol that `verdicts` do not know. */
+int filter_check_apps(const struct filter *filter, const struct verdicts *verdicts, struct failure *failure);
+
+enum filter_answer {
+    FILTER_NO,
+    FILTER_YES,
+    FILTER_UNDECIDED, /* it depends on what the conversation is, and that is not known */
+};
+
+/* Of a packet whose conversation is known (`app`: the bits that hold), or is not. Undecided is never said where the rest of the
+ * filter decides. */
+enum filter_answer filter_ask(const struct filter_program *program, const struct packet *packet, uint32_t rule, bool known,
+                              uint32_t app);
+
 /* filter_match() asks this only where there is an expression. */
 bool filter_judge(const struct filter_program *program, const struct packet *packet, uint32_t rule);
 
-/* `rule`: the id of the rule that kept the packet; 0: none. */
+/* `rule`: the id of the rule that kept the packet; 0: none. Where the filter asks for no `app`; with one, as if none held. */
 static inline bool filter_match(const struct filter_program *program, const struct packet *packet, uint32_t rule)
 {
     return program->verdict == FILTER_EVERYTHING || filter_judge(program, packet, rule);

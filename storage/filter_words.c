@@ -34,6 +34,7 @@ enum word_type {
     WORD_INNER,
     WORD_OUTER,
     WORD_RULE,
+    WORD_APP,
     WORD_AFTER,
     WORD_BEFORE
 };
@@ -51,6 +52,7 @@ struct word {
     struct socket_address end[2];
     uint8_t digest[DIGEST_BYTES];
     uint32_t rule;
+    char app[VERDICT_TEXT_BYTES];
     int64_t time_ns;       /* AFTER, BEFORE */
     struct filter *inner;  /* INNER, OUTER */
     const struct filter_program *program; /* inner's, for LINK_RAW_IP */
@@ -243,6 +245,22 @@ static int parse_rule(const char *text, struct word *word, struct failure *failu
     return 0;
 }
 
+static int parse_app(const char *text, struct word *word, struct failure *failure)
+{
+    struct token token = token_at(text, word->to);
+    char quote = text[token.from];
+    if (quote == '"' || quote == '\'') { /* a name with parentheses, say */
+        const char *end = strchr(text + token.from + 1, quote);
+        token = (struct token){.type = end ? TOKEN_WORD : TOKEN_OTHER, .from = token.from + 1, .to = end ? (size_t)(end - text) : token.to};
+        word->to = token.to + 1;
+    } else {
+        word->to = token.to;
+    }
+    if (token.to == token.from || !word_text(text, &token, word->app, sizeof word->app))
+        return expected(failure, &token, "the name of a protocol (tapeloop apps lists them)");
+    return 0;
+}
+
 /* With date, time and zone: nothing that depends on where, or when, the filter is read. */
 static int parse_time(const char *text, struct word *word, struct failure *failure)
 {
@@ -327,20 +345,16 @@ static int parse_word(struct filter_words *words, const struct token *token,
                  {"inner", WORD_INNER, parse_network},
                  {"outer", WORD_OUTER, parse_network},
                  {"rule", WORD_RULE, parse_rule},
+                 {"app", WORD_APP, parse_app},
                  {"after", WORD_AFTER, parse_time},
                  {"before", WORD_BEFORE, parse_time}};
-    if (token_is(words->text, token, "app"))
-        return fail(failure, ERR_INVALID,
-                    "the filter is not valid: column %zu: `app` cannot be asked for yet: what "
-                    "layer 7 finds is not stored",
-                    token->from + 1);
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         if (!token_is(words->text, token, known[i].name))
             continue;
         if (words->count == FILTER_WORDS_MAX)
             return fail(failure, ERR_INVALID,
                         "the filter is not valid: column %zu: more than %u of flow, community, "
-                        "inner, outer, rule, after and before",
+                        "inner, outer, rule, app, after and before",
                         token->from + 1, FILTER_WORDS_MAX);
         struct word *word = &words->word[words->count++];
         word->type = known[i].type;
@@ -385,6 +399,32 @@ int filter_words_open(const char *text, struct filter_words **out, struct failur
 uint32_t filter_words_count(const struct filter_words *words)
 {
     return words->count;
+}
+
+uint32_t filter_words_apps(const struct filter_words *words)
+{
+    uint32_t apps = 0;
+    for (uint32_t i = 0; i < words->count; i++)
+        apps |= (uint32_t)(words->word[i].type == WORD_APP) << i;
+    return apps;
+}
+
+uint32_t filter_words_app_truth(const struct filter_words *words, const char *verdict)
+{
+    uint32_t truth = 0;
+    for (uint32_t i = 0; i < words->count; i++)
+        truth |= (uint32_t)(words->word[i].type == WORD_APP && verdict_is(verdict, words->word[i].app)) << i;
+    return truth;
+}
+
+int filter_words_check_apps(const struct filter_words *words, const struct verdicts *verdicts, struct failure *failure)
+{
+    for (uint32_t i = 0; i < words->count; i++)
+        if (words->word[i].type == WORD_APP && !verdicts_know(verdicts, words->word[i].app))
+            return fail(failure, ERR_INVALID,
+                        "the filter is not valid: column %zu: layer 7 knows no protocol %s: tapeloop apps lists those that it does",
+                        words->word[i].from + 1, words->word[i].app);
+    return 0;
 }
 
 char *filter_words_text(const struct filter_words *words, uint32_t truth)

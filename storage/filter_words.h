@@ -9,6 +9,8 @@
  *     inner PRIMITIVE          an IP header in a tunnel or behind MPLS labels, and what follows it, is a packet that matches
  *     outer PRIMITIVE          the first IP header is, whatever tags and labels stand before it
  *     rule N                   what the rule with this number in the ring kept
+ *     app NAME                 layer 7 has found that the packet's conversation is NAME (verdicts.h); one of its two protocols is enough. In quotes
+ *                              where it is not a word
  *     after T, before T        not earlier than T; earlier. RFC 3339, with a zone
  *
  * They are found where a primitive can begin. libpcap gets the rest of the text, with a primitive
@@ -26,6 +28,7 @@
 #include "errors.h"
 #include "packet.h"
 #include "packet_levels.h"
+#include "verdicts.h"
 
 #define FILTER_WORDS_MAX 6u /* 64 programs a link type */
 
@@ -40,7 +43,16 @@ uint32_t filter_words_count(const struct filter_words *words);
  * memory. */
 char *filter_words_text(const struct filter_words *words, uint32_t truth);
 
-/* Which of the words are true of a packet: `truth`. `rule`: the id that it was stored under. */
+/* Which of them are `app`: bits as of `truth`. */
+uint32_t filter_words_apps(const struct filter_words *words);
+
+/* Which of those hold for what was recorded of a conversation. */
+uint32_t filter_words_app_truth(const struct filter_words *words, const char *verdict);
+
+/* ERR_INVALID, with the column, where one of them asks for a name that `verdicts` do not know. */
+int filter_words_check_apps(const struct filter_words *words, const struct verdicts *verdicts, struct failure *failure);
+
+/* Which of the words are true of a packet: `truth`; not of `app`, which no packet says. `rule`: the id that it was stored under. */
 uint32_t filter_words_judge(const struct filter_words *words, packet_levels_of *levels_of,
                             uint16_t link_type, const struct packet *packet, uint32_t rule);
 

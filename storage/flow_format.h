@@ -18,6 +18,7 @@
 #define FLOW_INDEX_STATES_MAX 1024u
 #define FLOW_INDEX_SETS_MAX 256u
 #define FLOW_INDEX_APPS_MAX 1024u
+#define FLOW_INDEX_NAMES_BYTES 4096u /* of all names of applications, each with its length */
 #define FLOW_INDEX_SERVICES_MAX 255u
 #define FLOW_INDEX_CHUNK 256u      /* flows whose postings are one piece with one checksum; and that share a mark */
 #define FLOW_INDEX_END_CHUNK 512u  /* ends that share a mark */

@@ -39,6 +39,9 @@
 #define GATHER_AHEAD 12u /* flows */
 #define FRESH_MAX 32u /* flows whose ends are not looked up yet */
 #define MARKS_MAX (FLOW_INDEX_FLOWS_MAX / FLOW_INDEX_CHUNK + FLOW_INDEX_ENDS_MAX / FLOW_INDEX_END_CHUNK + 1) /* of either kind */
+#define JUDGED_AT_ONCE 32u /* flows */
+#define STATES_KEPT 128u /* of the states, for applications alone */
+#define ANY_SET (FLOW_INDEX_SETS_MAX - 1) /* of entries: holds all, or is none, which readers take for all */
 
 /*
  * Open addressing, at most two thirds full. A slot is the number of a record plus one, and above it
@@ -132,7 +135,8 @@ struct flow_index {
     struct entry_set set[FLOW_INDEX_SETS_MAX];
     uint32_t sets;
     char app[FLOW_INDEX_APPS_MAX][64];
-    uint32_t apps;
+    uint32_t apps, app_bytes;
+    bool verdicts_expected;
 
     uint32_t *log;
     uint32_t logged;
@@ -510,7 +514,7 @@ void flow_index_clear(struct flow_index *index)
     memset(index->ends_of, 0, sizeof index->ends_of);
     memset(&index->set[0], 0, sizeof index->set[0]);
     index->sets = 1; /* the empty one */
-    index->apps = 0;
+    index->apps = index->app_bytes = 0;
     index->logged = index->blocks = index->frame_block = index->covered = 0;
     index->stopped = false;
     static const struct flow_keys rest = {
@@ -604,20 +608,97 @@ void flow_index_end_frame(struct flow_index *index, uint32_t frame_bytes)
             (struct block_start){.log = index->logged, .offset = FLOW_INDEX_NO_RECORD};
 }
 
-void flow_index_verdict(struct flow_index *index, const struct flow_keys *keys, uint64_t hash,
-                        const char *name)
+/* The number of an application plus one; 0: no room, or no name. */
+static uint16_t app_take(struct flow_index *index, const char *name)
 {
     uint32_t app = 0, length = (uint32_t)strlen(name);
     while (app < index->apps && strcmp(index->app[app], name) != 0)
         app++;
+    if (app < index->apps)
+        return (uint16_t)(app + 1);
     if (app == FLOW_INDEX_APPS_MAX || length == 0 || length >= sizeof index->app[0] ||
-        index->stopped)
-        return;
-    if (app == index->apps)
-        memcpy(index->app[index->apps++], name, length + 1);
-    uint32_t flow = flow_take(index, keys, hash);
+        index->app_bytes + 1 + length > FLOW_INDEX_NAMES_BYTES)
+        return 0;
+    memcpy(index->app[index->apps++], name, length + 1);
+    index->app_bytes += 1 + length;
+    return (uint16_t)(app + 1);
+}
+
+void flow_index_verdict(struct flow_index *index, const struct flow_keys *keys, uint64_t hash,
+                        const char *name)
+{
+    uint16_t app = index->stopped ? 0 : app_take(index, name);
+    uint32_t flow = app > 0 ? flow_take(index, keys, hash) : FLOW_REST;
     if (flow != FLOW_REST)
-        index->state[flow].app = (uint16_t)(app + 1);
+        index->state[flow].app = app;
+}
+
+/* What is asked of layer 7 for some flows at a time, so that memory is waited for once. */
+struct asked {
+    uint32_t flow[JUDGED_AT_ONCE];
+    uint64_t hash[JUDGED_AT_ONCE];
+    uint32_t count;
+};
+
+/* Few pairs of protocols are on many flows: their names are looked up once. */
+struct pairs {
+    uint32_t pair[FLOW_INDEX_APPS_MAX];
+    uint16_t app[FLOW_INDEX_APPS_MAX];
+    uint32_t count;
+};
+
+static uint16_t pair_app(struct flow_index *index, const struct verdicts *verdicts, struct pairs *pairs,
+                         const uint16_t protocol[2])
+{
+    char text[VERDICT_TEXT_BYTES];
+    uint32_t pair = protocol[0] | (uint32_t)protocol[1] << 16, i = 0;
+    while (i < pairs->count && pairs->pair[i] != pair)
+        i++;
+    if (i < pairs->count)
+        return pairs->app[i];
+    uint16_t app = verdicts_text(verdicts, protocol, text) ? app_take(index, text) : 0;
+    if (pairs->count < FLOW_INDEX_APPS_MAX) {
+        pairs->pair[pairs->count] = pair;
+        pairs->app[pairs->count++] = app;
+    }
+    return app;
+}
+
+static void asked_answer(struct flow_index *index, const struct verdicts *verdicts, struct pairs *pairs,
+                         struct asked *asked)
+{
+    for (uint32_t i = 0; i < asked->count; i++) {
+        uint16_t protocol[2];
+        if (verdicts_get(verdicts, asked->hash[i], protocol))
+            index->state[asked->flow[i]].app = pair_app(index, verdicts, pairs, protocol);
+    }
+    asked->count = 0;
+}
+
+void flow_index_expect_verdicts(struct flow_index *index)
+{
+    index->verdicts_expected = true;
+}
+
+void flow_index_judge(struct flow_index *index, const struct verdicts *verdicts)
+{
+    uint64_t seed = verdicts_seed(verdicts);
+    struct asked asked = {.count = 0};
+    struct pairs pairs;
+    pairs.count = 0;
+    for (uint32_t flow = FLOW_REST + 1; flow < index->flows; flow++) {
+        struct flow_keys keys;
+        memcpy(&keys, &index->record[flow], FLOW_KEY_BYTES);
+        if ((keys.kind.marks & FLOW_INNER) != 0)
+            keys.inner = index->inner[index->state[flow].inner - 1];
+        if (!verdicts_hash(&keys, seed, &asked.hash[asked.count]))
+            continue;
+        verdicts_prefetch(verdicts, asked.hash[asked.count]);
+        asked.flow[asked.count++] = flow;
+        if (asked.count == JUDGED_AT_ONCE)
+            asked_answer(index, verdicts, &pairs, &asked);
+    }
+    asked_answer(index, verdicts, &pairs, &asked);
 }
 
 void flow_index_stop(struct flow_index *index)
@@ -673,7 +754,7 @@ static uint64_t bound_of(const struct flow_index *index, uint64_t ends, uint64_t
     uint64_t packets = index->logged, blocks = index->blocks + 2ul;
     uint64_t bytes = sizeof(struct flow_index_head) + FLOW_PARTS * 8 + blocks * 4;
     bytes += 256 * sizeof(struct frame_entry) + FLOW_INDEX_SERVICES_MAX * 2;
-    bytes += index->apps * 64ul + (index->sets + 1ul) * 32;
+    bytes += (index->verdicts_expected ? FLOW_INDEX_NAMES_BYTES : index->app_bytes) + (index->sets + 1ul) * 32;
     bytes += kinds * 18 + inners * 45 + macs * 6;
     bytes += (flows < FLOW_INDEX_STATES_MAX ? flows : FLOW_INDEX_STATES_MAX) * 6;
     bytes += index->ends_of[1] * 4ul + index->ends_of[2] * 17ul;
@@ -969,24 +1050,41 @@ static void encode_kinds(struct encoding *encoding)
     mark_column(encoding, FLOW_COLUMN_KIND, FLOW_PART_KIND);
 }
 
-/* States are gathered in a small table. What finds no room gets state 0, which allows everything. */
-static uint16_t state_take(struct encoding *encoding, const struct flow_state *flow)
+/* The number of a state, which is made while there are fewer than `most`; else 0. */
+static uint16_t state_find(struct encoding *encoding, const struct flow_state *flow, uint32_t most)
 {
     uint64_t word = flow->tcp_flags | (uint64_t)flow->ways << 8 | (uint64_t)flow->set << 16 |
                     (uint64_t)flow->app << 32;
     uint32_t at = (uint32_t)fold(word, encoding->index->seed[2] | 1) % STATE_SLOTS;
     while (encoding->state_slot[at] != 0 && encoding->state_word[encoding->state_slot[at]] != word)
         at = (at + 1) % STATE_SLOTS;
-    if (encoding->state_slot[at] == 0 && encoding->states < FLOW_INDEX_STATES_MAX) {
-        encoding->state[encoding->states] = (struct flow_index_state){.tcp_flags = flow->tcp_flags,
-                                                                      .ways = flow->ways,
-                                                                      .set = le16_of(flow->set),
-                                                                      .app = le16_of(flow->app)};
+    if (encoding->state_slot[at] == 0 && encoding->states < most) {
+        encoding->state[encoding->states] = (struct flow_index_state){
+            .tcp_flags = flow->tcp_flags,
+            .ways = flow->ways,
+            .set = le16_of(flow->set),
+            .app = le16_of(flow->app)};
         encoding->state_word[encoding->states] = word;
         encoding->state_slot[at] = (uint16_t)encoding->states++;
     }
-    encoding->state_uses[encoding->state_slot[at]]++;
     return encoding->state_slot[at];
+}
+
+/*
+ * States are gathered in a small table. What finds no room gets one that allows everything, but for the application: nothing else
+ * says what that is, so it has places of its own. State 0 allows everything, and of it no application is known.
+ */
+static uint16_t state_take(struct encoding *encoding, const struct flow_state *flow)
+{
+    uint32_t most = FLOW_INDEX_STATES_MAX - (encoding->index->apps > 0 ? STATES_KEPT : 0);
+    uint16_t number = state_find(encoding, flow, most);
+    if (number == 0 && flow->app > 0) {
+        const struct flow_state any = {
+            .tcp_flags = UINT8_MAX, .ways = FLOW_WAY_0 | FLOW_WAY_1, .set = ANY_SET, .app = flow->app};
+        number = state_find(encoding, &any, FLOW_INDEX_STATES_MAX);
+    }
+    encoding->state_uses[number]++;
+    return number;
 }
 
 static void encode_states(struct encoding *encoding)

@@ -12,6 +12,8 @@
  * How much room the index will need in the slot is known at every moment, from above:
  * flow_index_bound(). The true size is two thirds of it, or less.
  *
+ * What layer 7 makes of its flows is asked when it is sealed: most verdicts come after the first packets.
+ *
  * Read by flow_index_reader.h.
  */
 #ifndef STORAGE_FLOW_INDEX_H
@@ -22,6 +24,7 @@
 
 #include "disk_format.h"
 #include "flow_keys.h"
+#include "verdicts.h"
 
 struct flow_index;
 
@@ -54,6 +57,15 @@ void flow_index_end_frame(struct flow_index *index, uint32_t frame_bytes);
 /* Layer 7 has found what a flow is; the flow need not have packets here. `name` has 1 to 63 bytes. */
 void flow_index_verdict(struct flow_index *index, const struct flow_keys *keys, uint64_t hash,
                         const char *name);
+
+/* Room is left for the names of applications: flow_index_bound() counts them from now on. */
+void flow_index_expect_verdicts(struct flow_index *index);
+
+/*
+ * The same of every flow that layer 7 knows of at this moment: once, before flow_index_encode(). Names beyond
+ * FLOW_INDEX_NAMES_BYTES find no room: their flows are not judged.
+ */
+void flow_index_judge(struct flow_index *index, const struct verdicts *verdicts);
 
 /* Bytes that flow_index_encode() will make at most. */
 uint32_t flow_index_bound(const struct flow_index *index);

@@ -92,7 +92,7 @@ static void ledger_close(struct indexer *indexer, struct job *job)
 {
     struct segment_ledger *ledger = job->ledger;
     if (job->indexed)
-        segment_ledger_encode(ledger, indexer->flows);
+        segment_ledger_encode(ledger, indexer->flows, keeper_options(indexer->keeper)->verdicts);
     else
         ledger->segment->coarse = true;
     while (segment_ledger_write(ledger, indexer->keeper, indexer->stream) == ERR_AGAIN) {
@@ -169,6 +169,8 @@ int indexer_open(struct keeper *keeper, struct stream *stream, struct indexer **
     pthread_cond_init(&indexer->work, NULL);
     clock_condition_init(&indexer->room);
     int code = flow_index_open(slot_bytes, &indexer->flows);
+    if (code == 0 && keeper_options(keeper)->verdicts)
+        flow_index_expect_verdicts(indexer->flows);
     for (uint32_t i = 0; i < INDEXER_LEDGERS && code == 0; i++) {
         code = segment_ledger_open(&indexer->ledger[i], slot_bytes);
         indexer->free[i] = true;

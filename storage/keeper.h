@@ -40,6 +40,7 @@
 #include "mender.h"
 #include "pool.h"
 #include "pressure.h"
+#include "verdicts.h"
 
 /*
  * Prepared segments of a stream: to prepare one takes three answers of a disk, so of small slots there are more, for as much as the buffers hold, but not more
@@ -63,6 +64,7 @@ struct keeper_options {
     struct mender_options mender; /* zeros: nothing is healed, sealed or scrubbed unasked */
     char host[64];
     flow_keys_of *keys_of;        /* what segments are indexed by; null: they get no key index */
+    const struct verdicts *verdicts; /* of layer 7, for key indexes; may be null; stays the caller's */
     struct pressure_page *gauge;  /* for readers; may be null; stays the caller's */
     struct pool *pool;            /* stays the caller's */
     struct catalog *catalog;      /* stays the caller's */

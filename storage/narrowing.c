@@ -14,6 +14,7 @@
 
 #include "errors.h"
 #include "narrowing_inside.h"
+#include "verdicts.h"
 
 #define UNSURE (FLOW_LINK_UNSURE | FLOW_NETWORK_UNSURE)
 #define ETHERTYPE_MPLS 0x8847
@@ -324,16 +325,11 @@ static enum narrowing_verdict judge_shim(const struct atom *atom, const struct f
 
 /* ---- what is ours ------------------------------------------------------------------------------ */
 
-static enum narrowing_verdict judge_app(const struct atom *atom, const struct flow_seen *seen)
+static enum narrowing_verdict judge_app(const struct atom *atom, const struct flow_keys *keys, const struct flow_seen *seen)
 {
     if (!seen->app)
-        return NARROWING_MAYBE;
-    /* Two protocols, "TLS.Example": either will do. */
-    const char *dot = strchr(seen->app, '.');
-    size_t head = dot ? (size_t)(dot - seen->app) : strlen(seen->app), wanted = strlen(atom->app);
-    bool match = strcasecmp(seen->app, atom->app) == 0 || (dot && strcasecmp(dot + 1, atom->app) == 0) ||
-                 (head == wanted && strncasecmp(seen->app, atom->app, head) == 0);
-    return match ? NARROWING_MAYBE : NARROWING_NONE;
+        return verdicts_never(&keys->kind) ? NARROWING_NONE : NARROWING_MAYBE;
+    return verdict_is(seen->app, atom->app) ? NARROWING_MAYBE : NARROWING_NONE;
 }
 
 static bool flow_is(const struct atom *atom, const struct level *level)
@@ -443,7 +439,7 @@ static enum narrowing_verdict judge_atom(const struct atom *atom, const struct f
                                .high = PORT_GENEVE};
         return no_more_than_maybe(judge_network(&geneve, keys, seen->ways));
     case ATOM_APP:
-        return judge_app(atom, seen);
+        return judge_app(atom, keys, seen);
     case ATOM_FLOW:
         return judge_flow(atom, keys);
     case ATOM_COMMUNITY:
@@ -717,7 +713,7 @@ static bool is_special(const struct flow_keys *keys, const struct flow_seen *see
     case SPECIAL_LABELS:
         return kind->labels > 0;
     case SPECIAL_NO_APP:
-        return seen->app == NULL;
+        return seen->app == NULL && !verdicts_never(kind);
     case SPECIAL_EXTENSIONS:
         return (kind->marks & FLOW_EXTENSIONS) != 0;
     case SPECIAL_TAGGED_ODDLY:

@@ -112,7 +112,7 @@ enum narrowing_special { /* flows that a key says nothing about */
     SPECIAL_NETWORK_UNSURE = 1,
     SPECIAL_TRANSPORT_UNSURE = 2,
     SPECIAL_LABELS = 3,        /* flows behind MPLS labels */
-    SPECIAL_NO_APP = 4,        /* flows without a verdict */
+    SPECIAL_NO_APP = 4,        /* flows without a verdict that may yet have had one */
     SPECIAL_EXTENSIONS = 5,    /* FLOW_EXTENSIONS */
     SPECIAL_TAGGED_ODDLY = 6,  /* tags and something else before the network header, or many tags */
     SPECIAL_NOT_ETHERNET = 7,

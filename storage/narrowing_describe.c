@@ -80,7 +80,7 @@ static void put_atom(struct writer *writer, const struct atom *atom)
         put(writer, "geneve");
         break;
     case ATOM_APP:
-        put(writer, "app");
+        put(writer, "app %s", atom->app);
         break;
     case ATOM_FLOW:
         put(writer, "flow ");

@@ -707,6 +707,31 @@ static bool raw_word(struct parser *parser, char *word, size_t room)
     return true;
 }
 
+/* A name, up to where filter_words.c sees its end, too: who finds another name there passes packets by that match. */
+static bool name_word(struct parser *parser, char *word, size_t room)
+{
+    spaces(parser);
+    size_t length = 0;
+    const char *from = parser->at;
+    if (*from == '"' || *from == '\'') {
+        const char *end = strchr(++from, *parser->at);
+        if (!end || end == from || (size_t)(end - from) >= room)
+            return false;
+        memcpy(word, from, (size_t)(end - from));
+        word[end - from] = '\0';
+        parser->at = end + 1;
+        return true;
+    }
+    while (isalnum((unsigned char)parser->at[length]) || (parser->at[length] != '\0' && strchr("_.:-/", parser->at[length])))
+        length++;
+    if (length == 0 || length >= room)
+        return false;
+    memcpy(word, parser->at, length);
+    word[length] = '\0';
+    parser->at += length;
+    return true;
+}
+
 static bool socket_of(const char *word, struct host *host, uint16_t *port)
 {
     char address[WORD_MAX];
@@ -775,7 +800,7 @@ static bool own_primitive(struct parser *parser, struct qualifiers *q, uint32_t 
         *node = flow_primitive(parser);
     } else if (take(parser, "app")) {
         atom.type = ATOM_APP;
-        parser->failed |= !raw_word(parser, word, sizeof atom.app);
+        parser->failed |= !name_word(parser, word, sizeof atom.app);
         if (!parser->failed)
             memcpy(atom.app, word, strlen(word) + 1);
         *node = atom_new(parser, &atom);

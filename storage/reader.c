@@ -766,6 +766,8 @@ int reader_open(const struct reader_options *options, struct reader **out)
     reader->shared.from_ns = options->from_ns;
     reader->shared.to_ns = options->to_ns;
     reader->shared.narrowing = options->narrowing;
+    reader->shared.truth_of = options->truth_of;
+    reader->shared.verdict_seed = options->verdict_seed;
     reader->shared.judge = options->judge;
     reader->shared.may_read = options->may_read;
     reader->shared.is_gone = options->is_gone;
@@ -1057,6 +1059,8 @@ int reader_next(struct reader *reader, struct reader_packet *out)
         out->run = stream->info.run;
         out->stream = stream->info.stream;
         out->number = stream->next_packet - 1;
+        out->verdicts = stream->now.verdicts;
+        out->unsealed = stream->now.was_open;
         reader->last = stream;
         return 1;
     }

@@ -41,6 +41,10 @@ struct reader_options {
     uint64_t memory_max; /* bytes */
     /* The filter's tree, which stays the caller's: packets of which it says that they cannot match may be left out. Null: none are */
     const struct narrowing *narrowing;
+    /* Which `app` words of the filter hold for what was recorded of a conversation, and what its hashes are made with: then packets come with what is
+     * known of theirs. Null: it is not wanted. */
+    uint32_t (*truth_of)(void *context, const char *verdict);
+    uint64_t verdict_seed;
     /* A stretch did not pass: returns an enum worker_judgement, or a negative code, with which
      * reader_next() then ends. */
     int (*judge)(void *context, const struct worker_bad *bad);
@@ -72,6 +76,8 @@ struct reader_packet {
     struct identity run;         /* these three name it in the whole ring, wherever copies of it lie */
     uint32_t stream;
     uint64_t number;
+    const struct segment_verdicts *verdicts; /* where options.truth_of is set: of its segment; until the next call. Null: nothing was recorded of it */
+    bool unsealed; /* its segment was still being filled when it was read: there are none yet */
 };
 
 /* 1: a packet; 0: everything known has been handed out; negative: the job is over. */

@@ -41,6 +41,7 @@ struct ring {
     struct identity run;
     struct pool *pool;
     struct pressure_gauge gauge;
+    struct verdicts *verdicts;
     atomic_bool heedless; /* as the mender */
     atomic_uint readers;
     _Atomic uint64_t readers_held_back_ns;
@@ -481,6 +482,8 @@ static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uin
 {
     atomic_store(&ring->heedless, ring->options.mender.heedless);
     int opened = pressure_gauge_open(&ring->gauge, failure);
+    if (opened == 0)
+        opened = verdicts_open(&ring->verdicts, failure);
     if (opened != 0)
         return opened;
     struct keeper_options options = {
@@ -491,6 +494,7 @@ static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uin
         .flush_window_ns = ring->options.flush_window_ns,
         .mender = ring->options.mender,
         .keys_of = ring->options.keys_of,
+        .verdicts = ring->verdicts,
         .gauge = ring->gauge.page,
         .pool = ring->pool,
         .catalog = ring->options.catalog,
@@ -625,6 +629,7 @@ static void ring_free(struct ring *ring)
     }
     keeper_free(&ring->keeper);
     pressure_gauge_close(&ring->gauge);
+    verdicts_close(&ring->verdicts);
     pool_close(&ring->pool);
     pthread_mutex_destroy(&ring->members_lock);
     pthread_mutex_destroy(&ring->lock);
@@ -1687,6 +1692,11 @@ struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity)
 int ring_pressure_fd(const struct ring *ring)
 {
     return atomic_load(&ring->heedless) ? -1 : ring->gauge.fd;
+}
+
+struct verdicts *ring_verdicts(const struct ring *ring)
+{
+    return ring->verdicts;
 }
 
 uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i)

@@ -173,6 +173,9 @@ struct disk *ring_disk(struct ring *ring, uint32_t i, struct identity *identity)
 
 /* The pressure gauge (pressure.h) for a reading process; disks are numbered as ring_disk() does. Stays the ring's. -1: it need not heed it. */
 int ring_pressure_fd(const struct ring *ring);
+
+/* What layer 7 finds in what is recorded into the ring, as long as it is open: the ring's. Any thread. */
+struct verdicts *ring_verdicts(const struct ring *ring);
 /* The generation of the i-th disk's superblock, as it was read or written last. Any thread. */
 uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i);
 /* All of it; nobody changes the ring meanwhile. */

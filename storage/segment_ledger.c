@@ -57,8 +57,10 @@ void segment_ledger_seal(struct segment_ledger *ledger, const struct keeper_opti
         abort();
 }
 
-void segment_ledger_encode(struct segment_ledger *ledger, struct flow_index *flows)
+void segment_ledger_encode(struct segment_ledger *ledger, struct flow_index *flows, const struct verdicts *verdicts)
 {
+    if (verdicts && verdicts_names(verdicts) > 0)
+        flow_index_judge(flows, verdicts);
     bool whole = flow_index_whole(flows) && flow_index_packets(flows) == ledger->index.packets;
     flow_frames_seal(flows, &ledger->index, &ledger->seal);
     ledger->segment->coarse = !whole || ledger->seal.flows_bytes == 0;

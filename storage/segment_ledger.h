@@ -37,8 +37,9 @@ void segment_ledger_begin(struct segment_ledger *ledger, struct segment *segment
 void segment_ledger_seal(struct segment_ledger *ledger, const struct keeper_options *options, enum seal_reason reason,
                          uint64_t frontier);
 
-/* Encodes the key index, which is the index's until it is cleared; one that is not whole is counted (`segments_coarse`). */
-void segment_ledger_encode(struct segment_ledger *ledger, struct flow_index *flows);
+/* Encodes the key index, which is the index's until it is cleared, with what layer 7 knows of its flows by now (`verdicts`, may be null); one that is
+ * not whole is counted (`segments_coarse`). */
+void segment_ledger_encode(struct segment_ledger *ledger, struct flow_index *flows, const struct verdicts *verdicts);
 
 /*
  * Writes what closes the segment, as far as there are buffers. 0: the segment is out of our hands, sealed or ended; ERR_AGAIN: no buffer,

@@ -767,6 +767,33 @@ static int narrowing_begin(struct segment_reader *reader, uint32_t place)
     return result;
 }
 
+static void forget_verdicts(struct segment_reader *reader)
+{
+    if (reader->verdicts)
+        reader->shared->verdict_bytes -= segment_verdicts_bytes(reader->verdicts);
+    segment_verdicts_close(&reader->verdicts);
+}
+
+/* What was recorded of conversations. Where it takes more memory than there is for it, they count as not judged. */
+static int learn(struct segment_reader *reader, struct flow_reader *index)
+{
+    struct segment_readers *shared = reader->shared;
+    int result = segment_verdicts_open(index, shared->verdict_seed, shared->truth_of, shared->context,
+                                       VERDICT_BYTES_MAX - shared->verdict_bytes, &reader->verdicts);
+    if (result == 0)
+        shared->verdict_bytes += segment_verdicts_bytes(reader->verdicts);
+    return result == ERR_NO_MEMORY ? 0 : result;
+}
+
+/* Whether anything of the segment is read for that selection. */
+static bool reads_any(const struct segment_reader *reader, const struct flow_selection *selection)
+{
+    uint32_t blocks = 0;
+    for (uint32_t i = 0; i < reader->entries; i++)
+        blocks += (le32_get(reader->entry[i].frame_bytes) + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    return selection->selected > 0 || selection->blocks < blocks;
+}
+
 /* Asks the key index at one place. 1: it has answered; 0: there is none; ERR_CORRUPT, ERR_IO: not of this place. */
 static int narrow_by(struct segment_reader *reader, uint32_t place)
 {
@@ -777,16 +804,21 @@ static int narrow_by(struct segment_reader *reader, uint32_t place)
     if (result < 0)
         return result;
     struct segment_narrowing *narrowing = reader->narrowing;
+    const struct narrowing *tree = reader->shared->narrowing;
     result = narrowing->result;
     if (result == 1)
-        result = flow_reader_select(narrowing->index, reader->shared->narrowing, false, &selection);
+        result = tree ? flow_reader_select(narrowing->index, tree, false, &selection) : 0;
     else if (result == 0)
         result = 1; /* there is none */
     if (result == 0)
         reader->shared->index_ahead_bytes =
             (uint32_t)round_up(segment_flows_slot_bytes(&narrowing->flows, flow_reader_front(narrowing->index)), INDEX_STEP_BYTES);
-    if (result == 0)
+    if (result == 0 && reader->shared->truth_of && (!tree || reads_any(reader, &selection)))
+        result = learn(reader, narrowing->index);
+    if (result == 0 && tree)
         result = take_selection(reader, narrowing->index, &selection);
+    if (result < 0)
+        forget_verdicts(reader);
     flow_selection_clear(&selection);
     narrowing_end_early(reader);
     return result < 0 ? result : !result;
@@ -824,7 +856,7 @@ static int narrow(struct segment_reader *reader)
         reader->shared->indexes_bad++;
         return 0;
     }
-    reader->shared->segments_narrowed += result == 1;
+    reader->shared->segments_narrowed += result == 1 && reader->shared->narrowing;
     return result < 0 ? result : 0;
 }
 
@@ -858,12 +890,14 @@ static int decide(struct segment_reader *reader)
     reader->decided = true;
     bool whole = segment->first_ns >= shared->from_ns &&
                  (segment->last_ns < shared->to_ns || shared->to_ns == INT64_MAX);
-    if (shared->everything || segment->state == SEGMENT_OPEN || (whole && !shared->narrowing) || is_gone(reader))
+    reader->was_open = segment->state == SEGMENT_OPEN;
+    bool asks = shared->narrowing || shared->truth_of; /* the key index */
+    if (shared->everything || segment->state == SEGMENT_OPEN || (whole && !asks) || is_gone(reader))
         return 0;
     int good = segment_reader_index(reader);
     if (good <= 0)
         return good;
-    if (shared->narrowing && !segment->whole) {
+    if (asks && !segment->whole) { /* one that was purged was written anew: nothing is recorded there of conversations, either */
         int result = segment->nothing ? narrow_by_run(reader) : narrow(reader);
         if (result < 0)
             return result;
@@ -880,6 +914,7 @@ static int decide(struct segment_reader *reader)
 static void distrust_index(struct segment_reader *reader)
 {
     drop_pieces(reader);
+    forget_verdicts(reader);
     reader->pruned = false;
     reader->exact = false;
     reader->index_state = INDEX_BAD;
@@ -1615,6 +1650,7 @@ void segment_reader_close(struct segment_reader *reader)
     free(reader->held);
     free(reader->entry);
     forget_selection(reader);
+    forget_verdicts(reader);
     reader->held = NULL;
     reader->entry = NULL;
     reader->entries = 0;

@@ -44,6 +44,7 @@
 #include "narrowing.h"
 #include "patience.h"
 #include "segment_blocks.h"
+#include "segment_verdicts.h"
 #include "worker.h"
 
 #define PIECE_BYTES (1024u * 1024)
@@ -53,6 +54,9 @@
 #define PIECE_FRAMES ((PIECE_ROOM_BYTES + PIECE_BYTES) / FRAME_BYTES_USUAL) /* of which blocks are read into one piece */
 
 #define INDEXES_AHEAD_MAX 8u /* of all streams */
+
+/* What is remembered of conversations in segments that are being read, where a filter asks for `app`: half a MiB for 20,000 of them. */
+#define VERDICT_BYTES_MAX (64u << 20)
 
 struct piece;
 struct segment_narrowing;
@@ -73,6 +77,9 @@ struct segment_readers {
     int64_t to_ns;   /* exclusive, INT64_MAX: no bound */
     bool everything; /* check also what lies outside the range: for verifying */
     const struct narrowing *narrowing; /* the filter's tree: frames in which nothing can match are not read. Null: all are */
+    /* What was recorded of conversations is wanted, where packets are read: whom to ask, and with what hashes are made (segment_verdicts.h). Null: it is not. */
+    verdict_truth_of *truth_of;
+    uint64_t verdict_seed;
     /* Tells the recorder of a stretch that did not pass. An enum worker_judgement, or a negative
      * code that ends the job. */
     int (*judge)(void *context, const struct worker_bad *bad);
@@ -94,6 +101,7 @@ struct segment_readers {
     struct index_ahead index_ahead[INDEXES_AHEAD_MAX];
     uint32_t index_ahead_bytes; /* of each, 0: all; what the last one needed before it was known what else to read */
     uint8_t *scratch; /* FRAME_BYTES_USUAL */
+    uint64_t verdict_bytes; /* of those of open readers, VERDICT_BYTES_MAX at most */
     uint64_t bytes_read;
     uint64_t frames_checked;
     uint64_t frames_bad;
@@ -158,6 +166,8 @@ struct segment_reader {
     uint32_t *want_block;        /* the block, of those below, that each entry begins with */
     struct segment_block *block; /* of the segment, as far as frames are read by blocks */
     bool sure;                   /* every packet that may match does */
+    bool was_open;               /* when its first frame was read: what has been found out since is not looked for on the disk */
+    struct segment_verdicts *verdicts; /* null: nothing is known of them, or nothing is wanted */
     struct segment_stretch stretch[STRETCHES_MAX]; /* of the step */
     enum index_state index_state;
     uint32_t entry_next; /* pruned: the entry of the frame at `at` */

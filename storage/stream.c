@@ -126,6 +126,8 @@ static int open_ledgers(struct stream *stream)
     int result = segment_ledger_open(&stream->own, options->slot_bytes);
     if (result == 0 && options->keys_of)
         result = flow_index_open(options->slot_bytes, &stream->flows);
+    if (result == 0 && stream->flows && options->verdicts)
+        flow_index_expect_verdicts(stream->flows);
     if (result != 0)
         segment_ledger_close(&stream->own);
     return result;
@@ -434,7 +436,7 @@ static void seal_begin(struct stream *stream, enum seal_reason reason)
     segment_ledger_seal(ledger, keeper_options(stream->keeper), reason,
                         atomic_load_explicit(&stream->frontier_seen, memory_order_relaxed));
     if (stream->flows)
-        segment_ledger_encode(ledger, stream->flows);
+        segment_ledger_encode(ledger, stream->flows, keeper_options(stream->keeper)->verdicts);
     stream->sealing = true;
     stream->sealing_here = !stream->indexer;
 }

@@ -9,7 +9,8 @@
  *   recorder -> worker                                worker -> recorder
  *   JOB       (1 worker_job; descriptors: output or   PROGRESS (1 worker_progress), at most some a second
  *             none, one for each disk, then the       BAD      (1 worker_bad) and waits for VERDICT
- *             pressure gauge or none)
+ *             pressure gauge or none, then the
+             verdicts or none)
  *   FILTER    (count bytes of text, no zero)          GAP      (1 worker_gap), for each gap in the result
  *   SEGMENTS  (count worker_segment) any number       CAUGHT_UP (none) follow: everything sent so far is written out
  *   RUN       (none; descriptor: a run of keys)
@@ -79,13 +80,13 @@ struct worker_job {
     uint32_t follow;  /* 1: do not end at PLAN_END, only at FINISH */
     uint32_t disks;
     uint32_t headers_only; /* 1: packets are cut where their headers end, before the filter looks at them */
-    uint32_t gauge;   /* 1: the last descriptor is a pressure gauge (pressure.h) */
+    uint32_t gauge;   /* 1: the descriptor behind the disks is a pressure gauge (pressure.h) */
     uint32_t seat;    /* the worker's there */
     uint64_t packets_max; /* 0: no limit */
     uint64_t bytes_max;   /* of output, 0: no limit */
     uint64_t seconds_max; /* that it works, waiting included; 0: no limit */
     uint32_t no_index;    /* 1: everything is read, as if there were neither key indexes nor runs */
-    uint32_t reserved;
+    uint32_t verdicts;    /* 1: the last descriptor is what layer 7 has found so far (verdicts.h) */
     uint64_t memory_max;  /* for buffers, bytes */
     struct identity ring;
     char ring_name[64];
@@ -194,6 +195,7 @@ struct worker_done {
     uint64_t blocks_read;       /* of data frames */
     uint64_t indexes_bad;       /* key indexes that could not be used: their segments were read whole */
     uint64_t purged;        /* packets of the range that were erased, whether they would have matched or not */
+    uint64_t undecided;         /* packets that match or do not by what layer 7 found of their conversation, which is not known: they were not handed out */
     uint64_t times_moved;   /* pcap formats: packets whose time did not fit and was moved to the nearest that does */
     char text[384];         /* the sentence for result != 0 */
     char narrowing[1024];   /* what of the filter key indexes and runs decide, for people; empty: nothing */
@@ -228,7 +230,7 @@ int worker_stop(struct worker *worker);
 
 /* ---- the worker's side -------------------------------------------------------------------------- */
 
-#define WORKER_DESCRIPTORS_MAX (2 + RING_DISKS_MAX)
+#define WORKER_DESCRIPTORS_MAX (3 + RING_DISKS_MAX)
 
 struct worker_received {
     enum worker_message_type type;

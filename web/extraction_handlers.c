@@ -335,10 +335,10 @@ struct stream {
 static void take_progress(struct extraction_progress *progress, const json_t *value)
 {
     static const char *const names[] = {"packets", "output_bytes", "segments_done",
-                                        "segments_total", "gaps_total"};
+                                        "segments_total", "gaps_total", "undecided"};
     int64_t *const fields[] = {&progress->packets, &progress->output_bytes,
                                &progress->segments_done, &progress->segments_total,
-                               &progress->gaps_total};
+                               &progress->gaps_total, &progress->undecided};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const json_t *number = json_object_get(value, names[i]);
         if (json_is_integer(number))

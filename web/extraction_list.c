@@ -274,6 +274,7 @@ static json_t *one_json(const struct extraction *one)
     json_object_set_new(object, "segments_total",
                         json_integer((json_int_t)progress->segments_total));
     json_object_set_new(object, "gaps_total", json_integer((json_int_t)progress->gaps_total));
+    json_object_set_new(object, "undecided", json_integer((json_int_t)progress->undecided));
     json_object_set_new(object, "complete",
                         one->state == EXTRACTION_DONE ? json_boolean(progress->complete)
                                                       : json_null());

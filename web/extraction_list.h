@@ -55,6 +55,7 @@ struct extraction_wish {
 struct extraction_progress {
     int64_t packets, output_bytes, segments_done, segments_total;
     int64_t gaps_total;
+    int64_t undecided;
     bool complete; /* of one that is done: nothing of the range is missing */
 };
 

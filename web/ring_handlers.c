@@ -349,6 +349,12 @@ int handle_interfaces(struct exchange *exchange)
     return status ? status : hand_on(exchange, 200, "interfaces", NULL);
 }
 
+int handle_apps(struct exchange *exchange)
+{
+    int status = no_query(exchange);
+    return status ? status : hand_on(exchange, 200, "apps", NULL);
+}
+
 /* What is being recorded: the recordings of each ring's status. */
 int handle_captures(struct exchange *exchange)
 {

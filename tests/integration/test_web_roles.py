@@ -57,6 +57,7 @@ GET    /api/v1/disks                              200    .      +      +       +
 GET    /api/v1/settings                           200    .      +      +       +       +      +      +      .       .       .      .
 PATCH  /api/v1/settings                           400    .      .      .       .       +      +      .      .       .       +      .
 GET    /api/v1/interfaces                         200    .      +      +       +       +      +      +      .       .       .      .
+GET    /api/v1/apps                               200    .      +      +       +       +      +      +      .       .       .      .
 GET    /api/v1/captures                           200    .      +      +       +       +      +      +      .       .       .      .
 POST   /api/v1/captures                           400    .      .      .       .       +      +      .      .       .       +      .
 DELETE /api/v1/captures/{ring}                    404    .      .      .       .       +      +      .      .       .       +      .

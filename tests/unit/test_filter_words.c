@@ -398,7 +398,12 @@ static void test_errors(void **state)
         {"tcp and after -5m", "column 15: expected a time with its zone"},
         {"after 2026-11-21T14:05:00", "column 7: expected a time with its zone"},
         {"before 2026-02-30T14:05:00Z", "column 8: expected a time with its zone"},
-        {"app tls", "column 1: `app` cannot be asked for"},
+        {"app", "column 4: expected the name of a protocol"},
+        {"app \"tls", "column 6: expected the name of a protocol"},
+        {"app ''", "column 6: expected the name of a protocol"},
+        {"app (tls)", "column 5: expected the name of a protocol"},
+        {"tcp and app tls http", "column 17: expected `and`, `or` or the end"},
+        {"inner app tls", "column 7: expected host, net"},
         {"rule 1 or rule 2 or rule 3 or rule 4 or rule 5 or rule 6 or rule 7",
          "column 61: more than 6"},
     };
@@ -417,6 +422,96 @@ static void test_errors(void **state)
     assert_null(strstr(failure.text, "column"));
 }
 
+/* ---- app ---------------------------------------------------------------------------------------- */
+
+/* What is not known of a conversation matters only where it decides. */
+static void test_app(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *verdict; /* null: not judged */
+        enum filter_answer answer;
+    } ask[] = {
+        {"app dns", "DNS", FILTER_YES},
+        {"app dns", "TLS.Example", FILTER_NO},
+        {"app tls", "TLS.Example", FILTER_YES},
+        {"app EXAMPLE", "TLS.Example", FILTER_YES},
+        {"app tls.example", "TLS.Example", FILTER_YES},
+        {"not app dns", "DNS", FILTER_NO},
+        {"not app dns", "Unknown", FILTER_YES},
+        {"app unknown", "Unknown", FILTER_YES},
+        {"app dns", NULL, FILTER_UNDECIDED},
+        {"not app dns", NULL, FILTER_UNDECIDED},
+        {"app dns or not app dns", NULL, FILTER_UNDECIDED}, /* each is looked at by itself */
+        {"app dns and udp", NULL, FILTER_UNDECIDED},
+        {"app dns and tcp", NULL, FILTER_NO},
+        {"app dns or udp", NULL, FILTER_YES},
+        {"not (app dns and tcp)", NULL, FILTER_YES},
+        {"(app dns or app tls) and udp and not app example", NULL, FILTER_UNDECIDED},
+        {"(app dns or app tls) and udp and not app example", "TLS.Example", FILTER_NO},
+        {"(app dns or app tls) and udp and not app example", "TLS", FILTER_YES},
+        {"(app dns||app tls)&&!app example", "TLS", FILTER_YES},
+        {"app dns and host 192.0.2.99", NULL, FILTER_NO},
+        {"not (app \"odd (name)\")and udp", "Odd (Name)", FILTER_NO},
+        {"app 'odd (name)' and udp", "TLS.odd (name)", FILTER_YES},
+        {"rule 7 and app dns", NULL, FILTER_UNDECIDED},
+        {"rule 8 and app dns", NULL, FILTER_NO},
+        {"udp", NULL, FILTER_YES},
+    };
+    static const uint8_t bytes[60] = {2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 46, 0, 1, 0, 0, 64, 17, 0, 0,
+                                      203, 0, 113, 9, 10, 0, 0, 1, 4, 6, 0, 53, 0, 26};
+    const struct packet packet = {.bytes = bytes, .captured_bytes = sizeof bytes, .original_bytes = sizeof bytes};
+    for (size_t i = 0; i < COUNT(ask); i++) {
+        struct filter *filter;
+        struct failure failure = {0};
+        if (filter_open(ask[i].text, packet_levels, &filter, &failure) != 0)
+            fail_msg("%s: %s", ask[i].text, failure.text);
+        uint32_t truth = ask[i].verdict ? filter_app_truth(filter, ask[i].verdict) : 0;
+        assert_int_equal(truth & ~filter_apps(filter), 0);
+        enum filter_answer answer = filter_ask(filter_for(filter, ETHERNET), &packet, 7, ask[i].verdict != NULL, truth);
+        if (answer != ask[i].answer)
+            fail_msg("%s, %s: %d", ask[i].text, ask[i].verdict ? ask[i].verdict : "not judged", answer);
+        filter_close(&filter);
+    }
+}
+
+static void test_app_names(void **state)
+{
+    (void)state;
+    static const char *const name[] = {"DNS", "TLS"};
+    struct verdicts *verdicts;
+    struct filter *filter;
+    struct failure failure = {0};
+    assert_int_equal(verdicts_open(&verdicts, &failure), 0);
+    assert_int_equal(filter_open("udp and (app dns or not app dnss)", packet_levels, &filter, &failure), 0);
+    assert_int_equal(filter_check_apps(filter, verdicts, &failure), 0); /* nobody has said which there are */
+    verdicts_name(verdicts, name, COUNT(name));
+    assert_int_equal(filter_check_apps(filter, verdicts, &failure), ERR_INVALID);
+    assert_non_null(strstr(failure.text, "column 25: layer 7 knows no protocol dnss: tapeloop apps lists"));
+    filter_close(&filter);
+    verdicts_close(&verdicts);
+}
+
+/* The index must not see another name than the filter does: what it passes by is never judged. */
+static void test_app_in_the_index(void **state)
+{
+    (void)state;
+    static const char *const text[] = {"app dns&&udp", "app dns||tcp", "udp and (app dns)", "app dns", "not(app tls)&&udp", "app \"dns\"&&udp", "(app 'dns')"};
+    const struct flow_seen seen = {.app = "DNS", .ways = FLOW_WAY_0 | FLOW_WAY_1};
+    const struct flow_keys keys = {.kind = {.marks = FLOW_ETHERNET | FLOW_DIRECT | FLOW_PORTS,
+                                            .link_type = ETHERNET,
+                                            .ethertype = FLOW_ETHERTYPE_IP,
+                                            .version = 4,
+                                            .protocol = 17}};
+    for (size_t i = 0; i < COUNT(text); i++) {
+        struct narrowing *tree;
+        assert_int_equal(narrowing_open(text[i], &tree), 0);
+        if (narrowing_parsed(tree) && narrowing_judge(tree, &keys, &seen) == NARROWING_NONE)
+            fail_msg("%s: the flow is passed by", text[i]);
+        narrowing_close(&tree);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -426,6 +521,9 @@ int main(void)
         cmocka_unit_test(test_flow_and_inner),
         cmocka_unit_test(test_outer_and_times),
         cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_app),
+        cmocka_unit_test(test_app_names),
+        cmocka_unit_test(test_app_in_the_index),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -225,6 +225,87 @@ static int count_flow(void *context, const struct flow_keys *keys, const struct 
     return 0;
 }
 
+/* ---- verdicts ---------------------------------------------------------------------------------- */
+
+struct judging {
+    const struct verdicts *verdicts;
+    uint32_t judged, unjudged, wrong;
+};
+
+/* What the index says of a flow is what the table said when it was made, or nothing. */
+static int judge_flow(void *context, const struct flow_keys *keys, const struct flow_seen *seen)
+{
+    struct judging *judging = context;
+    uint64_t hash;
+    uint16_t app[2];
+    char text[VERDICT_TEXT_BYTES];
+    bool has = verdicts_hash(keys, verdicts_seed(judging->verdicts), &hash) && verdicts_get(judging->verdicts, hash, app);
+    assert_true(!has || verdicts_text(judging->verdicts, app, text));
+    judging->judged += has && seen->app;
+    judging->unjudged += has && !seen->app;
+    judging->wrong += seen->app && (!has || strcmp(seen->app, text) != 0);
+    return 0;
+}
+
+/* `names`: so many different protocols, with long names. */
+static void judge_all(uint32_t names, struct judging *judging)
+{
+    static char text[VERDICTS_NAMES_MAX][VERDICTS_NAME_BYTES];
+    static const char *name[VERDICTS_NAMES_MAX];
+    struct mixer mixer = {.state = 21};
+    struct segment segment = {0};
+    struct verdicts *verdicts;
+    struct failure failure;
+    int code;
+    for (uint32_t i = 0; i < names; i++) {
+        snprintf(text[i], sizeof text[i], "Protocol-with-a-long-name-%u", i);
+        name[i] = text[i];
+    }
+    assert_int_equal(verdicts_open(&verdicts, &failure), 0);
+    verdicts_name(verdicts, name, names);
+    assert_int_equal(flow_index_open(16u << 20, &segment.index), 0);
+    flow_index_expect_verdicts(segment.index);
+    for (unsigned round = 0; round < 2; round++) { /* the second time nothing of the first is left */
+        flow_index_clear(segment.index);
+        free(segment.packet);
+        free(segment.copy);
+        lay(&segment, &mixer, PACKETS, FRAME_BYTES_USUAL);
+        for (uint32_t i = 0; i < segment.packets; i++) {
+            struct flow_keys keys;
+            uint64_t hash;
+            packet_keys_of(LINK_ETHERNET, segment.packet[i].bytes, segment.packet[i].count, &keys);
+            if (!verdicts_hash(&keys, verdicts_seed(verdicts), &hash) || hash % 7 == 0)
+                continue; /* some are not judged */
+            const uint16_t app[2] = {(uint16_t)((hash >> 8) % (names + 1)), (uint16_t)(hash % 3 == 0 ? (hash >> 20) % (names + 1) : 0)};
+            verdicts_put(verdicts, hash, app);
+        }
+        flow_index_judge(segment.index, verdicts);
+        encode(&segment);
+    }
+    struct flow_reader *reader = open_reader(&segment, &code);
+    assert_int_equal(code, 0);
+    *judging = (struct judging){.verdicts = verdicts};
+    assert_int_equal(flow_reader_each(reader, judge_flow, judging), 0);
+    assert_int_equal(judging->wrong, 0);
+    flow_reader_close(&reader);
+    check_filter(&segment, "host 10.0.0.1 and tcp");
+    verdicts_close(&verdicts);
+    done(&segment);
+}
+
+static void test_verdicts(void **state)
+{
+    (void)state;
+    struct judging judging;
+    judge_all(5, &judging);
+    print_message("%u flows judged, %u not\n", judging.judged, judging.unjudged);
+    assert_true(judging.judged > 1000);
+    assert_int_equal(judging.unjudged, 0); /* also where there are more combinations than states */
+    judge_all(1000, &judging);
+    print_message("%u flows judged, %u not\n", judging.judged, judging.unjudged);
+    assert_true(judging.judged > 0 && judging.unjudged > 0); /* names find no room: their flows are not judged, and nothing else is lost */
+}
+
 /* All of it adds up: packets, blocks, what was seen, verdicts. */
 static void test_counts(void **state)
 {
@@ -629,6 +710,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_floods),     cmocka_unit_test(test_stop),
         cmocka_unit_test(test_empty),      cmocka_unit_test(test_damage),
         cmocka_unit_test(test_marks),      cmocka_unit_test(test_damaged_marks),

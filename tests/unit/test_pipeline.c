@@ -578,7 +578,7 @@ static struct account expected_account(struct ring_rules *rules, uint64_t packet
     struct rule_feed *feed;
     static struct source_batch batch;
     struct source *source = generator(packets);
-    assert_int_equal(ring_rules_attach(rules, &feed, NULL), 0);
+    assert_int_equal(ring_rules_attach(rules, NULL, &feed, NULL), 0);
     assert_int_equal(rule_state_interface(feed->state, 0, source->ops->interface(source, 0), NULL),
                      0);
     while (source_next(source, &batch, 0) > 0) {

@@ -3,7 +3,7 @@ import { html } from "htm/preact";
 import { useEffect, useState } from "preact/hooks";
 import { ask, part } from "./api.js";
 import { bytes, count, duration, seconds, time } from "./format.js";
-import { Jobs, WAY_BUTTONS, Way, startJob } from "./jobs.js";
+import { Jobs, WAY_BUTTONS, Way, missing, startJob } from "./jobs.js";
 import { Dialog, Table } from "./parts.js";
 import { live_s, look, lost, may, overview, rings, session, span, utc } from "./state.js";
 
@@ -42,7 +42,7 @@ function Estimate({ ring, wish, live }) {
 }
 
 const QUERIES = { pcap: "pcap-filter(7), as tcpdump has it", steno: "stenographer's words" };
-const EXAMPLES = { pcap: "all packets; or: host 192.0.2.7 and tcp port 443", steno: "all packets; or: host 192.0.2.7 and after 3h ago" };
+const EXAMPLES = { pcap: "all packets; or: host 192.0.2.7 and tcp port 443; or: app DNS", steno: "all packets; or: host 192.0.2.7 and after 3h ago" };
 
 // Live: from how far back, and on with what is recorded, unless that is not wanted. Back in time: exactly the span that is shown. Everything: that.
 export function Packets({ ring, everything }) {
@@ -93,7 +93,7 @@ function State({ one }) {
   if (one.state === "running" && one.follow) return html`running live`;
   if (one.state === "running" && one.segments_total > 0)
     return html`<progress max=${one.segments_total} value=${one.segments_done} aria-label="progress"></progress>`;
-  return html`<span class=${one.state === "failed" ? "bad" : ""}>${STATES[one.state]}${one.error ? `: ${one.error}` : ""}${one.complete === false ? ", packets are missing" : ""}</span>`;
+  return html`<span class=${one.state === "failed" ? "bad" : ""}>${STATES[one.state]}${one.error ? `: ${one.error}` : ""}${missing(one)}</span>`;
 }
 
 export function ExtractionTable({ list }) {

@@ -14,6 +14,12 @@ const LIMITS = { packets: "ended at its limit of packets", bytes: "ended at its 
 
 export const WAY_BUTTONS = { download: "Download", job: "Extract", keep: "Keep" };
 
+// Undecided: what layer 7 found of their flows, which the filter asks for, is not recorded.
+export function missing(one) {
+  if (one.complete !== false) return "";
+  return (one.gaps_total || !one.undecided ? ", packets are missing" : "") + (one.undecided ? `, ${count(one.undecided)} packets are undecided` : "");
+}
+
 // The fields of the dialog for packets that say what becomes of them.
 export function Way({ way, setWay }) {
   return html`<label>What becomes of them<select name="way" onChange=${(event) => setWay(event.target.value)}>
@@ -35,7 +41,7 @@ const called = (job) => job.name || `job ${job.number}`;
 
 function State({ job }) {
   if (job.state === "running") return html`<progress max="1" value=${job.share} aria-label="progress"></progress>`;
-  return html`<span class=${job.state === "failed" ? "bad" : ""}>${STATES[job.state]}${job.error && job.state === "failed" ? `: ${job.error}` : ""}${job.limit ? `, ${LIMITS[job.limit]}` : ""}${job.complete === false ? ", packets are missing" : ""}</span>`;
+  return html`<span class=${job.state === "failed" ? "bad" : ""}>${STATES[job.state]}${job.error && job.state === "failed" ? `: ${job.error}` : ""}${job.limit ? `, ${LIMITS[job.limit]}` : ""}${missing(job)}</span>`;
 }
 
 function DeleteJob({ job, again }) {

@@ -1,1 +1,1 @@
-{"version":1,"id":37,"method":"rule.move","params":{"ring":"r","number":1,"direction":"up","revision":1},"actor":{"user":"u","from":"::1"}}
+{"version":1,"id":38,"method":"rule.move","params":{"ring":"r","number":1,"direction":"up","revision":1},"actor":{"user":"u","from":"::1"}}
