@@ -843,7 +843,7 @@ static void flip_many(uint8_t *bytes, size_t count)
         flip_any(bytes, count);
 }
 
-/* Any damage anywhere: refused, with a sentence, and not a byte changed. */
+/* Any damage that leaves a page its checksum: refused, with a sentence, and not a byte changed. */
 static void test_a_damaged_file_is_refused(void **unused)
 {
     static void (*const damage[])(uint8_t *, size_t) = {flip_any, flip_any, flip_any, flip_page,
