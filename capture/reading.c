@@ -315,11 +315,12 @@ static int look_at_all(struct reading *reading)
         reading->sent[i].seen = false;
     uint64_t began_ns = clock_monotonic_ns();
     look_at_disks(reading);
-    uint64_t oldest, newest;
+    uint64_t oldest = 0, newest = 0;
     int64_t sent_ns = reading->newest_sent > 0 ? reading->newest_sent_ns : reading->options->from_ns;
     reading->oldest_found = UINT64_MAX;
-    ring_positions(reading->ring, &oldest, &newest);
     const struct reading_options *options = reading->options;
+    if (options->follow) /* the keeper is asked, and each question to it is a part of what a short answer takes */
+        ring_positions(reading->ring, &oldest, &newest);
     int result = options->kind == WORKER_RUN_MAKE
                      ? ring_find_sealed(reading->ring, options->from_position, options->to_position,
                                         KEY_RUN_SEGMENTS_MAX - 1, plan_row, reading)
