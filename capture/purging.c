@@ -77,7 +77,7 @@ static int find(struct purging *purging)
     if (code == 0)
         code = ring_find(purging->entry->ring, INT64_MIN, INT64_MAX, count_segment, purging);
     if (code == 0 && catalog_care_lacks(purging->entry))
-        code = fail(failure, ERR_CORRUPT, "ring %s: the catalog has lost something, so packets would be left: tapeloop ring rebuild %s finds all again",
+        code = fail(failure, ERR_CORRUPT, "ring %s: the catalog has lost something, so packets would be left: tapeloop rebuild %s finds all again",
                     purging->entry->row.name, purging->entry->row.name);
     if (code != 0 && failure->code == 0)
         fail(failure, code, "ring %s: the catalog cannot be read: %s", purging->entry->row.name, error_text(code));
@@ -124,7 +124,7 @@ static int erase(struct purging *purging)
         request->failure = purging->failure;
     if (code == 0)
         event_log_say(request->recorder->events, "info", "purged", purging->entry->row.name,
-                      "%llu packets have been erased, %llu segments written anew",
+                      "%llu packets have been erased; segments written anew: %llu",
                       (unsigned long long)purging->report.packets, (unsigned long long)purging->report.segments);
     else
         event_log_say(request->recorder->events, "error", "purge-failed", purging->entry->row.name,

@@ -117,9 +117,10 @@ static void summary_print(const struct extraction *extraction, const json_t *res
         output_note("  what came last is not durable yet, and missing");
     uint64_t purged = answer_count(result, "purged");
     if (purged > 0)
-        output_note("  %" PRIu64 " packet%s of that time purged, whatever the filter", purged, purged == 1 ? " was" : "s were");
+        output_note("  %" PRIu64 " packet%s of that time %s purged, whatever the filter", purged, purged == 1 ? "" : "s",
+                    purged == 1 ? "was" : "were");
     if (json_is_false(json_object_get(result, "catalog_whole")))
-        output_note("  the catalog has lost something, and segments may be missing: tapeloop ring rebuild finds all again");
+        output_note("  the catalog has lost something, and segments may be missing: tapeloop rebuild RING finds all again");
     range_gaps_print(result);
 }
 

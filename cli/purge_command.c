@@ -42,17 +42,19 @@ static int ask(struct session *session, json_t *params, json_t **result, struct 
 static void found_print(const json_t *result, const struct range *range)
 {
     char size[TEXT_SIZE_SIZE], from[TEXT_TIME_SIZE], to[TEXT_TIME_SIZE];
+    uint64_t segments = answer_count(result, "segments");
     range_text(range, from, to);
-    printf("%" PRIu64 " packets match, %s as captured, in %" PRIu64 " segments, from %s to %s\n", answer_count(result, "packets"),
-           text_size(answer_count(result, "bytes"), size), answer_count(result, "segments"), from, to);
+    printf("%" PRIu64 " packets match, %s as captured, in %" PRIu64 " segment%s, from %s to %s\n", answer_count(result, "packets"),
+           text_size(answer_count(result, "bytes"), size), segments, segments == 1 ? "" : "s", from, to);
     fflush(stdout);
 }
 
 static void done_print(const json_t *result)
 {
     uint64_t dropped = answer_count(result, "copies_dropped"), lost = answer_count(result, "pages_lost");
-    printf("%" PRIu64 " packets are erased; %" PRIu64 " segments are written anew\n", answer_count(result, "packets"),
-           answer_count(result, "segments"));
+    uint64_t segments = answer_count(result, "segments");
+    printf("%" PRIu64 " packets are erased; %" PRIu64 " segment%s written anew\n", answer_count(result, "packets"), segments,
+           segments == 1 ? " is" : "s are");
     if (dropped > 0)
         printf("%" PRIu64 " copies of the oldest segments had to make room\n", dropped);
     if (lost > 0)

@@ -125,7 +125,7 @@ static int lock_file(int fd, const char *path, struct failure *failure)
         answer = flock(fd, LOCK_EX | LOCK_NB);
     while (answer != 0 && errno == EINTR);
     if (answer != 0 && errno == EWOULDBLOCK)
-        return fail(failure, ERR_BUSY, "%s is held by another recorder", path);
+        return fail(failure, ERR_BUSY, "%s is in use, by a ring or by another recorder", path);
     if (answer != 0 || fstat(fd, &status) != 0)
         return fail_errno(failure, errno, "%s: locking it", path);
     if (status.st_nlink == 0) /* by a recorder that failed to make it */

@@ -43,7 +43,7 @@ class Interface(WebWorld):
         seen, screenshots = self.walk("walk.mjs", web, web.one_time_password(), self.path("disk"))
         self.assertLess(seen["load"], 100_000)  # bytes over the wire for the page
         self.assertIn("live=", seen["live"])
-        self.assertEqual(len(seen["overflow"]), 8)
+        self.assertEqual(len(seen["overflow"]), 16)
 
         def ends(which):
             return int(seen[which]["from"]), int(seen[which]["to"])

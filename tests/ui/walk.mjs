@@ -336,12 +336,19 @@ for (const name of PAGES) {
   await open(name);
   await page.waitForTimeout(400);
   await shot(`dark-${name.replaceAll(" ", "-")}`);
+  seen.overflow[`${name}, wide`] = await overflow();
   await page.setViewportSize({ width: 390, height: 800 });
   await page.waitForTimeout(200);
   await shot(`narrow-${name.replaceAll(" ", "-")}`);
   seen.overflow[name] = await overflow();
 }
-await open("Ring buffer");
+for (const name of ["Settings", "Ring buffer"]) { // the page that is shown is in sight among the others
+  await open(name);
+  await page.waitForFunction((shown) => {
+    const link = document.querySelector("nav [aria-current]"), place = link.getBoundingClientRect();
+    return link.textContent === shown && place.left >= 0 && place.right <= innerWidth;
+  }, name);
+}
 await button("Packets").click();
 await shot("narrow-packets");
 await button("Cancel", dialog()).click();

@@ -101,13 +101,13 @@ export function Jobs() {
   return html`<h2>Jobs and kept ranges</h2>
     <p class="hint">Files that the recorder writes and keeps here for a while, or under a name. A download that broke off can be taken up again.</p>
     ${list.length === 0 ? html`<p class="empty">There is none.</p>`
-    : html`<${Table} label="jobs" heads=${["Job", "Ring buffer", "Range", "Filter", "State", { number: "Packets" }, { number: "Size" }, "User", "Expires", ""]}>
+    : html`<${Table} label="jobs" heads=${["Job", "Range", "Filter", "State", { number: "Packets" }, { number: "Size" }, "User", "Expires", ""]}>
       ${list.map((job) => html`<tr key=${job.number}>
-        <td>${job.name || job.number}</td><td>${job.ring}</td>
+        <td>${job.name || job.number}<br /><span class="faint">of ${job.ring}</span></td>
         <td>${job.from_ns ? time(seconds(job.from_ns), utc.value) : "oldest"} –<br />${job.to_ns ? time(seconds(job.to_ns), utc.value) : "newest"}</td><td><code class="filter">${job.asked || job.filter || "all"}</code></td>
-        <td class="text"><${State} job=${job} /></td>
+        <td class="text short"><${State} job=${job} /></td>
         <td class="number">${count(job.packets)}</td><td class="number">${bytes(job.output_bytes)}</td><td>${job.user}</td>
         <td>${job.expires_ns ? time(seconds(job.expires_ns), utc.value) : job.name ? "never" : ""}</td>
-        <td class="actions line"><${Actions} job=${job} again=${again} /></td>
+        <td class="actions row"><${Actions} job=${job} again=${again} /></td>
       </tr>`)}<//>`}`;
 }

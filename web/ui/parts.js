@@ -24,7 +24,7 @@ export function Dialog({ title, button, danger, wide, send, children }) {
       setBusy(false);
     }
   };
-  return html`<dialog ref=${place} onClose=${close} class=${wide ? "wide" : ""} aria-labelledby="dialog-title"><form onSubmit=${submit}>
+  return html`<dialog ref=${place} onClose=${close} class=${wide ? "wide" : ""} aria-labelledby="dialog-title"><form onSubmit=${submit} onInput=${() => setError(null)}>
     <h2 id="dialog-title">${title}</h2>
     ${children}
     ${error && html`<p class="error" role="alert">${error}</p>`}

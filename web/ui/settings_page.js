@@ -8,7 +8,7 @@ import { current, may, notice, open, overview } from "./state.js";
 
 const GROUPS = [
   ["Queue", /^(buffer_|flush_)/], ["Governor: what gives way when the machine is overloaded", /^governor/], ["Duplicates", /^duplicate/],
-  ["Redundancy: healing and checking", /^(heal|scrub)_/], ["Disks", /^disk_/], ["Extractions", /^(job|extract)/], ["Other", /./],
+  ["Redundancy: healing and checking", /^(heal|scrub)_/], ["Disks", /^disk_/], ["Extractions", /^(job|keep|extract)/], ["Other", /./],
 ];
 const words = (name) => name.replaceAll("_", " ");
 
