@@ -258,7 +258,7 @@ static void judge_all(uint32_t names, struct judging *judging)
     struct failure failure;
     int code;
     for (uint32_t i = 0; i < names; i++) {
-        snprintf(text[i], sizeof text[i], "Protocol-with-a-long-name-%u", i);
+        snprintf(text[i], sizeof text[i], "Protocol-with-a-long-name-%u", (uint16_t)i);
         name[i] = text[i];
     }
     assert_int_equal(verdicts_open(&verdicts, &failure), 0);
