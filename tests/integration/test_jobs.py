@@ -337,8 +337,8 @@ class AtOnce(Jobs):
         self.recorder.call("ring.set", ring="dmz", settings={"job_bytes": "7M"})
         first, second = self.begin(format="pcap", packets_max=1000)["number"], self.begin(format="pcap")["number"]
         self.wait_running(first)
-        wait_for(lambda: self.show(second)["started_ns"] is not None)
-        time.sleep(0.3)
+        # it begins, sees that there is no room, and waits again
+        wait_for(lambda: self.show(second)["started_ns"] is not None and self.show(second)["state"] == "waiting")
         small, elsewhere = self.begin(bytes_max=5000)["number"], self.begin(name="elsewhere")["number"]
         self.wait_running(elsewhere)
         wait_for(lambda: len(self.files()) == 2)  # of those that run: it is made a moment after that is said
