@@ -694,17 +694,23 @@ static bool other_primitive(struct parser *parser, uint32_t *node)
     return true;
 }
 
+/* Takes so many bytes from `from` on, and goes on behind them. False: there are none, or too many. */
+static bool copy_word(struct parser *parser, const char *from, size_t length, char *word, size_t room)
+{
+    if (length == 0 || length >= room)
+        return false;
+    memcpy(word, from, length);
+    word[length] = '\0';
+    parser->at = from + length;
+    return true;
+}
+
 /* Up to the next space or parenthesis. */
 static bool raw_word(struct parser *parser, char *word, size_t room)
 {
     spaces(parser);
     size_t length = strcspn(parser->at, " \t\r\n)");
-    if (length == 0 || length >= room)
-        return false;
-    memcpy(word, parser->at, length);
-    word[length] = '\0';
-    parser->at += length;
-    return true;
+    return copy_word(parser, parser->at, length, word, room);
 }
 
 /* A name, up to where filter_words.c sees its end, too: who finds another name there passes packets by that match. */
@@ -715,21 +721,14 @@ static bool name_word(struct parser *parser, char *word, size_t room)
     const char *from = parser->at;
     if (*from == '"' || *from == '\'') {
         const char *end = strchr(++from, *parser->at);
-        if (!end || end == from || (size_t)(end - from) >= room)
+        if (!end || !copy_word(parser, from, (size_t)(end - from), word, room))
             return false;
-        memcpy(word, from, (size_t)(end - from));
-        word[end - from] = '\0';
-        parser->at = end + 1;
+        parser->at++;
         return true;
     }
     while (isalnum((unsigned char)parser->at[length]) || (parser->at[length] != '\0' && strchr("_.:-/", parser->at[length])))
         length++;
-    if (length == 0 || length >= room)
-        return false;
-    memcpy(word, parser->at, length);
-    word[length] = '\0';
-    parser->at += length;
-    return true;
+    return copy_word(parser, parser->at, length, word, room);
 }
 
 static bool socket_of(const char *word, struct host *host, uint16_t *port)

@@ -427,24 +427,8 @@ static struct segment_row row_of(const struct hay *hay, const struct identity *d
 
 static struct worker_segment about_of(const struct segment_row *row)
 {
-    struct worker_segment about = {
-        .segment = row->segment,
-        .run = row->run,
-        .position = row->position,
-        .first_packet = row->first_packet,
-        .packets = row->packets,
-        .head_ns = row->head_ns,
-        .first_ns = row->first_ns,
-        .last_ns = row->last_ns,
-        .revision = row->revision,
-        .data_revision = row->data_revision,
-        .stream = row->stream,
-        .state = row->state,
-        .data_end = row->data_end,
-        .index_offset = row->index_offset,
-        .index_bytes = row->index_bytes,
-        .places = row->places,
-    };
+    struct worker_segment about = ring_row_segment(row);
+    about.places = row->places;
     about.place[0].slot = row->place[0].slot;
     return about;
 }
