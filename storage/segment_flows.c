@@ -182,13 +182,12 @@ static int expect_ranges(void *context, const struct flow_index_range *range, ui
     for (uint32_t i = 0; i < count; i++) {
         if (range[i].offset >= flows->source.bytes || range[i].bytes > flows->source.bytes - range[i].offset || range[i].bytes == 0)
             continue; /* who reads it is told */
-        uint32_t first = range[i].offset / FLOWS_PIECE_BYTES, last = (range[i].offset + range[i].bytes - 1) / FLOWS_PIECE_BYTES;
+        uint32_t last = (range[i].offset + range[i].bytes - 1) / FLOWS_PIECE_BYTES;
         uint32_t from = slot_offset(flows, range[i].offset, sizeof(struct frame_header));
         uint32_t to = slot_offset(flows, range[i].offset + range[i].bytes - 1, FLOWS_HEADER_BYTES) + 1;
         wanted[wants++] = (struct segment_pages){.offset = from, .bytes = (to < flows->end ? to : flows->end) - from};
-        for (uint32_t number = first; number <= last && number < flows->frames; number++)
-            if (flows->frame[number].header_bytes == 0 && number == last) /* those between lie within */
-                wanted[wants++] = (struct segment_pages){.offset = frame_offset(flows, number), .bytes = PAGE_BYTES};
+        if (last < flows->frames && flows->frame[last].header_bytes == 0) /* headers between lie within */
+            wanted[wants++] = (struct segment_pages){.offset = frame_offset(flows, last), .bytes = PAGE_BYTES};
     }
     qsort(wanted, wants, sizeof *wanted, by_offset);
     for (uint32_t i = 0; i < wants; i++)
