@@ -2,11 +2,12 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 struct patience_read *patience_read_new(size_t bytes)
 {
     struct patience_read *read = calloc(1, sizeof *read);
-    uint8_t *memory = aligned_alloc(PAGE_BYTES, bytes);
+    uint8_t *memory = aligned_alloc(bytes == PATIENCE_HUGE_BYTES ? PATIENCE_HUGE_BYTES : PAGE_BYTES, bytes);
     if (!read || !memory) {
         free(read);
         free(memory);
@@ -25,6 +26,17 @@ void patience_read_free(struct patience_read **slot)
     free(read->memory);
     free(read);
     *slot = NULL;
+}
+
+void patience_read_enlarge(struct patience_read *read)
+{
+    assert(read->asked == 0);
+    if (read->huge)
+        return;
+    read->huge = true;
+    /* What small pages there are go first: the kernel does not put them together. Without huge pages (it says so) all is as before. */
+    if (madvise(read->memory, PATIENCE_HUGE_BYTES, MADV_HUGEPAGE) == 0)
+        (void)madvise(read->memory, PATIENCE_HUGE_BYTES, MADV_DONTNEED);
 }
 
 static void answered(struct disk_request *request)

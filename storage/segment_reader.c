@@ -14,6 +14,8 @@
     (16u * 1024) /* read at once where only a header is wanted: nearly always enough */
 #define INDEX_AHEAD_BYTES (128u * 1024) /* of a key index in which addresses are looked for, before one has said how much that takes */
 #define SCAN_BYTES FRAME_BYTES_USUAL
+#define HUGE_AFTER_BYTES (64u << 20) /* have been read: then the answer is a large one, and its pieces are worth huge pages */
+#define UNASKED_MAX 8u /* segments in a row whose key indexes are not asked */
 #define TRIES_MAX 3u /* of reading a stretch again because the recorder says so */
 #define BLOCKS_MAX (FRAME_BYTES_MAX / BLOCK_BYTES)
 
@@ -59,6 +61,8 @@ static struct piece *piece_take(struct segment_readers *shared)
     struct piece *piece = shared->free_piece;
     if (piece) {
         shared->free_piece = piece->next;
+        if (shared->bytes_read >= HUGE_AFTER_BYTES)
+            patience_read_enlarge(piece->read);
         return piece;
     }
     if (shared->pieces + shared->patience.lost_reads >= shared->pieces_max)
@@ -128,6 +132,7 @@ int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
     shared->patience = (struct patience){0};
     shared->single = NULL;
     shared->pieces = 0;
+    shared->unasked = shared->unasked_next = 0;
     shared->pieces_max = most < 1 ? 1 : most > 4096 ? 4096 : (uint32_t)most;
     memset(shared->ahead, 0, sizeof shared->ahead);
     memset(shared->index_ahead, 0, sizeof shared->index_ahead);
@@ -265,6 +270,12 @@ int segment_read_place(struct segment_readers *shared, const struct worker_segme
 
 /* ---- key indexes that come before they are needed ----------------------------------------------- */
 
+/* Whether the next segment is read without asking its key index. What was recorded of conversations is there and nowhere else. */
+static bool goes_unasked(const struct segment_readers *shared)
+{
+    return shared->unasked > 0 && !shared->truth_of;
+}
+
 static struct index_ahead *index_ahead_find(struct segment_readers *shared, const struct worker_segment *segment)
 {
     for (uint32_t i = 0; i < INDEXES_AHEAD_MAX; i++)
@@ -278,7 +289,7 @@ bool segment_index_ahead(struct segment_readers *shared, const struct worker_seg
 {
     struct index_ahead *ahead = NULL;
     if (segment->state == SEGMENT_OPEN || segment->index_bytes == 0 || place >= segment->places || segment->nothing || segment->whole ||
-        place_hangs(shared, segment, place) || index_ahead_find(shared, segment) ||
+        goes_unasked(shared) || place_hangs(shared, segment, place) || index_ahead_find(shared, segment) ||
         (shared->is_gone && shared->is_gone(shared->context, segment->position)))
         return true; /* there is nothing to ask for */
     for (uint32_t i = 0; i < INDEXES_AHEAD_MAX && !ahead; i++)
@@ -673,11 +684,24 @@ static void forget_selection(struct segment_reader *reader)
     reader->block = NULL;
 }
 
+/*
+ * Where a key index spares next to nothing, decoding it is work for nothing, and the segments that follow will be of the same kind: one, then two, then four
+ * of them, and so on, are read without being asked. So if they are of another kind after all, no more is read for nothing than was for something.
+ */
+static void note_density(struct segment_readers *shared, uint64_t wanted, uint64_t blocks)
+{
+    bool dense = blocks > 0 && wanted >= blocks - blocks / 8;
+    uint32_t next = shared->unasked_next > 0 ? 2 * shared->unasked_next : 1;
+    shared->unasked_next = !dense ? 0 : next < UNASKED_MAX ? next : UNASKED_MAX;
+    shared->unasked = shared->unasked_next;
+}
+
 /* Blocks are numbered over the frames in their order, each frame beginning with a new one. A packet is in the block that its
  * record begins in, so a frame without such a block has nothing to offer. Of the others the key index says where records are. */
 static int choose_frames(struct segment_reader *reader, struct flow_reader *index, const struct flow_selection *selection)
 {
     uint32_t block = 0, first = reader->entries, last = reader->entries;
+    uint64_t all_wanted = 0;
     bool any = false;
     for (uint32_t i = 0; i < reader->entries; i++) {
         uint32_t frame_bytes = le32_get(reader->entry[i].frame_bytes), count = (frame_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
@@ -696,6 +720,7 @@ static int choose_frames(struct segment_reader *reader, struct flow_reader *inde
                                                                                       : WANT_NOTHING;
         block += count;
         reader->shared->blocks_wanted += indexed ? wanted : count;
+        all_wanted += indexed ? wanted : count;
         any |= !indexed || wanted > 0;
         if (packets == 0 || !in_range(reader->shared, (int64_t)le64_get(reader->entry[i].first_ns), (int64_t)le64_get(reader->entry[i].last_ns)))
             continue;
@@ -709,6 +734,7 @@ static int choose_frames(struct segment_reader *reader, struct flow_reader *inde
         if (keep[i] < reader->entries && reader->want[keep[i]] == WANT_NOTHING)
             reader->want[keep[i]] = le32_get(reader->entry[keep[i]].frame_bytes) > FRAME_BYTES_USUAL ? WANT_WHOLE : WANT_BLOCKS;
     reader->shared->segments_excluded += !any;
+    note_density(reader->shared, all_wanted, block);
     return 0;
 }
 
@@ -873,7 +899,7 @@ int segment_reader_prepare(struct segment_reader *reader)
     const struct worker_segment *segment = reader->segment;
     uint32_t place = reader->only_place >= 0 ? (uint32_t)reader->only_place : reader->place;
     if (reader->decided || reader->narrowing || !shared->narrowing || shared->everything || segment->state == SEGMENT_OPEN ||
-        segment->nothing || place >= segment->places || is_gone(reader))
+        segment->nothing || goes_unasked(shared) || place >= segment->places || is_gone(reader))
         return 0;
     int good = segment_reader_index(reader);
     return good <= 0 ? good : narrowing_begin(reader, place);
@@ -892,6 +918,10 @@ static int decide(struct segment_reader *reader)
                  (segment->last_ns < shared->to_ns || shared->to_ns == INT64_MAX);
     reader->was_open = segment->state == SEGMENT_OPEN;
     bool asks = shared->narrowing || shared->truth_of; /* the key index */
+    if (asks && !segment->nothing && !reader->narrowing && goes_unasked(shared)) {
+        reader->shared->unasked--;
+        asks = false;
+    }
     if (shared->everything || segment->state == SEGMENT_OPEN || (whole && !asks) || is_gone(reader))
         return 0;
     int good = segment_reader_index(reader);

@@ -47,9 +47,9 @@
 #include "segment_verdicts.h"
 #include "worker.h"
 
-#define PIECE_BYTES (1024u * 1024)
 #define PIECE_ROOM_BYTES \
     FRAME_BYTES_USUAL       /* in front of each piece, for the beginning of its first frame */
+#define PIECE_BYTES (PATIENCE_HUGE_BYTES - PIECE_ROOM_BYTES)
 #define PIECES_AHEAD_MAX 8u /* of one stream */
 #define PIECE_FRAMES ((PIECE_ROOM_BYTES + PIECE_BYTES) / FRAME_BYTES_USUAL) /* of which blocks are read into one piece */
 
@@ -99,6 +99,8 @@ struct segment_readers {
     uint32_t header_bytes; /* to be read of a frame that is read by blocks: as long as headers have been so far */
     uint32_t ahead[RING_DISKS_MAX]; /* pieces, by the job's disks */
     struct index_ahead index_ahead[INDEXES_AHEAD_MAX];
+    uint32_t unasked;       /* segments that are yet to be read without asking their key indexes, since nearly all of others was wanted, */
+    uint32_t unasked_next;  /* and how many it will be the next time */
     uint32_t index_ahead_bytes; /* of each, 0: all; what the last one needed before it was known what else to read */
     uint8_t *scratch; /* FRAME_BYTES_USUAL */
     uint64_t verdict_bytes; /* of those of open readers, VERDICT_BYTES_MAX at most */
