@@ -688,9 +688,9 @@ static void forget_selection(struct segment_reader *reader)
  * Where a key index spares next to nothing, decoding it is work for nothing, and the segments that follow will be of the same kind: one, then two, then four
  * of them, and so on, are read without being asked. So if they are of another kind after all, no more is read for nothing than was for something.
  */
-static void note_density(struct segment_readers *shared, uint64_t wanted, uint64_t blocks)
+static void note_density(struct segment_readers *shared, uint64_t needed, uint64_t blocks)
 {
-    bool dense = blocks > 0 && wanted >= blocks - blocks / 8;
+    bool dense = blocks > 0 && needed >= blocks - blocks / 8;
     uint32_t next = shared->unasked_next > 0 ? 2 * shared->unasked_next : 1;
     shared->unasked_next = !dense ? 0 : next < UNASKED_MAX ? next : UNASKED_MAX;
     shared->unasked = shared->unasked_next;
@@ -701,7 +701,7 @@ static void note_density(struct segment_readers *shared, uint64_t wanted, uint64
 static int choose_frames(struct segment_reader *reader, struct flow_reader *index, const struct flow_selection *selection)
 {
     uint32_t block = 0, first = reader->entries, last = reader->entries;
-    uint64_t all_wanted = 0;
+    uint64_t needed = 0;
     bool any = false;
     for (uint32_t i = 0; i < reader->entries; i++) {
         uint32_t frame_bytes = le32_get(reader->entry[i].frame_bytes), count = (frame_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
@@ -710,8 +710,11 @@ static int choose_frames(struct segment_reader *reader, struct flow_reader *inde
         for (uint32_t j = block; j < block + count && indexed; j++)
             wanted += selection->block[j] > 0;
         int result = wanted > 0 ? segment_blocks_load(index, selection, block, count, reader->block) : 0;
-        for (uint32_t j = block; j < block + count && wanted > 0; j++)
+        for (uint32_t j = block, goes_on = 0; j < block + count && wanted > 0; j++) {
             listed += reader->block[j].packets;
+            goes_on = selection->block[j] > 0 || (goes_on && reader->block[j].packets == 0); /* a long packet's middle */
+            needed += goes_on;
+        }
         if (result != 0 || (wanted > 0 && listed != packets))
             return result != 0 ? result : ERR_CORRUPT;
         reader->want_block[i] = block;
@@ -720,7 +723,7 @@ static int choose_frames(struct segment_reader *reader, struct flow_reader *inde
                                                                                       : WANT_NOTHING;
         block += count;
         reader->shared->blocks_wanted += indexed ? wanted : count;
-        all_wanted += indexed ? wanted : count;
+        needed += indexed ? 0 : count;
         any |= !indexed || wanted > 0;
         if (packets == 0 || !in_range(reader->shared, (int64_t)le64_get(reader->entry[i].first_ns), (int64_t)le64_get(reader->entry[i].last_ns)))
             continue;
@@ -734,7 +737,7 @@ static int choose_frames(struct segment_reader *reader, struct flow_reader *inde
         if (keep[i] < reader->entries && reader->want[keep[i]] == WANT_NOTHING)
             reader->want[keep[i]] = le32_get(reader->entry[keep[i]].frame_bytes) > FRAME_BYTES_USUAL ? WANT_WHOLE : WANT_BLOCKS;
     reader->shared->segments_excluded += !any;
-    note_density(reader->shared, all_wanted, block);
+    note_density(reader->shared, needed, block);
     return 0;
 }
 

@@ -5,7 +5,7 @@
  *     segment_reader_open() -> { segment_reader_next() ... segment_reader_advance() } ->
  * segment_reader_close()
  *
- * Happy path: pieces of a MiB are read ahead from one place; a frame is looked at where it lies in
+ * Happy path: pieces of nearly 2 MiB are read ahead from one place; a frame is looked at where it lies in
  * its piece. A frame that straddles two pieces is made whole by copying its beginning in front of
  * the second one, where each piece has room for it.
  *

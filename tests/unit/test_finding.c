@@ -398,6 +398,25 @@ static void little_is_read(void **state)
     close_world(&world);
 }
 
+/* Where nearly all is wanted, every second key index is asked, and then fewer; where little is, every one. The answer is whole either way. */
+static void a_key_index_that_spares_nothing_is_not_asked(void **state)
+{
+    (void)state;
+    struct mixer mixer = {.state = seed};
+    static struct world world;
+    open_world(&world, &mixer, 1, true);
+    struct question question = {
+        .text = "greater 20", .from_ns = INT64_MIN, .to_ns = INT64_MAX, .narrows = true, .told = true, .memory_max = 16u << 20};
+    assert_true(ask(&world, &question));
+    assert_int_equal(missed(&world, &question), 0);
+    assert_int_equal(world.counters.segments_narrowed, SEGMENTS - 1);
+    question.text = "host 203.0.113.9";
+    assert_true(ask(&world, &question));
+    assert_int_equal(missed(&world, &question), 0);
+    assert_int_equal(world.counters.segments_narrowed, SEGMENTS);
+    close_world(&world);
+}
+
 /* Changes bytes of the image in [from, to) of a slot, in one of several ways. */
 static void damage(struct world *world, struct mixer *mixer, uint32_t slot, uint32_t from, uint32_t to)
 {
@@ -734,6 +753,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_are_whole),
         cmocka_unit_test(little_is_read),
+        cmocka_unit_test(a_key_index_that_spares_nothing_is_not_asked),
         cmocka_unit_test(a_damaged_index_costs_no_packet),
         cmocka_unit_test(what_damage_takes_is_told),
         cmocka_unit_test(app_finds_what_was_recorded),
