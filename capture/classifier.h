@@ -34,6 +34,7 @@
 #include "errors.h"
 #include "packet.h"
 #include "program.h"
+#include "verdict_log.h"
 #include "verdicts.h"
 
 /* ---- the process, and what watches it ------------------------------------------------------- */
@@ -122,6 +123,13 @@ int classifier_port_open(struct classifier *classifier, uint32_t flows,
  * of this classifier, and stays open longer than the port.
  */
 void classifier_port_record(struct classifier_port *port, struct verdicts *verdicts);
+
+/*
+ * And it is written down of which packets it holds (verdict_log.h), where it is recorded at all: before each batch the number that its first packet will have at least is
+ * said, and by the way that all is known of those before it. The capture thread's; `stream` stays open longer than the port.
+ */
+void classifier_port_log(struct classifier_port *port, struct verdict_stream *stream);
+void classifier_port_at(struct classifier_port *port, uint64_t number);
 
 /* Frees and nulls. Any thread, when the capture thread is done with it. A null *slot is allowed. */
 void classifier_port_close(struct classifier_port **slot);

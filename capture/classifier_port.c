@@ -66,7 +66,11 @@ struct classifier_port {
     uint64_t seed;
     struct verdicts *record; /* null: nobody wants to know later on. Its seed is ours then */
 
+    struct verdict_stream *log; /* of whose packets it is written down as well; null: nowhere */
+    uint64_t at;                /* the number of the next packet, or less */
+
     struct set *set;
+    uint64_t *began; /* for each flow of the table, the number of its first packet, or less; null: nobody wants to know */
     uint32_t sets;   /* a power of two */
     uint32_t serial; /* the last one given */
 
@@ -121,9 +125,24 @@ void port_destroy(struct classifier_port **slot)
 {
     struct classifier_port *port = *slot;
     atomic_store(&port->queues->wanted, 0);
+    free(port->began);
     free(port->set);
     free(port);
     *slot = NULL;
+}
+
+void classifier_port_log(struct classifier_port *port, struct verdict_stream *stream)
+{
+    if (port->record && !port->began)
+        port->began = calloc((size_t)port->sets * WAYS, sizeof *port->began);
+    port->log = port->began ? stream : NULL;
+}
+
+void classifier_port_at(struct classifier_port *port, uint64_t number)
+{
+    port->at = number;
+    if (port->log)
+        verdict_stream_upto(port->log, number);
 }
 
 void classifier_port_record(struct classifier_port *port, struct verdicts *verdicts)
@@ -174,11 +193,30 @@ static struct flow *flow_find(struct classifier_port *port, uint64_t hash)
     return NULL;
 }
 
+static uint64_t *flow_began(const struct classifier_port *port, const struct flow *flow)
+{
+    return &port->began[flow - port->set->flow];
+}
+
+/* What the place held before is over, for all that this side knows: what was written down of it holds no longer. */
 static void flow_begin(struct classifier_port *port, struct flow *flow, uint64_t hash)
 {
+    if (port->log && flow->state != FLOW_UNJUDGED)
+        verdict_stream_put(port->log, flow->hash, port->at, NULL);
+    if (port->began)
+        *flow_began(port, flow) = port->at;
     *flow = (struct flow){.hash = hash, .serial = ++port->serial};
     if (port->record)
         verdicts_drop(port->record, hash);
+}
+
+/* Another process gets all of it once more: for us it is the same conversation as before. */
+static void flow_lend_anew(struct classifier_port *port, struct flow *flow)
+{
+    uint64_t began = port->began ? *flow_began(port, flow) : 0;
+    flow_begin(port, flow, flow->hash);
+    if (port->began)
+        *flow_began(port, flow) = began;
 }
 
 /* A conversation may have been forgotten there in a flood of others: as long as it has packets it is said again, once a second. */
@@ -275,8 +313,8 @@ static void flow_lend(struct classifier_port *port, struct flow *flow, const str
             flow->state = FLOW_JUDGED; /* the name stays */
             return;
         }
-        if (flow->number != 0) /* to another process: it gets all of it once more */
-            flow_begin(port, flow, flow->hash);
+        if (flow->number != 0)
+            flow_lend_anew(port, flow);
         flow->number = port->number;
         flow->last_s = (uint32_t)(packet->time_ns / 1000000000);
     }
@@ -341,6 +379,8 @@ static void take_verdict(struct classifier_port *port, const struct classifier_s
         count(&port->stale);
         return;
     }
+    if (port->log && (flow->state == FLOW_UNJUDGED || memcmp(flow->app, verdict->app, sizeof flow->app) != 0))
+        verdict_stream_put(port->log, flow->hash, *flow_began(port, flow), verdict->app);
     memcpy(flow->app, verdict->app, sizeof flow->app);
     flow->state = verdict->flags & CLASSIFIER_FINAL ? FLOW_JUDGED : FLOW_NAMED;
     flow_remind(port, flow);

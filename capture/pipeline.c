@@ -83,6 +83,7 @@ struct pipeline {
     bool judges;                        /* there are rules, or duplicates are left out */
     bool decodes;                       /* and one of both looks at headers */
     bool classifies;                    /* what layer 7 finds is recorded */
+    struct verdict_stream *verdict_stream; /* where it is also written down; null: nowhere */
     bool asks_app;                      /* layer 7 is asked: for that, or by a rule */
     const struct rule *rule;            /* those of the state in use */
     struct left_out left_out;
@@ -129,6 +130,8 @@ static void set_way(struct pipeline *pipeline)
     bool rules = list && list->count > 0;
     pipeline->rule = rules ? list->rule : NULL;
     pipeline->classifies = pipeline->feed && pipeline->options.verdicts && rule_feed_port(pipeline->feed);
+    if (pipeline->classifies && pipeline->verdict_stream)
+        classifier_port_log(rule_feed_port(pipeline->feed), pipeline->verdict_stream);
     pipeline->judges = rules || pipeline->duplicates || pipeline->classifies;
     pipeline->asks_app = pipeline->classifies || (rules && rule_program_needs_app(program));
     pipeline->decodes = pipeline->asks_app || (rules && rule_program_needs_decoding(program)) ||
@@ -178,6 +181,10 @@ int pipeline_open(const struct pipeline_options *options, struct pipeline **resu
         goto close_judgement;
     }
     pipeline->stream_number = stream_number(pipeline->stream);
+    /* Without it what is found out late is not known of earlier segments: recording does not fail. */
+    struct verdict_log *log = options->verdicts ? ring_verdict_log(options->ring) : NULL;
+    if (log && verdict_log_stream(log, pipeline->stream_number, &pipeline->verdict_stream) == 0)
+        set_way(pipeline);
     /* A live source that finds no segment prepared would lose its first packets. */
     stream_wait(pipeline->stream, READY_MS);
     *result = pipeline;
@@ -392,8 +399,10 @@ static const struct rule_verdict *judged_verdicts(struct pipeline *pipeline, str
     if (!pipeline->asks_app)
         return NULL;
     struct classifier_port *port = rule_feed_port(pipeline->feed);
-    if (port)
+    if (port) {
         layer7_wait(pipeline, port);
+        classifier_port_at(port, stream_next_packet(pipeline->stream));
+    }
     for (uint32_t i = from; i < to; i++)
         judged->verdict[i] =
             port ? classifier_verdict(port, &judged->packet[i], &judged->decoded[i])
@@ -540,12 +549,14 @@ static void rules_take(struct pipeline *pipeline)
     set_way(pipeline);
 }
 
-/* Hears what layer 7 has found out meanwhile. */
+/* Hears what layer 7 has found out meanwhile. All that was taken has been stored. */
 static void layer7_turn(struct pipeline *pipeline)
 {
     struct classifier_port *port = pipeline->asks_app ? rule_feed_port(pipeline->feed) : NULL;
-    if (port)
-        classifier_port_turn(port);
+    if (!port)
+        return;
+    classifier_port_at(port, stream_next_packet(pipeline->stream));
+    classifier_port_turn(port);
 }
 
 static void batch_take(struct pipeline *pipeline)
@@ -695,8 +706,10 @@ bool pipeline_no_disk(const struct pipeline *pipeline)
 static void layer7_settle(struct pipeline *pipeline)
 {
     struct classifier_port *port = pipeline->classifies ? rule_feed_port(pipeline->feed) : NULL;
-    if (port)
-        (void)classifier_port_settle(port, pipeline->waited ? LAYER7_SETTLE_WAITING_MS : LAYER7_SETTLE_MS); /* who has died, or hangs, has told what it could */
+    if (!port)
+        return;
+    (void)classifier_port_settle(port, pipeline->waited ? LAYER7_SETTLE_WAITING_MS : LAYER7_SETTLE_MS); /* who has died, or hangs, has told what it could */
+    classifier_port_at(port, stream_next_packet(pipeline->stream));
 }
 
 int pipeline_finish(struct pipeline *pipeline, struct failure *failure)
@@ -728,6 +741,8 @@ void pipeline_close(struct pipeline **slot)
         (void)pipeline_finish(pipeline, NULL);
     (void)ring_stream_close(pipeline->options.ring, &pipeline->stream, NULL, NULL, NULL);
     judgement_close(pipeline);
+    if (pipeline->verdict_stream)
+        verdict_log_leave(ring_verdict_log(pipeline->options.ring), &pipeline->verdict_stream);
     pthread_mutex_destroy(&pipeline->wake_lock);
     free(pipeline->interface);
     free(pipeline->link_type);

@@ -99,6 +99,8 @@ static int purge_work(void *context)
     /* The catalog's last rows may be lost in a power cut, and segments have moved: the next start reads the disks whole. */
     catalog_care_end(recorder, &entry->row.ring, false);
     run_care_drop(recorder->run_care, &entry->row.ring);
+    if (ring_verdict_log(entry->ring))
+        verdict_log_forget(ring_verdict_log(entry->ring)); /* what is said of conversations can be asked for any of them */
     return result;
 }
 

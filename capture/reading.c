@@ -39,6 +39,7 @@
 #include "key_run.h"
 #include "run_care.h"
 #include "steno_query.h"
+#include "verdict_care.h"
 
 #define MEMORY_MAX (64u << 20) /* of a worker's buffers */
 #define FLUSH_MS 10000
@@ -676,6 +677,12 @@ static int send_run(int fd, void *context)
     return worker_send(&reading->worker, WORKER_RUN, NULL, 0, 0, &fd, 1);
 }
 
+static int send_verdict_log(int fd, void *context)
+{
+    struct reading *reading = context;
+    return worker_send(&reading->worker, WORKER_VERDICT_LOG, NULL, 0, 0, &fd, 1);
+}
+
 /* Whether the filter may ask for what layer 7 finds: only the process that reads it knows for sure. */
 static bool asks_app(const struct reading_options *options)
 {
@@ -746,6 +753,8 @@ static int brief(struct reading *reading)
     if (result == 0 && finds && options->filter && options->filter[0] && !options->no_index)
         result = run_care_each(reading->request->recorder->run_care, &ring->ring, reading->position_min,
                                reading->position_max, send_run, reading);
+    if (result == 0 && finds && asks_app(options))
+        result = verdict_care_each(reading->request->recorder->verdict_care, reading->ring, send_verdict_log, reading);
     if (result == 0)
         result = worker_send(&reading->worker, WORKER_PLAN_END, NULL, 0, 0, NULL, 0);
     return result;

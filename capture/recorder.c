@@ -31,6 +31,7 @@
 #include "ring_opening.h"
 #include "run_care.h"
 #include "standing.h"
+#include "verdict_care.h"
 
 /* ---- the state directory
  * --------------------------------------------------------------------------- */
@@ -210,7 +211,11 @@ int recorder_open(const struct recorder_options *options, struct recorder **resu
     if (code == 0)
         code = standing_open(&recorder->standing, failure);
     if (code == 0)
+        code = verdict_care_open(recorder, &recorder->verdict_care, failure);
+    if (code == 0)
         code = start_rings(recorder, fresh, failure);
+    if (code == 0)
+        code = verdict_care_start(recorder->verdict_care, failure);
     if (code == 0)
         code = history_open(recorder, &recorder->history, failure);
     if (code == 0)
@@ -268,11 +273,13 @@ void recorder_close(struct recorder **slot)
     spare_worker_close(&recorder->spare); /* only connections took from it */
     job_list_close(&recorder->jobs);
     run_care_close(&recorder->run_care);
+    verdict_care_stop(recorder->verdict_care);
     disk_care_close(&recorder->disk_care);
     history_close(&recorder->history);
     if (was_up)
         event_log_say(recorder->events, "info", "stopped", "", "tapeloopd has ended");
     close_rings(recorder);
+    verdict_care_close(&recorder->verdict_care);
     recording_list_close(&recorder->recordings);
     standing_close(&recorder->standing);
     classifier_close(&recorder->classifier);

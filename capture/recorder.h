@@ -35,6 +35,7 @@ struct job_list;
 struct recording_list;
 struct run_care;
 struct standing_list;
+struct verdict_care;
 
 struct recorder_options {
     const char *state_directory;
@@ -68,6 +69,7 @@ struct recorder {
     struct history *history;
     struct disk_care *disk_care;
     struct run_care *run_care;
+    struct verdict_care *verdict_care;
     struct control_server *server;
 };
 

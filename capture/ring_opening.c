@@ -23,6 +23,7 @@
 #include "packet_keys.h"
 #include "recorder.h"
 #include "superblock.h"
+#include "verdict_care.h"
 
 #define BUSY_RETRY_NS 100000000ull
 #define BUFFER_SHARE_OF_MEMORY 8
@@ -243,6 +244,7 @@ static int open_ring(struct ring_entry *entry, struct disk **disk, uint32_t disk
         .mender = mending_options(entry),
         .keys_of = entry->settings.value[SETTING_index] ? packet_keys_of : NULL,
         .catalog = recorder->catalog,
+        .verdict_directory = verdict_care_directory(recorder->verdict_care),
         .event = on_event,
         .progress = on_progress,
         .give_up = on_give_up,

@@ -33,6 +33,7 @@
 #include "run_maker.h"
 #include "segment_reader.h"
 #include "text.h"
+#include "verdict_past.h"
 #include "verdicts.h"
 #include "verifier.h"
 #include "worker.h"
@@ -92,6 +93,7 @@ struct extraction {
     flow_keys_of *keys_of;
     struct verdicts *verdicts; /* what layer 7 has found lately; null: it has not been asked */
     uint64_t verdict_seed;
+    struct verdict_past *past; /* what is written down of verdicts; null: nothing came */
     uint32_t apps;      /* of the filter, as filter_apps() has them */
     uint64_t undecided; /* packets */
     char *filter_text;
@@ -172,6 +174,20 @@ static int take_run(struct extraction *extraction, struct worker_received *recei
     return 0;
 }
 
+static uint32_t truth_of(void *context, const char *verdict);
+
+/* A piece of what is written down of verdicts: read when a packet is met of which nothing else is known. */
+static int take_verdict_log(struct extraction *extraction, struct worker_received *received)
+{
+    if (received->descriptors != 1 || extraction->planned)
+        return protocol_error(extraction, "verdicts that are none");
+    if (!extraction->past && verdict_past_open(&extraction->job.ring, truth_of, extraction, 0, &extraction->past) != 0)
+        return fail(&extraction->failure, ERR_NO_MEMORY, "no memory for what is written down of verdicts");
+    received->descriptors = 0;
+    verdict_past_piece(extraction->past, received->descriptor[0]);
+    return 0;
+}
+
 static void describe_gap(const struct worker_gap *gap, char *text, size_t size)
 {
     char from[TEXT_TIME_SIZE], to[TEXT_TIME_SIZE], packets[64];
@@ -233,12 +249,15 @@ static int listen_once(struct extraction *extraction, int timeout_ms)
         return result;
     if (received.type == WORKER_RUN)
         result = take_run(extraction, &received);
+    if (received.type == WORKER_VERDICT_LOG)
+        result = take_verdict_log(extraction, &received);
     for (uint32_t i = 0; i < received.descriptors; i++)
         close(received.descriptor[i]); /* only a JOB has others, and it was the first message */
     switch (received.type) {
     case WORKER_FILTER:
         return set_filter(extraction, received.elements, received.count);
     case WORKER_RUN:
+    case WORKER_VERDICT_LOG:
         return result;
     case WORKER_SEGMENTS:
         return keep_segments(extraction, received.elements, received.count);
@@ -521,7 +540,7 @@ static uint32_t truth_of(void *context, const char *verdict)
 
 /*
  * What is known of the packet's conversation: of a sealed segment what is recorded there, of one that is still being filled what layer 7 has found by
- * now. False: nothing.
+ * now; where that is nothing, what is written down of this packet's number (verdict_past.h). False: nothing.
  */
 static bool know_app(const struct extraction *extraction, const struct reader_packet *packet, uint32_t *truth)
 {
@@ -533,12 +552,14 @@ static bool know_app(const struct extraction *extraction, const struct reader_pa
     extraction->keys_of(link_type, packet->packet->bytes, packet->packet->captured_bytes, &keys);
     if (!verdicts_hash(&keys, extraction->verdict_seed, &hash))
         return true; /* it is of none: no `app` holds for it */
-    if (!packet->unsealed)
-        return packet->verdicts && segment_verdicts_get(packet->verdicts, hash, truth);
-    if (!extraction->verdicts || !verdicts_get(extraction->verdicts, hash, app) || !verdicts_text(extraction->verdicts, app, text))
-        return false;
-    *truth = filter_app_truth(extraction->filter, text);
-    return true;
+    if (!packet->unsealed && packet->verdicts && segment_verdicts_get(packet->verdicts, hash, truth))
+        return true;
+    if (packet->unsealed && extraction->verdicts && verdicts_get(extraction->verdicts, hash, app) &&
+        verdicts_text(extraction->verdicts, app, text)) {
+        *truth = filter_app_truth(extraction->filter, text);
+        return true;
+    }
+    return extraction->past && verdict_past_ask(extraction->past, &packet->run, packet->stream, packet->number, &keys, truth);
 }
 
 /* Whether the packet is to be handed out. */
@@ -624,6 +645,18 @@ static int listen_and_watch(struct extraction *extraction)
     return result == ERR_TIMEOUT ? 0 : result;
 }
 
+/* How many packets one that is being filled has is not known yet. */
+static int past_want(struct extraction *extraction)
+{
+    int result = 0;
+    for (uint32_t i = 0; i < extraction->inbox_count && extraction->past && !result; i++) {
+        const struct worker_segment *segment = &extraction->inbox[i];
+        uint64_t end = segment->state == SEGMENT_OPEN ? UINT64_MAX : segment->first_packet + segment->packets;
+        result = verdict_past_want(extraction->past, &segment->run, segment->stream, segment->first_packet, end);
+    }
+    return result;
+}
+
 static int give_segments(struct extraction *extraction)
 {
     for (uint32_t i = 0; i < extraction->inbox_count; i++) {
@@ -634,7 +667,9 @@ static int give_segments(struct extraction *extraction)
         segment->nothing = segment->state != SEGMENT_OPEN && !segment->whole &&
                            key_runs_exclude(&extraction->runs, &segment->segment, segment->revision);
     }
-    int result = reader_add(extraction->reader, extraction->inbox, extraction->inbox_count);
+    int result = past_want(extraction);
+    if (!result)
+        result = reader_add(extraction->reader, extraction->inbox, extraction->inbox_count);
     extraction->inbox_count = 0;
     return result ? fail(&extraction->failure, result, "the recorder sent a segment that cannot be")
                   : 0;
@@ -1035,6 +1070,7 @@ void extraction_close(struct extraction **out)
     capture_writer_close(&extraction->writer);
     filter_close(&extraction->filter);
     narrowing_close(&extraction->narrowing);
+    verdict_past_close(&extraction->past);
     key_runs_close(&extraction->runs);
     for (uint32_t i = 0; i < RING_DISKS_MAX; i++)
         disk_close(&extraction->disk[i]);

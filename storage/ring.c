@@ -16,6 +16,8 @@
 #include "superblock_writer.h"
 
 #define STREAMS_MAX 1024u
+#define VERDICT_SHARE 256u             /* of the ring, as much as is written down of verdicts, */
+#define VERDICT_BYTES_MOST (1ull << 30) /* and no more */
 #define SUPERBLOCK_WAIT_NS 2000000000ull /* for disks that are told of a change */
 
 struct ring_member {
@@ -42,6 +44,7 @@ struct ring {
     struct pool *pool;
     struct pressure_gauge gauge;
     struct verdicts *verdicts;
+    struct verdict_log *verdict_log; /* null: there is none */
     atomic_bool heedless; /* as the mender */
     atomic_uint readers;
     _Atomic uint64_t readers_held_back_ns;
@@ -477,6 +480,24 @@ static struct recovery_disk *recovery_disks(struct ring *ring, bool all, uint32_
     return disk;
 }
 
+/* A 256th of the ring for what is written down of verdicts, and no more than VERDICT_BYTES_MOST: it lies with the state, not on the ring's disks. */
+static int verdict_log_begin(struct ring *ring, const struct recovery_disk *disk, uint32_t disks, struct failure *failure)
+{
+    struct verdict_log_options options = {
+        .directory = ring->options.verdict_directory,
+        .ring = ring->options.ring,
+        .run = ring->run,
+        .verdicts = ring->verdicts,
+    };
+    if (options.directory <= 0)
+        return 0;
+    for (uint32_t i = 0; i < disks; i++)
+        options.bytes_max += disk[i].disk->geometry.slot_count * ring->slot_bytes / VERDICT_SHARE;
+    if (options.bytes_max > VERDICT_BYTES_MOST)
+        options.bytes_max = VERDICT_BYTES_MOST;
+    return verdict_log_open(&options, &ring->verdict_log) == 0 ? 0 : fail(failure, ERR_NO_MEMORY, "no memory for what layer 7 finds");
+}
+
 static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uint32_t disks, uint64_t position,
                         struct failure *failure)
 {
@@ -484,6 +505,8 @@ static int start_keeper(struct ring *ring, const struct recovery_disk *disk, uin
     int opened = pressure_gauge_open(&ring->gauge, failure);
     if (opened == 0)
         opened = verdicts_open(&ring->verdicts, failure);
+    if (opened == 0)
+        opened = verdict_log_begin(ring, disk, disks, failure);
     if (opened != 0)
         return opened;
     struct keeper_options options = {
@@ -629,6 +652,7 @@ static void ring_free(struct ring *ring)
     }
     keeper_free(&ring->keeper);
     pressure_gauge_close(&ring->gauge);
+    verdict_log_close(&ring->verdict_log);
     verdicts_close(&ring->verdicts);
     pool_close(&ring->pool);
     pthread_mutex_destroy(&ring->members_lock);
@@ -1697,6 +1721,20 @@ int ring_pressure_fd(const struct ring *ring)
 struct verdicts *ring_verdicts(const struct ring *ring)
 {
     return ring->verdicts;
+}
+
+struct verdict_log *ring_verdict_log(const struct ring *ring)
+{
+    return ring->verdict_log;
+}
+
+void ring_flush_verdicts(struct ring *ring, bool always)
+{
+    uint64_t oldest, newest;
+    if (!ring->verdict_log)
+        return;
+    ring_positions(ring, &oldest, &newest);
+    verdict_log_flush(ring->verdict_log, oldest, newest, always);
 }
 
 uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i)

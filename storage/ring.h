@@ -19,6 +19,7 @@
 #include "recovery.h"
 #include "stream.h"
 #include "superblock.h"
+#include "verdict_log.h"
 #include "worker.h"
 
 struct ring;
@@ -33,6 +34,7 @@ struct ring_options {
     struct mender_options mender;
     flow_keys_of *keys_of;     /* what segments are indexed by; null: they get no key index */
     struct catalog *catalog;   /* stays the caller's */
+    int verdict_directory;     /* where verdicts are written down (verdict_log.h), above 0, stays the caller's; 0: nowhere */
     bool whole;                /* read every slot: the catalog is fresh, or the ring is new to this machine */
     void (*event)(void *context, const char *severity, const char *kind, const char *text);
     void (*progress)(void *context, uint64_t slots_done, uint64_t slots_total);
@@ -176,6 +178,12 @@ int ring_pressure_fd(const struct ring *ring);
 
 /* What layer 7 finds in what is recorded into the ring, as long as it is open: the ring's. Any thread. */
 struct verdicts *ring_verdicts(const struct ring *ring);
+
+/* Where its streams write down what layer 7 has found of which of their packets; null: nowhere. */
+struct verdict_log *ring_verdict_log(const struct ring *ring);
+
+/* Has that written. Any thread. */
+void ring_flush_verdicts(struct ring *ring, bool always);
 /* The generation of the i-th disk's superblock, as it was read or written last. Any thread. */
 uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i);
 /* All of it; nobody changes the ring meanwhile. */

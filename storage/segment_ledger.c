@@ -59,7 +59,7 @@ void segment_ledger_seal(struct segment_ledger *ledger, const struct keeper_opti
 
 void segment_ledger_encode(struct segment_ledger *ledger, struct flow_index *flows, const struct verdicts *verdicts)
 {
-    if (verdicts && verdicts_names(verdicts) > 0)
+    if (verdicts && verdicts_any(verdicts))
         flow_index_judge(flows, verdicts);
     bool whole = flow_index_whole(flows) && flow_index_packets(flows) == ledger->index.packets;
     flow_frames_seal(flows, &ledger->index, &ledger->seal);

@@ -814,6 +814,11 @@ void stream_interfaces(struct stream *stream, void (*each)(const struct stream_i
     pthread_mutex_unlock(&stream->lock);
 }
 
+uint64_t stream_next_packet(const struct stream *stream)
+{
+    return stream->next_packet;
+}
+
 uint32_t stream_number(const struct stream *stream)
 {
     return stream->number;

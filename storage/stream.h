@@ -104,6 +104,9 @@ void stream_interfaces(struct stream *stream, void (*each)(const struct stream_i
 
 uint32_t stream_number(const struct stream *stream);
 
+/* The number that the next packet will have. The capture thread's. */
+uint64_t stream_next_packet(const struct stream *stream);
+
 /* ---- the keeper's part of a stream ---------------------------------------------------------------- */
 
 struct stream_queue { /* keeper thread only */

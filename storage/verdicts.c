@@ -36,6 +36,7 @@ struct verdict_set {
 struct shared {
     uint64_t seed;
     _Atomic uint32_t names;
+    _Atomic uint32_t any; /* something was put */
     char name[VERDICTS_NAMES_MAX][VERDICTS_NAME_BYTES];
     struct verdict_set set[SETS];
 };
@@ -277,6 +278,13 @@ void verdicts_put(struct verdicts *verdicts, uint64_t hash, const uint16_t app[2
         place = (unsigned)(hash >> 1) % WAYS;
     if (before != word)
         atomic_store_explicit(&set->place[place], word, memory_order_relaxed);
+    if (atomic_load_explicit(&verdicts->shared->any, memory_order_relaxed) == 0)
+        atomic_store_explicit(&verdicts->shared->any, 1, memory_order_relaxed);
+}
+
+bool verdicts_any(const struct verdicts *verdicts)
+{
+    return atomic_load_explicit(&verdicts->shared->any, memory_order_relaxed) != 0;
 }
 
 void verdicts_drop(struct verdicts *verdicts, uint64_t hash)

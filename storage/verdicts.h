@@ -68,6 +68,9 @@ bool verdicts_never(const struct flow_kind *kind);
 /* The conversation is these protocols (numbers of names, 0: none): the lower one, what it carries. */
 void verdicts_put(struct verdicts *verdicts, uint64_t hash, const uint16_t app[2]);
 
+/* Whether any was ever put: where layer 7 was never asked nobody need look for what it has found. */
+bool verdicts_any(const struct verdicts *verdicts);
+
 /* It begins anew: what it was is not what it is. */
 void verdicts_drop(struct verdicts *verdicts, uint64_t hash);
 

@@ -40,6 +40,7 @@ static bool element_size(uint32_t type, bool from_worker, uint32_t *bytes)
     case WORKER_PLAN_END:
     case WORKER_FINISH:
     case WORKER_RUN:
+    case WORKER_VERDICT_LOG:
         *bytes = 0;
         return !from_worker;
     case WORKER_VERDICT:
@@ -75,6 +76,7 @@ static bool count_fits(uint32_t type, uint32_t count)
     case WORKER_PLAN_END:
     case WORKER_FINISH:
     case WORKER_RUN:
+    case WORKER_VERDICT_LOG:
     case WORKER_CAUGHT_UP:
         return count == 0;
     default:

@@ -47,6 +47,7 @@ enum worker_message_type {
     WORKER_VERDICT,
     WORKER_FINISH,
     WORKER_RUN,
+    WORKER_VERDICT_LOG, /* with a descriptor: a piece of what is written down of verdicts (verdict_log.h), the oldest first; before PLAN_END */
     WORKER_PROGRESS = 64,
     WORKER_BAD,
     WORKER_GAP,

@@ -5,6 +5,7 @@ The captures of nDPI itself are recorded and searched where $TAPELOOP_CAPTURES o
 tapeloop-flows says of each flow of them, whose counts test_classify.py holds against nDPI's own, is what must be found.
 """
 import collections
+import glob
 import os
 import signal
 import subprocess
@@ -130,13 +131,61 @@ class App(Base):
         self.assertTrue([comment for comment in comments if comment.startswith(f"undecided: {len(MIX) - 2} packets")], comments)
 
     def test_without_an_index(self):
-        """Verdicts lie in the key index: where there is none, nothing is decided."""
+        """Verdicts lie in the key index, and are written down beside it: where there is neither, nothing is decided."""
         recorder = self.make(index="off")
         self.assertEqual(recorder.stop(), 0)
         recorder = self.start()
         import_packets(recorder, "dmz", timed(MIX))
+        self.check_mix(recorder)
+        self.assertEqual(recorder.stop(), 0)
+        self.remove_pieces()
+        recorder = self.start()
         packets, result = extract(recorder, "dmz", filter="app dns")
         self.assertEqual((packets, result["undecided"], result["complete"]), ([], len(MIX) - 2, False))
+
+    def pieces(self):
+        return sorted(glob.glob(os.path.join(self.path("state"), "verdicts", "*.verdicts")))
+
+    def remove_pieces(self):
+        self.assertTrue(self.pieces())
+        for path in self.pieces():
+            os.unlink(path)
+
+    def test_damaged(self):
+        """What is written down beside the segments is damaged anywhere: what is found is right, and what is not is counted."""
+        recorder = self.make(index="off")
+        self.assertEqual(recorder.stop(), 0)
+        recorder = self.start()
+        for i in range(3):
+            import_packets(recorder, "dmz", timed(MIX, START_NS + i * 10**12))
+        self.assertEqual(recorder.stop(), 0)
+        [path] = self.pieces()
+        with open(path, "rb") as file:
+            whole = file.read()
+        partly = 0
+        for at in range(0, len(whole), max(1, len(whole) // 12)):
+            with open(path, "wb") as file:
+                file.write(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1:])
+            recorder = self.start()
+            packets, result = extract(recorder, "dmz", filter="app dns")
+            self.assertEqual([body for _, body in packets if body not in DNS], [])
+            self.assertEqual(result["complete"], result["undecided"] == 0)
+            self.assertTrue(len(packets) == 3 * len(DNS) or result["undecided"] > 0, (at, result))
+            partly += 0 < len(packets) < 3 * len(DNS)
+            self.assertEqual(recorder.stop(), 0)
+        self.assertGreater(partly, 0)
+
+    def test_deleted_ring(self):
+        """Nothing is left of a ring that is deleted."""
+        recorder = self.make()
+        import_packets(recorder, "dmz", timed(MIX))
+        self.find(recorder, "app dns")
+        self.assertEqual(len(self.pieces()), 1)
+        recorder.call("ring.delete", ring="dmz", wipe=True)
+        end = time.monotonic() + 30
+        while self.pieces():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.2)
 
     def test_purge(self):
         recorder = self.make()
@@ -147,7 +196,9 @@ class App(Base):
         self.assertEqual(recorder.call("purge", **whole)["packets"], 2)
         left = [frame for frame in MIX if frame not in DNS]
         self.assertEqual([body for _, body in extract(recorder, "dmz")[0]], left)
-        # The segment was written anew from its packets: what layer 7 had found of them is gone with the old one, and that is told.
+        # The segment was written anew from its packets: what layer 7 had found of them is gone with the old one, and that is told. What had been written
+        # down beside it is gone, too: it would answer whoever asks for a conversation that was erased.
+        self.assertEqual(self.pieces(), [])
         packets, result = extract(recorder, "dmz", filter="app http")
         self.assertEqual((packets, result["undecided"]), ([], len(left) - 2))
 
@@ -159,7 +210,7 @@ class App(Base):
         client.ask("import", [reader], ring="dmz", names=["pipe"])
         os.close(reader)
         os.write(writer, world.pcap(timed(MIX, START_NS + 10**12)))
-        while len(extract(recorder, "dmz", filter="")[0]) < 2 * len(MIX):
+        while len(extract(recorder, "dmz", filter="app dns or app http or app tls or app unknown")[0]) < 2 * (len(MIX) - 2):
             time.sleep(0.05)
         recorder.kill()
         os.close(writer)
@@ -167,7 +218,13 @@ class App(Base):
         self.recorders.remove(recorder)
         recorder = self.start()
         self.assertEqual(self.find(recorder, "app dns", to_ns=str(START_NS + 10**12)), DNS)
-        packets, result = extract(recorder, "dmz", filter="app dns", from_ns=str(START_NS + 10**12))  # sealed by the start, which knows of no verdict
+        # The second segment was sealed by the start, which knows of no verdict but those that were written down.
+        for text, found in (("app dns", DNS), ("app http", HTTP), ("app youtube", VIDEO)):
+            self.assertEqual(self.find(recorder, text, from_ns=str(START_NS + 10**12)), found)
+        self.assertEqual(recorder.stop(), 0)
+        self.remove_pieces()
+        recorder = self.start()
+        packets, result = extract(recorder, "dmz", filter="app dns", from_ns=str(START_NS + 10**12))
         self.assertEqual((packets, result["undecided"], result["complete"]), ([], len(MIX) - 2, False))
 
 
@@ -208,28 +265,45 @@ class Open(Base):
             self.assertLess(time.monotonic(), end, "it does not come")
             time.sleep(0.05)
 
-    def test_late(self):
-        """A flow that is judged when an earlier segment with packets of it had been sealed: decided from the segment on that was sealed at or after the verdict."""
+    def late(self, later_ns):
+        """A flow that layer 7 names when an earlier segment with a packet of it had been sealed. Returns its packets, and the recorder."""
         recorder = self.make()
         client, writer = self.begin(recorder)
-        bare = [udp(CLIENT, 50000, RESOLVER, 50001, b"")]  # says nothing about itself
+        bare = [udp(CLIENT, 50000, RESOLVER, 53, b"")]  # says nothing about itself
         filling = [udp("10.2.0.1", 40000 + i % 20, "10.2.0.2", 9, bytes(1400)) for i in range(1200)]  # more than a slot of a MiB
-        speaking = [udp(CLIENT, 50000, RESOLVER, 50001, dns_query("example.org")), udp(RESOLVER, 50001, CLIENT, 50000, dns_answer("example.org", CLIENT))]
+        speaking = [udp(CLIENT, 50000, RESOLVER, 53, dns_query("example.org")), udp(RESOLVER, 53, CLIENT, 50000, dns_answer("example.org", CLIENT))]
         data = world.pcap(timed(bare + filling))
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(data)
             pipe.flush()
             self.wait_for(lambda: extract(recorder, "dmz")[1]["packets"] == 1201)
-            pipe.write(world.pcap(timed(speaking, START_NS + 10**12))[24:])
+            time.sleep(0.5)  # the first segment is sealed
+            pipe.write(world.pcap(timed(speaking, START_NS + later_ns))[24:])
         client.answer()
-        flow = f"host {CLIENT} and udp port 50000"
-        self.assertEqual(len(extract(recorder, "dmz", filter=flow)[0]), 3)
-        names = [name for name in ("dns", "unknown") if extract(recorder, "dmz", filter=f"app {name} and {flow}")[0]]
-        self.assertEqual(len(names), 1)
-        packets, result = extract(recorder, "dmz", filter=f"app {names[0]} and {flow}")
-        self.assertEqual(([body for _, body in packets], result["undecided"], result["complete"]), (speaking, 1, False))
-        packets, result = extract(recorder, "dmz", filter=f"not app {names[0]} and {flow}")
-        self.assertEqual((packets, result["undecided"]), ([], 1))
+        self.assertEqual(len(extract(recorder, "dmz", filter=self.FLOW)[0]), 3)
+        return recorder, bare, speaking
+
+    FLOW = f"host {CLIENT} and udp port 50000"
+
+    def test_late(self):
+        """It reaches back into segments that had been sealed: also after a start, and after a crash."""
+        recorder, bare, speaking = self.late(10**10)
+        for _ in range(2):
+            self.assertEqual(self.find(recorder, f"app dns and {self.FLOW}"), bare + speaking)
+            self.assertEqual(self.find(recorder, f"not app dns and {self.FLOW}"), [])
+            self.assertEqual(self.find(recorder, "app dns", no_index=True), bare + speaking)
+            self.assertEqual(self.find(recorder, "app dns", to_ns=str(START_NS + 10**9)), bare)
+            recorder.kill()
+            self.recorders.remove(recorder)
+            recorder = self.start()
+
+    def test_too_late(self):
+        """It had been silent for so long that it is another conversation: what is found of this is not said of that."""
+        recorder, _, speaking = self.late(10**12)
+        packets, result = extract(recorder, "dmz", filter=f"app dns and {self.FLOW}")
+        found = [body for _, body in packets]
+        self.assertEqual(found[-2:], speaking)
+        self.assertEqual((len(found) + result["undecided"], result["complete"]), (3, result["undecided"] == 0))
 
     def test_follow(self):
         recorder = self.make()
