@@ -921,11 +921,13 @@ static int add_sizes(struct flow_reader *reader, const uint8_t *wanted,
  */
 struct end_span {
     uint32_t from, to; /* ends */
+    uint8_t address[16]; /* of the first */
 };
 
 struct candidate {
     uint32_t flow;
     uint32_t end[2];
+    bool known[2]; /* which of these are: the others are looked up where the flow is judged */
 };
 
 struct search {
@@ -937,6 +939,7 @@ struct search {
     struct candidate candidate[CANDIDATES_MAX];
     uint32_t candidates;
     bool crowded; /* there are more than that */
+    bool one_end_decides; /* narrowing_one_end_decides() */
     uint16_t service[FLOW_INDEX_SERVICES_MAX];
 };
 
@@ -1062,8 +1065,10 @@ static int find_span(struct search *search, uint8_t version, const uint8_t *low,
         code = walk_next(search, &walk);
         if (code == 0 && memcmp(walk.now, high, bytes) > 0)
             break;
-        if (span.from == count && memcmp(walk.now, low, bytes) >= 0)
+        if (span.from == count && memcmp(walk.now, low, bytes) >= 0) {
             span.from = i;
+            memcpy(span.address, walk.now, sizeof span.address);
+        }
         if (i >= span.from + 2 * CANDIDATES_MAX) { /* each end is one of a flow, which has two */
             search->crowded = true;
             return 0;
@@ -1076,7 +1081,9 @@ static int find_span(struct search *search, uint8_t version, const uint8_t *low,
         search->crowded = true;
         return 0;
     }
-    search->span[search->spans++] = (struct end_span){.from = base + span.from, .to = base + span.to};
+    span.from += base;
+    span.to += base;
+    search->span[search->spans++] = span;
     return 0;
 }
 
@@ -1091,12 +1098,15 @@ static int find_spans(struct search *search)
     return code;
 }
 
-static void add_candidate(struct search *search, uint32_t flow)
+/* `side`: that `end` is of the flow; 2: none is known. */
+static void add_candidate(struct search *search, uint32_t flow, unsigned side, uint32_t end)
 {
-    if (search->candidates == CANDIDATES_MAX)
+    if (search->candidates == CANDIDATES_MAX) {
         search->crowded = true;
-    else
-        search->candidate[search->candidates++] = (struct candidate){.flow = flow};
+        return;
+    }
+    struct candidate *candidate = &search->candidate[search->candidates++];
+    *candidate = (struct candidate){.flow = flow, .end = {end, end}, .known = {side == 0, side == 1}};
 }
 
 /* Flows whose end 0 is in a span. */
@@ -1113,10 +1123,36 @@ static int find_firsts(struct search *search, const struct end_span *span)
         if (bits.failed || flow > reader->flows || times > reader->flows - flow)
             return ERR_CORRUPT;
         for (uint64_t i = 0; end >= span->from && i < times && !search->crowded; i++)
-            add_candidate(search, (uint32_t)(flow + i));
+            add_candidate(search, (uint32_t)(flow + i), 0, end);
         flow += times;
     }
     return code;
+}
+
+/* The first of the flows from `flow` on whose end 1 is in the span; the number of flows, where there is none. */
+static uint32_t next_within(const uint8_t *bytes, uint32_t width, uint32_t flow, uint32_t flows, const struct end_span *span)
+{
+    const uint32_t from = span->from, length = span->to - span->from;
+    if (length == 1 && width > 1) {
+        /* As many numbers as one look shows are compared at once: where a field of the difference is zero, the borrow of one that is taken from each
+         * reaches the highest bit of a field in which that bit was zero. */
+        const uint32_t count = 57 / width;
+        uint64_t lows = 0, word;
+        for (uint32_t i = 0; i < count; i++)
+            lows |= UINT64_C(1) << i * width;
+        const uint64_t wanted = lows * from, highs = lows << (width - 1);
+        for (; flow + count <= flows; flow += count) {
+            uint64_t bit = (uint64_t)flow * width;
+            le64 field;
+            memcpy(&field, bytes + (bit >> 3), sizeof field);
+            word = (le64_get(field) >> (bit & 7)) ^ wanted;
+            if (((word - lows) & ~word & highs) != 0)
+                break;
+        }
+    }
+    while (flow < flows && number_at(bytes, (uint64_t)flow * width, width) - from >= length)
+        flow++;
+    return flow;
 }
 
 /* Flows whose end 1 is in a span: all of the column is gone through, a number of a known width after the other. */
@@ -1124,16 +1160,14 @@ static int find_seconds(struct search *search)
 {
     struct flow_reader *reader = search->reader;
     struct bit_reader bits;
-    uint32_t width = bits_width(reader->all_ends);
+    uint32_t width = bits_width(reader->all_ends), flows = reader->flows;
     int code = part_load(reader, FLOW_PART_SECONDS, &bits);
-    if (code == 0 && (reader->part[FLOW_PART_SECONDS].code != width || (uint64_t)reader->flows * width > bits.end))
+    if (code == 0 && (reader->part[FLOW_PART_SECONDS].code != width || (uint64_t)flows * width > bits.end))
         code = ERR_CORRUPT;
     for (uint32_t i = 0; code == 0 && i < search->spans; i++) {
-        uint32_t from = search->span[i].from, length = search->span[i].to - from;
-        uint64_t bit = 0;
-        for (uint32_t flow = 0; flow < reader->flows && !search->crowded; flow++, bit += width)
-            if (number_at(bits.bytes, bit, width) - from < length)
-                add_candidate(search, flow);
+        const struct end_span *span = &search->span[i];
+        for (uint32_t flow = 0; !search->crowded && (flow = next_within(bits.bytes, width, flow, flows, span)) < flows; flow++)
+            add_candidate(search, flow, 1, number_at(bits.bytes, (uint64_t)flow * width, width));
     }
     return code;
 }
@@ -1151,7 +1185,7 @@ static int find_unsure(struct search *search)
     code = load_kinds(reader, reader->flows);
     for (uint32_t flow = 0; code == 0 && flow < reader->flows && !search->crowded; flow++)
         if (unsure[reader->column.flow_kind[flow]])
-            add_candidate(search, flow);
+            add_candidate(search, flow, 2, 0);
     return code;
 }
 
@@ -1161,26 +1195,36 @@ static int by_flow(const void *a, const void *b)
     return one < two ? -1 : one > two;
 }
 
-/* In order, and each once. */
+/* In order, and each once, with what is known of it. */
 static void sort_candidates(struct search *search)
 {
     uint32_t count = 0;
     qsort(search->candidate, search->candidates, sizeof search->candidate[0], by_flow);
-    for (uint32_t i = 0; i < search->candidates; i++)
-        if (count == 0 || search->candidate[count - 1].flow != search->candidate[i].flow)
-            search->candidate[count++] = search->candidate[i];
+    for (uint32_t i = 0; i < search->candidates; i++) {
+        const struct candidate *candidate = &search->candidate[i];
+        struct candidate *last = count > 0 ? &search->candidate[count - 1] : NULL;
+        if (!last || last->flow != candidate->flow) {
+            search->candidate[count++] = *candidate;
+            continue;
+        }
+        for (unsigned side = 0; side < 2; side++)
+            if (candidate->known[side]) {
+                last->end[side] = candidate->end[side];
+                last->known[side] = true;
+            }
+    }
     search->candidates = count;
 }
 
-/* Both ends of a flow. */
-static int find_ends(struct search *search, struct candidate *candidate)
+/* A flow's end 0: how many flows each end begins is summed up, from the last mark before it. */
+static int find_first(const struct search *search, uint32_t number, uint32_t *first)
 {
     struct flow_reader *reader = search->reader;
     struct bit_reader bits;
-    uint32_t from = 0, to = flow_chunks(reader->all_ends, FLOW_INDEX_END_CHUNK), width = bits_width(reader->all_ends);
+    uint32_t from = 0, to = flow_chunks(reader->all_ends, FLOW_INDEX_END_CHUNK);
     while (to - from > 1) {
         uint32_t middle = from + (to - from) / 2;
-        if (le32_get(mark_end(search, middle).flow) <= candidate->flow)
+        if (le32_get(mark_end(search, middle).flow) <= number)
             from = middle;
         else
             to = middle;
@@ -1190,21 +1234,44 @@ static int find_ends(struct search *search, struct candidate *candidate)
     struct flow_index_mark_end mark = mark_end(search, from);
     uint64_t flow = le32_get(mark.flow);
     int code = load_at(reader, FLOW_PART_FIRSTS, le32_get(mark.bit), &bits);
-    for (uint32_t end = from * FLOW_INDEX_END_CHUNK; code == 0; end++) {
-        if (end == reader->all_ends || bits.failed || flow > candidate->flow)
-            return ERR_CORRUPT;
-        flow += get_number(&bits, reader->part[FLOW_PART_FIRSTS].code, bits_width(FLOW_INDEX_FLOWS_MAX + 1));
-        candidate->end[0] = end;
-        if (flow > candidate->flow && !bits.failed)
-            break;
-    }
-    if (code == 0)
-        code = part_load(reader, FLOW_PART_SECONDS, &bits);
+    if (code != 0)
+        return code;
+    struct bit_reader now = bits;
+    uint8_t order = reader->part[FLOW_PART_FIRSTS].code;
+    uint32_t end = from * FLOW_INDEX_END_CHUNK;
+    for (; end < reader->all_ends && flow <= number && !now.failed; end++)
+        flow += get_number(&now, order, bits_width(FLOW_INDEX_FLOWS_MAX + 1));
+    *first = end - 1;
+    return now.failed || flow <= number || end == from * FLOW_INDEX_END_CHUNK ? ERR_CORRUPT : 0;
+}
+
+/* Both ends of a flow. */
+static int find_ends(struct search *search, struct candidate *candidate)
+{
+    struct flow_reader *reader = search->reader;
+    struct bit_reader bits;
+    uint32_t width = bits_width(reader->all_ends);
+    int code = candidate->known[0] ? 0 : find_first(search, candidate->flow, &candidate->end[0]);
+    if (code != 0 || candidate->known[1])
+        return code;
+    code = part_load(reader, FLOW_PART_SECONDS, &bits);
     if (code == 0 && (reader->part[FLOW_PART_SECONDS].code != width || (uint64_t)reader->flows * width > bits.end))
         code = ERR_CORRUPT;
     if (code == 0)
         candidate->end[1] = number_at(bits.bytes, (uint64_t)candidate->flow * width, width);
     return code == 0 && candidate->end[1] >= reader->all_ends ? ERR_CORRUPT : code;
+}
+
+/* The last one of so many of version 4, fewer than a piece has. */
+static int skip_addresses4(const struct search *search, const struct address_walk *walk, uint32_t count, uint8_t address[16])
+{
+    struct bit_reader bits = walk->bits;
+    uint64_t sum = walk->sum; /* each number is below 2^48 */
+    uint8_t order = search->reader->part[FLOW_PART_ADDRESS4].code;
+    for (uint32_t i = 0; i < count; i++)
+        sum += get_number(&bits, order, 32);
+    put_address4(address, (uint32_t)sum);
+    return bits.failed || sum > UINT32_MAX ? ERR_CORRUPT : 0;
 }
 
 /* An end's address, into zeros. */
@@ -1214,10 +1281,18 @@ static int find_address(const struct search *search, uint32_t end, uint8_t addre
     uint32_t behind4 = reader->ends[0] + reader->ends[1];
     if (end < reader->ends[0])
         return 0;
+    for (uint32_t i = 0; i < search->spans; i++) {
+        if (search->span[i].from == end) { /* that of whoever is asked for is known */
+            memcpy(address, search->span[i].address, 16);
+            return 0;
+        }
+    }
     uint8_t version = end < behind4 ? 4 : 6;
     uint32_t number = end < behind4 ? end - reader->ends[0] : end - behind4, piece = number / FLOW_INDEX_END_CHUNK;
     struct address_walk walk;
     int code = walk_from(search, version, piece, &walk);
+    if (code == 0 && version == 4)
+        return skip_addresses4(search, &walk, number + 1 - piece * FLOW_INDEX_END_CHUNK, address);
     for (uint32_t i = piece * FLOW_INDEX_END_CHUNK; code == 0 && i <= number; i++)
         code = walk_next(search, &walk);
     if (code == 0)
@@ -1334,7 +1409,8 @@ static int judge_candidate(const struct search *search, struct candidate *candid
     struct flow_seen seen = {.ways = FLOW_WAY_0 | FLOW_WAY_1};
     int code = 0;
     for (unsigned i = 0; code == 0 && i < 2; i++) {
-        code = find_address(search, candidate->end[i], keys.end[i].address);
+        if (!search->one_end_decides || candidate->known[i] || !candidate->known[!i])
+            code = find_address(search, candidate->end[i], keys.end[i].address);
         keys.end[i].port = (needs & NEED_PORTS) != 0 ? columns->port[row][i] : 0;
     }
     if (code == 0 && (needs & NEED_SEEN) != 0)
@@ -1355,7 +1431,8 @@ static int select_piece(struct search *search, uint32_t *i, unsigned needs, bool
     for (; code == 0 && *i < search->candidates && search->candidate[*i].flow / FLOW_INDEX_CHUNK == piece; ++*i) {
         struct candidate *candidate = &search->candidate[*i];
         enum narrowing_verdict verdict = NARROWING_MAYBE;
-        code = find_ends(search, candidate);
+        if (!search->one_end_decides || (!candidate->known[0] && !candidate->known[1]))
+            code = find_ends(search, candidate);
         if (code == 0)
             code = judge_candidate(search, candidate, &columns, needs, &verdict);
         wanted[candidate->flow % FLOW_INDEX_CHUNK] = verdict != NARROWING_NONE;
@@ -1397,6 +1474,7 @@ static int search_begin(struct flow_reader *reader, const struct narrowing *tree
         return ERR_NO_MEMORY;
     search->reader = reader;
     search->tree = tree;
+    search->one_end_decides = narrowing_one_end_decides(tree);
     int code = find_candidates(search);
     if (code == 0 && !search->crowded) {
         sort_candidates(search);

@@ -653,6 +653,38 @@ uint8_t narrowing_end_bounds(const struct narrowing *tree, uint32_t number, uint
     return tree->end[number]->version;
 }
 
+bool narrowing_one_end_decides(const struct narrowing *tree)
+{
+    uint32_t hosts = 0;
+    for (uint32_t i = 0; i < tree->nodes; i++) {
+        const struct atom *atom = &tree->node[i].atom;
+        if (tree->node[i].type != NODE_ATOM)
+            continue;
+        switch (atom->type) {
+        case ATOM_MAYBE:
+        case ATOM_PORT:
+        case ATOM_PROTOCOL:
+        case ATOM_ETHERTYPE:
+        case ATOM_VLAN:
+        case ATOM_MPLS:
+        case ATOM_APP:
+        case ATOM_RULE:
+            break;
+        case ATOM_HOST:
+            if (atom->way != WAY_EITHER || atom->inner)
+                return false;
+            for (unsigned byte = 0; byte < (atom->host.version == 4 ? 4u : 16u); byte++)
+                if (atom->host.mask[byte] != 255)
+                    return false;
+            hosts++;
+            break;
+        default:
+            return false;
+        }
+    }
+    return tree->ends == 1 && hosts == 1;
+}
+
 bool narrowing_end_unsure(const struct narrowing *tree, const struct flow_kind *kind)
 {
     if ((kind->marks & UNSURE) != 0)

@@ -83,6 +83,10 @@ bool narrowing_end_unsure(const struct narrowing *tree, const struct flow_kind *
 uint32_t narrowing_ends(const struct narrowing *tree);
 uint8_t narrowing_end_bounds(const struct narrowing *tree, uint32_t number, uint8_t low[16], uint8_t high[16]);
 
+/* Whether, of a flow of which one end is in the stretch that narrowing_end_bounds() says, the other end's address decides nothing more: it may be left
+ * zero. So it is where the filter asks for one host, whichever way, and for no other address. */
+bool narrowing_one_end_decides(const struct narrowing *tree);
+
 /* What narrowing_judge() looks at beside addresses and kind: the rest may be left zero. */
 enum narrowing_need {
     NEED_PORTS = 1 << 0,
