@@ -3,8 +3,8 @@
  *
  * The happy path: any thread appends its request to `pending` and, where the disk's thread may be
  * asleep, writes to an eventfd that the ring reads. The thread takes the whole list, prepares an
- * operation for each request, submits them all with one system call and, in the same call, waits
- * for the first completion. It hands each completed request back with done() - telling whether another
+ * operation for each request, submits them all with one system call (reads 256 KiB at a time) and, in the same call, waits
+ * for the first completion (of reads: when there is none yet). It hands each completed request back with done() - telling whether another
  * of its kind follows at once, so that the owner wakes once for them all - and goes round. The
  * ring's file and the registered buffers are known to the kernel by number, so that a request costs
  * no reference counting and no pinning.
@@ -71,6 +71,7 @@ static char ring_memory;
 
 #define OPERATIONS_MAX 128u /* under way at once; what is beyond waits in the backlog */
 #define RING_ENTRIES (2 * OPERATIONS_MAX) /* and room for the eventfd's read */
+#define READ_AT_ONCE_BYTES (256u * 1024)  /* given to the kernel at once */
 #define TRIES_MAX 1000u                   /* of an operation that gets EINTR or EAGAIN */
 /* Best effort, lowest (ioprio.h): readers yield to the recorder (P7). */
 #define READ_PRIORITY ((2 << 13) | 7)
@@ -111,7 +112,8 @@ struct disk_uring {
     struct disk_request *completing; /* its done() is running */
     struct registration *registration;
     uint32_t waiters;
-    bool tell; /* the disk's thread's: somebody waits, and something has completed since they were last woken */
+    struct disk_request *awaited; /* by the only waiter; null: there are several, or it waits for something else */
+    bool tell; /* the disk's thread's: somebody waits, and what they wait for may have completed since they were last woken */
     bool asleep; /* or about to be: wake it after appending */
     bool closing;
     bool started;
@@ -201,9 +203,10 @@ static void uring_wait(struct disk *head, struct disk_request *request)
     assert(
         !pthread_equal(pthread_self(), disk->thread)); /* inside done() it would wait for itself */
     pthread_mutex_lock(&disk->lock);
-    disk->waiters++;
+    disk->awaited = disk->waiters++ == 0 ? request : NULL;
     while (request->body[3] == REQUEST_SUBMITTED || disk->completing == request)
         pthread_cond_wait(&disk->changed, &disk->lock);
+    disk->awaited = NULL;
     disk->waiters--;
     pthread_mutex_unlock(&disk->lock);
 }
@@ -219,10 +222,11 @@ static bool uring_wait_for(struct disk *head, struct disk_request *request, unsi
     until.tv_nsec %= 1000000000;
     int waited = limit_ms > 0 ? 0 : ETIMEDOUT;
     pthread_mutex_lock(&disk->lock);
-    disk->waiters++;
+    disk->awaited = disk->waiters++ == 0 ? request : NULL;
     bool done;
     while (!(done = request->body[3] != REQUEST_SUBMITTED && disk->completing != request) && waited == 0)
         waited = pthread_cond_timedwait(&disk->changed, &disk->lock, &until);
+    disk->awaited = NULL;
     disk->waiters--;
     pthread_mutex_unlock(&disk->lock);
     return done;
@@ -241,6 +245,7 @@ static int uring_register(struct disk *head, uint8_t *base, uint64_t buffer_byte
     disk->registration = &registration;
     disk->asleep = false;
     disk->waiters++;
+    disk->awaited = NULL;
     wake(disk);
     while (!registration.finished)
         pthread_cond_wait(&disk->changed, &disk->lock);
@@ -290,7 +295,7 @@ static void finish(struct disk_uring *disk, struct disk_request *request, int re
     request->done(request); /* from here on it may be gone */
     pthread_mutex_lock(&disk->lock);
     disk->completing = NULL;
-    disk->tell |= disk->waiters > 0;
+    disk->tell |= disk->waiters > 0 && (disk->awaited == NULL || disk->awaited == request);
     pthread_mutex_unlock(&disk->lock);
 }
 
@@ -303,8 +308,8 @@ static void tell_waiters(struct disk_uring *disk)
 }
 
 /* Takes what is pending into the backlog. Returns false when the disk is closing and nothing is
- * left. */
-static bool take_pending(struct disk_uring *disk)
+ * left. `may_sleep`: where there is nothing to do, the thread will wait. */
+static bool take_pending(struct disk_uring *disk, bool may_sleep)
 {
     pthread_mutex_lock(&disk->lock);
     if (disk->pending != NULL) {
@@ -313,7 +318,7 @@ static bool take_pending(struct disk_uring *disk)
         disk->pending = NULL;
         disk->pending_end = &disk->pending;
     }
-    disk->asleep = true; /* until somebody wakes it: there may be nothing to do but to wait */
+    disk->asleep = may_sleep; /* until somebody wakes it */
     bool more = !disk->closing || disk->backlog != NULL || disk->under_way > 0 ||
                 disk->registration != NULL;
     pthread_mutex_unlock(&disk->lock);
@@ -434,12 +439,16 @@ static void ring_wake_arm(struct disk_uring *disk)
     disk->wake_armed = true;
 }
 
+/* As many operations as there is room for. Of reads only so many bytes at once: where the kernel has them in memory it copies them within the system call
+ * that submits them, and whoever waits for the first one would wait for all. */
 static void ring_issue_backlog(struct disk_uring *disk)
 {
-    while (disk->backlog != NULL && disk->spare != NULL) {
+    uint64_t bytes_max = disk->head.read_only ? READ_AT_ONCE_BYTES : UINT64_MAX, bytes = 0;
+    while (disk->backlog != NULL && disk->spare != NULL && bytes < bytes_max) {
         struct disk_request *request = backlog_pop(disk);
         if (is_refused(disk, request))
             continue;
+        bytes += request->bytes;
         struct operation *operation = disk->spare;
         disk->spare = operation->next_spare;
         disk->under_way++;
@@ -449,12 +458,15 @@ static void ring_issue_backlog(struct disk_uring *disk)
     }
 }
 
-static void ring_reap(struct disk_uring *disk)
+/* Whether anything had completed. */
+static bool ring_reap(struct disk_uring *disk)
 {
     struct io_uring_cqe *cqe;
+    bool any = false;
     while (io_uring_peek_cqe(&disk->ring, &cqe) == 0) {
         struct operation *operation = io_uring_cqe_get_data(cqe);
         int32_t answer = cqe->res;
+        any = true;
         io_uring_cqe_seen(&disk->ring, cqe);
         if (operation != NULL)
             operation_completed(disk, operation, answer);
@@ -462,6 +474,7 @@ static void ring_reap(struct disk_uring *disk)
             disk->wake_armed = false;
     }
     held_finish(disk, NULL);
+    return any;
 }
 
 static int ring_register(struct disk_uring *disk, const struct registration *registration)
@@ -501,20 +514,26 @@ static void serve_registration(struct disk_uring *disk)
     pthread_cond_broadcast(&disk->changed);
 }
 
+/* The thread of a disk that is only read waits when a look at the ring has shown nothing, so that nobody has to wake it while it is busy copying. One that
+ * is written to waits in the call that submits, and saves the look. */
 static void ring_serve(struct disk_uring *disk)
 {
-    while (take_pending(disk)) {
+    const bool looks = disk->head.read_only;
+    bool may_sleep = !looks;
+    while (take_pending(disk, may_sleep)) {
+        bool waits = may_sleep && (!looks || disk->backlog == NULL);
         serve_registration(disk);
         if (!disk->wake_armed)
             ring_wake_arm(disk);
         ring_issue_backlog(disk);
         tell_waiters(disk); /* of requests that were refused */
-        int answer = io_uring_submit_and_wait(&disk->ring, 1);
+        waits |= disk->spare == NULL; /* there is no room for more before something completes */
+        int answer = waits ? io_uring_submit_and_wait(&disk->ring, 1) : io_uring_submit(&disk->ring);
         /* Nothing else can be wrong with a ring of our own than that there was no memory for once.
          */
         assert(answer >= 0 || answer == -EINTR || answer == -EAGAIN || answer == -EBUSY ||
                answer == -ENOMEM);
-        ring_reap(disk);
+        may_sleep = !ring_reap(disk) || !looks;
         tell_waiters(disk);
     }
     io_uring_unregister_files(
@@ -599,7 +618,7 @@ static int flush_plainly(struct disk_uring *disk)
 
 static void serve_plainly(struct disk_uring *disk)
 {
-    while (take_pending(disk)) {
+    while (take_pending(disk, true)) {
         serve_registration(disk);
         if (disk->backlog == NULL) {
             uint64_t count;
