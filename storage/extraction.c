@@ -27,6 +27,7 @@
 #include "filter.h"
 #include "key_runs.h"
 #include "narrowing.h"
+#include "piece_pool.h"
 #include "purge.h"
 #include "pressure.h"
 #include "reader.h"
@@ -50,6 +51,9 @@ _Static_assert(CAPTURE_UNKNOWN == READER_UNKNOWN, "not known is the same for bot
 #define PACKETS_PER_CLOCK                                                   \
     4096u /* the clock is read once in so many packets, and for every frame \
            */
+
+#define POOL_WARM_BYTES (14u << 20) /* what a small answer comes to use of it: six pieces, and the short ones */
+#define HEAP_WARM_BYTES (2u << 20)
 
 #define NUMBERS_OPEN 64u     /* streams whose packets are put together while they alternate */
 #define NUMBERS_WRITTEN 1024u /* at a time */
@@ -113,6 +117,7 @@ struct extraction {
     enum worker_limit limit; /* the one that was reached */
     int64_t deadline_ns;     /* monotonic; INT64_MAX: none */
     struct worker_progress progress;
+    struct piece_pool pool;
     struct segment_readers single; /* of a job that goes through segments one by one */
 };
 
@@ -742,6 +747,7 @@ static int open_reader(struct extraction *extraction)
         .to_ns = extraction->job.to_ns,
         .follow = extraction->job.follow != 0,
         .memory_max = extraction->job.memory_max,
+        .pool = &extraction->pool,
         .narrowing = extraction->narrowing,
         .truth_of = extraction->apps != 0 ? truth_of : NULL,
         .verdict_seed = extraction->verdict_seed,
@@ -861,6 +867,7 @@ static int open_segments(struct extraction *extraction, bool everything)
         .may_read = extraction->pressure.page ? may_read : NULL,
         .is_gone = extraction->pressure.page ? is_gone : NULL,
         .context = extraction,
+        .pool = &extraction->pool,
     };
     result = open_reader(extraction); /* only to check what the recorder has sent */
     if (!result)
@@ -1018,6 +1025,23 @@ void extraction_set_keys(struct extraction *extraction, flow_keys_of *keys_of)
     extraction->keys_of = keys_of;
 }
 
+static bool job_has_come(void *context)
+{
+    const struct extraction *extraction = context;
+    struct pollfd socket = {.fd = extraction->socket, .events = POLLIN};
+    return poll(&socket, 1, 0) != 0;
+}
+
+/* What a small answer comes to use of memory, the kernel finds now, as long as there is nothing to do. */
+static void warm(struct extraction *extraction)
+{
+    uint8_t *heap = job_has_come(extraction) ? NULL : malloc(HEAP_WARM_BYTES);
+    for (uint32_t at = 0; heap && at < HEAP_WARM_BYTES; at += PAGE_BYTES)
+        *(volatile uint8_t *)(heap + at) = 0;
+    free(heap); /* the program has told malloc() to keep it */
+    piece_pool_warm(&extraction->pool, POOL_WARM_BYTES, job_has_come, extraction);
+}
+
 int extraction_open(int socket, packet_levels_of *levels_of, struct extraction **out)
 {
     *out = NULL;
@@ -1030,6 +1054,8 @@ int extraction_open(int socket, packet_levels_of *levels_of, struct extraction *
     extraction->deadline_ns = INT64_MAX;
     extraction->pressure =
         (struct pressure_reader){.now_ns = gauge_now_ns, .sleep_ns = gauge_sleep_ns, .context = extraction};
+    piece_pool_open(&extraction->pool, WORKER_MEMORY_USUAL);
+    warm(extraction);
     int result = take_job(extraction);
     if (result) {
         send_done(extraction, result);
@@ -1076,6 +1102,7 @@ void extraction_close(struct extraction **out)
         disk_close(&extraction->disk[i]);
     pressure_gauge_unmap(&extraction->pressure.page);
     verdicts_close(&extraction->verdicts);
+    piece_pool_close(&extraction->pool);
     if (extraction->output >= 0)
         close(extraction->output);
     free(extraction->inbox);

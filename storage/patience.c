@@ -2,12 +2,11 @@
 
 #include <assert.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 struct patience_read *patience_read_new(size_t bytes)
 {
     struct patience_read *read = calloc(1, sizeof *read);
-    uint8_t *memory = aligned_alloc(bytes == PATIENCE_HUGE_BYTES ? PATIENCE_HUGE_BYTES : PAGE_BYTES, bytes);
+    uint8_t *memory = aligned_alloc(PAGE_BYTES, bytes);
     if (!read || !memory) {
         free(read);
         free(memory);
@@ -17,26 +16,26 @@ struct patience_read *patience_read_new(size_t bytes)
     return read;
 }
 
+struct patience_read *patience_read_lent(uint8_t *memory)
+{
+    struct patience_read *read = calloc(1, sizeof *read);
+    if (read) {
+        read->memory = memory;
+        read->lent = true;
+    }
+    return read;
+}
+
 void patience_read_free(struct patience_read **slot)
 {
     struct patience_read *read = *slot;
     if (!read)
         return;
     assert(read->asked == 0);
-    free(read->memory);
+    if (!read->lent)
+        free(read->memory);
     free(read);
     *slot = NULL;
-}
-
-void patience_read_enlarge(struct patience_read *read)
-{
-    assert(read->asked == 0);
-    if (read->huge)
-        return;
-    read->huge = true;
-    /* What small pages there are go first: the kernel does not put them together. Without huge pages (it says so) all is as before. */
-    if (madvise(read->memory, PATIENCE_HUGE_BYTES, MADV_HUGEPAGE) == 0)
-        (void)madvise(read->memory, PATIENCE_HUGE_BYTES, MADV_DONTNEED);
 }
 
 static void answered(struct disk_request *request)
@@ -74,7 +73,8 @@ void patience_go(struct patience_read *read)
 /* Whether all stretches have been answered, after at most so long for each. */
 static bool all_answered(struct patience_read *read, unsigned limit_ms)
 {
-    while (read->answered < read->asked && disk_wait_for(read->disk, &read->request[read->answered], limit_ms))
+    /* The last one first: mostly the others have been answered before it, and who waits is woken once. */
+    while (read->answered < read->asked && disk_wait_for(read->disk, &read->request[read->asked - 1 - read->answered], limit_ms))
         read->answered++;
     return read->answered == read->asked;
 }
@@ -124,8 +124,9 @@ bool patience_lost(struct patience *patience, const struct disk *disk)
 void patience_close(struct patience *patience)
 {
     while (patience->lost) {
-        while (patience->lost->answered < patience->lost->asked)
-            disk_wait(patience->lost->disk, &patience->lost->request[patience->lost->answered++]);
+        struct patience_read *read = patience->lost;
+        for (; read->answered < read->asked; read->answered++)
+            disk_wait(read->disk, &read->request[read->asked - 1 - read->answered]);
         forget(patience, &patience->lost);
     }
 }

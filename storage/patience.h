@@ -21,17 +21,16 @@
 #define PATIENCE_ALONE_MS 60000
 
 #define PATIENCE_STRETCHES_MAX 72u /* of one read */
-#define PATIENCE_HUGE_BYTES (2u * 1024 * 1024) /* a page of memory as large as processors have them */
 
 struct patience_read {
     struct disk_request request[PATIENCE_STRETCHES_MAX];
     struct disk *disk;
     uint8_t *memory;   /* page-aligned, the read's */
+    bool lent;         /* it is not the read's to free */
     uint32_t asked;    /* stretches, of a read that has not ended */
     uint32_t gone;     /* of those, have been given to the disk */
     uint32_t answered; /* of those */
     uint64_t bytes;    /* that were asked for */
-    bool huge;         /* patience_read_enlarge() was called */
     struct patience_read *next;
 };
 
@@ -43,12 +42,8 @@ struct patience {
 /* `bytes` of memory, a multiple of PAGE_BYTES. Null: there is none. */
 struct patience_read *patience_read_new(size_t bytes);
 
-/*
- * For a read that will be used again and again: its memory, of PATIENCE_HUGE_BYTES, and nothing of what is in it is needed any more, becomes one page if
- * the kernel has such a page. A disk that is read past the page cache has one stretch of memory to fill then, not one for each 4 KiB (a virtual
- * disk brought twice as much); but the whole of it is cleared when it is touched first, which a small answer should not pay for.
- */
-void patience_read_enlarge(struct patience_read *read);
+/* With memory that stays the caller's, and may be freed once all is answered that was asked: after patience_close(). */
+struct patience_read *patience_read_lent(uint8_t *memory);
 
 /* It has ended, or was never asked. */
 void patience_read_free(struct patience_read **read);

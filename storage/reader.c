@@ -772,6 +772,7 @@ int reader_open(const struct reader_options *options, struct reader **out)
     reader->shared.may_read = options->may_read;
     reader->shared.is_gone = options->is_gone;
     reader->shared.context = options->context;
+    reader->shared.pool = options->pool;
     reader->stash_max = options->memory_max / 4;
     int result = segment_readers_open(&reader->shared, options->memory_max - reader->stash_max);
     if (result) {

@@ -39,6 +39,7 @@ struct reader_options {
     bool follow; /* more segments may come: an open one is not left while its end may still be added
                   */
     uint64_t memory_max; /* bytes */
+    struct piece_pool *pool; /* as in struct segment_readers */
     /* The filter's tree, which stays the caller's: packets of which it says that they cannot match may be left out. Null: none are */
     const struct narrowing *narrowing;
     /* Which `app` words of the filter hold for what was recorded of a conversation, and what its hashes are made with: then packets come with what is

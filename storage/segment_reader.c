@@ -14,7 +14,6 @@
     (16u * 1024) /* read at once where only a header is wanted: nearly always enough */
 #define INDEX_AHEAD_BYTES (128u * 1024) /* of a key index in which addresses are looked for, before one has said how much that takes */
 #define SCAN_BYTES FRAME_BYTES_USUAL
-#define HUGE_AFTER_BYTES (64u << 20) /* have been read: then the answer is a large one, and its pieces are worth huge pages */
 #define UNASKED_MAX 8u /* segments in a row whose key indexes are not asked */
 #define TRIES_MAX 3u /* of reading a stretch again because the recorder says so */
 #define BLOCKS_MAX (FRAME_BYTES_MAX / BLOCK_BYTES)
@@ -43,6 +42,7 @@ struct piece {
     uint32_t disk; /* of the job */
     bool others; /* have the same */
     bool waited;
+    bool is_short; /* of PIECE_SHORT_BYTES, without room before them */
     int result;
 };
 
@@ -54,6 +54,22 @@ static void *page_memory(size_t bytes)
     return aligned_alloc(PAGE_BYTES, bytes);
 }
 
+/* `memory`: of the pool; null, after some of it was lost: the piece has its own. */
+static struct piece *piece_new(uint8_t *memory, bool is_short)
+{
+    struct piece *piece = calloc(1, sizeof *piece);
+    struct patience_read *read =
+        memory ? patience_read_lent(memory) : patience_read_new(is_short ? PIECE_SHORT_BYTES : PIECE_ROOM_BYTES + PIECE_BYTES);
+    if (!piece || !read) {
+        free(piece);
+        patience_read_free(&read);
+        return NULL;
+    }
+    piece->read = read;
+    piece->is_short = is_short;
+    return piece;
+}
+
 /* Null where the pool has no more, or the machine has no memory: then frames are fetched one by
  * one. */
 static struct piece *piece_take(struct segment_readers *shared)
@@ -61,21 +77,26 @@ static struct piece *piece_take(struct segment_readers *shared)
     struct piece *piece = shared->free_piece;
     if (piece) {
         shared->free_piece = piece->next;
-        if (shared->bytes_read >= HUGE_AFTER_BYTES)
-            patience_read_enlarge(piece->read);
         return piece;
     }
     if (shared->pieces + shared->patience.lost_reads >= shared->pieces_max)
         return NULL;
-    piece = calloc(1, sizeof *piece);
-    struct patience_read *read = patience_read_new(PIECE_ROOM_BYTES + PIECE_BYTES);
-    if (!piece || !read) {
-        free(piece);
-        patience_read_free(&read);
-        return NULL;
+    piece = piece_new(piece_pool_take(shared->pool, PIECE_ROOM_BYTES + PIECE_BYTES), false);
+    shared->pieces += piece != NULL;
+    return piece;
+}
+
+static struct piece *short_take(struct segment_readers *shared)
+{
+    struct piece *piece = shared->free_short;
+    if (piece) {
+        shared->free_short = piece->next;
+        return piece;
     }
-    piece->read = read;
-    shared->pieces++;
+    if (shared->shorts >= shared->shorts_max)
+        return NULL;
+    piece = piece_new(shared->short_memory ? shared->short_memory + (size_t)shared->shorts * PIECE_SHORT_BYTES : NULL, true);
+    shared->shorts += piece != NULL;
     return piece;
 }
 
@@ -94,12 +115,39 @@ static void piece_give(struct segment_readers *shared, struct piece *piece)
 {
     piece_wait(shared, piece);
     if (!piece->read) {
+        /* What a short one has lost counts as a piece among those that are lost, so it has no successor. */
+        shared->pieces -= !piece->is_short;
         free(piece);
-        shared->pieces--;
         return;
     }
-    piece->next = shared->free_piece;
-    shared->free_piece = piece;
+    struct piece **list = piece->is_short ? &shared->free_short : &shared->free_piece;
+    piece->next = *list;
+    *list = piece;
+}
+
+static void free_pieces(struct segment_readers *shared, struct piece **list)
+{
+    while (*list) {
+        struct piece *piece = *list;
+        *list = piece->next;
+        patience_read_free(&piece->read);
+        shared->pieces -= !piece->is_short;
+        free(piece);
+    }
+}
+
+/* Memory for all pieces. Where there is none, each has its own. */
+static void pool_open(struct segment_readers *shared)
+{
+    const uint32_t short_bytes = shared->shorts_max * PIECE_SHORT_BYTES;
+    shared->own_pool = (struct piece_pool){.memory = NULL};
+    if (shared->pool) {
+        piece_pool_restart(shared->pool);
+    } else {
+        shared->pool = &shared->own_pool;
+        piece_pool_open(shared->pool, (uint64_t)shared->pieces_max * (PIECE_ROOM_BYTES + PIECE_BYTES) + short_bytes);
+    }
+    shared->short_memory = short_bytes > 0 ? piece_pool_take(shared->pool, short_bytes) : NULL;
 }
 
 static struct piece *pop_piece(struct segment_reader *reader)
@@ -128,34 +176,39 @@ static void index_ahead_drop(struct segment_readers *shared, struct index_ahead 
 int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
 {
     uint64_t most = memory_max / (PIECE_ROOM_BYTES + PIECE_BYTES);
-    shared->free_piece = NULL;
+    shared->free_piece = shared->free_short = NULL;
     shared->patience = (struct patience){0};
     shared->single = NULL;
-    shared->pieces = 0;
     shared->unasked = shared->unasked_next = 0;
+    shared->pieces = shared->shorts = 0;
     shared->pieces_max = most < 1 ? 1 : most > 4096 ? 4096 : (uint32_t)most;
+    shared->shorts_max = 0;
+    if (shared->narrowing && narrowing_has_ends(shared->narrowing) && shared->pieces_max > 2 * PIECES_OF_SHORTS) {
+        shared->shorts_max = INDEXES_AHEAD_MAX;
+        shared->pieces_max -= PIECES_OF_SHORTS;
+    }
     memset(shared->ahead, 0, sizeof shared->ahead);
     memset(shared->index_ahead, 0, sizeof shared->index_ahead);
     shared->bytes_read = shared->frames_checked = shared->frames_bad = 0;
     shared->header_bytes = PAGE_BYTES;
     shared->index_ahead_bytes = shared->narrowing && narrowing_has_ends(shared->narrowing) ? INDEX_AHEAD_BYTES : 0;
     shared->scratch = page_memory(FRAME_BYTES_USUAL);
-    return shared->scratch ? 0 : ERR_NO_MEMORY;
+    if (!shared->scratch)
+        return ERR_NO_MEMORY;
+    pool_open(shared);
+    return 0;
 }
 
 void segment_readers_close(struct segment_readers *shared)
 {
     for (uint32_t i = 0; i < INDEXES_AHEAD_MAX; i++)
         index_ahead_drop(shared, &shared->index_ahead[i]);
-    while (shared->free_piece) {
-        struct piece *piece = shared->free_piece;
-        shared->free_piece = piece->next;
-        patience_read_free(&piece->read);
-        free(piece);
-        shared->pieces--;
-    }
+    free_pieces(shared, &shared->free_piece);
+    free_pieces(shared, &shared->free_short);
     assert(shared->pieces == 0);
     patience_close(&shared->patience);
+    piece_pool_close(&shared->own_pool);
+    shared->pool = NULL;
     patience_read_free(&shared->single);
     free(shared->scratch);
     shared->scratch = NULL;
@@ -298,14 +351,17 @@ bool segment_index_ahead(struct segment_readers *shared, const struct worker_seg
     uint32_t disk = segment->place[place].disk;
     if (!ahead || (shared->may_read && !shared->may_read(shared->context, disk, shared->ahead[disk], false)))
         return false;
-    struct piece *piece = shared->free_piece || shared->pieces + 1 < shared->pieces_max ? piece_take(shared) : NULL; /* the last one is for packets */
-    if (!piece)
-        return false;
     const uint32_t room = PIECE_ROOM_BYTES + PIECE_BYTES;
     const uint32_t most = shared->index_ahead_bytes > 0 && shared->index_ahead_bytes < room ? shared->index_ahead_bytes : room;
+    const uint32_t bytes = segment->index_bytes < most ? segment->index_bytes : most;
+    struct piece *piece = bytes <= PIECE_SHORT_BYTES ? short_take(shared) : NULL;
+    if (!piece && (shared->free_piece || shared->pieces + 1 < shared->pieces_max)) /* the last one is for packets */
+        piece = piece_take(shared);
+    if (!piece)
+        return false;
     piece->data = piece->read->memory;
     piece->offset = segment->index_offset;
-    piece->bytes = segment->index_bytes < most ? segment->index_bytes : most;
+    piece->bytes = bytes;
     piece->place = place;
     piece->disk = disk;
     piece->frames = 0;

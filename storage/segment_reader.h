@@ -23,7 +23,8 @@
  *
  * Memory: pieces come from a pool that the readers of all streams share. Where it has none left,
  * frames are fetched one at a time into one scratch buffer, and the caller copies what it wants to
- * keep ("borrowed").
+ * keep ("borrowed"). The beginnings of key indexes that come ahead have short pieces of
+ * their own, so that little memory is used for them (piece_pool.h).
  *
  *   piece      owner            moved on by
  *   free       pool             piece_take
@@ -43,17 +44,20 @@
 #include "frame.h"
 #include "narrowing.h"
 #include "patience.h"
+#include "piece_pool.h"
 #include "segment_blocks.h"
 #include "segment_verdicts.h"
 #include "worker.h"
 
 #define PIECE_ROOM_BYTES \
     FRAME_BYTES_USUAL       /* in front of each piece, for the beginning of its first frame */
-#define PIECE_BYTES (PATIENCE_HUGE_BYTES - PIECE_ROOM_BYTES)
+#define PIECE_BYTES (PIECE_POOL_STEP_BYTES - PIECE_ROOM_BYTES)
 #define PIECES_AHEAD_MAX 8u /* of one stream */
 #define PIECE_FRAMES ((PIECE_ROOM_BYTES + PIECE_BYTES) / FRAME_BYTES_USUAL) /* of which blocks are read into one piece */
 
 #define INDEXES_AHEAD_MAX 8u /* of all streams */
+#define PIECE_SHORT_BYTES FRAME_BYTES_USUAL
+#define PIECES_OF_SHORTS ((INDEXES_AHEAD_MAX * PIECE_SHORT_BYTES + PIECE_ROOM_BYTES + PIECE_BYTES - 1) / (PIECE_ROOM_BYTES + PIECE_BYTES))
 
 /* What is remembered of conversations in segments that are being read, where a filter asks for `app`: half a MiB for 20,000 of them. */
 #define VERDICT_BYTES_MAX (64u << 20)
@@ -90,12 +94,16 @@ struct segment_readers {
      * null: never. */
     bool (*is_gone)(void *context, uint64_t position);
     void *context;
+    /* What pieces are cut from, nobody else's meanwhile: what is lost to a disk that hangs comes back with the end. Null: one of their own. */
+    struct piece_pool *pool;
 
     struct patience patience; /* of disks that hang */
     struct patience_read *single; /* for reads that are waited for at once; null: not yet, or lost */
-    struct piece *free_piece;
-    uint32_t pieces;
-    uint32_t pieces_max;
+    struct piece *free_piece, *free_short;
+    uint32_t pieces, shorts;
+    uint32_t pieces_max, shorts_max;
+    struct piece_pool own_pool;
+    uint8_t *short_memory; /* of it, for short pieces */
     uint32_t header_bytes; /* to be read of a frame that is read by blocks: as long as headers have been so far */
     uint32_t ahead[RING_DISKS_MAX]; /* pieces, by the job's disks */
     struct index_ahead index_ahead[INDEXES_AHEAD_MAX];

@@ -37,6 +37,7 @@
 
 #define WORKER_MESSAGE_BYTES_MAX (60u * 1024)
 #define WORKER_SOCKET 3
+#define WORKER_MEMORY_USUAL (64u << 20) /* for buffers: what a job has, unless somebody wants it otherwise */
 #define WORKER_SECONDS_MAX (10u * 366 * 86400)
 
 enum worker_message_type {

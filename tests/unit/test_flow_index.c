@@ -552,7 +552,7 @@ static void make_question(struct mixer *mixer, const struct segment *segment, ch
             snprintf(host[i], sizeof host[i], "%u.%u.%u.%u", a[0], a[1], a[2], a[3] + (mixer_below(mixer, 9) == 0)); /* now and then one that is not there */
     }
     const uint8_t *port = bytes + (six ? 54 : 34);
-    switch (mixer_below(mixer, 6)) {
+    switch (mixer_below(mixer, 8)) {
     case 0:
         snprintf(text, 300, "%shost %s", way[mixer_below(mixer, 3)], host[0]);
         break;
@@ -567,6 +567,12 @@ static void make_question(struct mixer *mixer, const struct segment *segment, ch
         break;
     case 4:
         snprintf(text, 300, "host %s and rule 2", host[1]);
+        break;
+    case 5: /* one host leads to the flow, the address at its other end decides */
+        snprintf(text, 300, "host %s and not %shost %s", host[0], way[mixer_below(mixer, 3)], host[1]);
+        break;
+    case 6:
+        snprintf(text, 300, "host %s and %s", host[1], mixer_below(mixer, 2) == 0 ? "not ip multicast" : "port 53");
         break;
     default:
         snprintf(text, 300, "net %u.%u.0.0 mask 255.%u.0.0 and udp", bytes[26], bytes[27], mixer_below(mixer, 256));
