@@ -41,7 +41,6 @@
 #include "steno_query.h"
 #include "verdict_care.h"
 
-#define MEMORY_MAX (64u << 20) /* of a worker's buffers */
 #define FLUSH_MS 10000
 #define FOLLOW_NS 100000000ull /* between two looks at the ring */
 #define LOOK_SHARE 10          /* full looks take at most a tenth of the time */
@@ -721,7 +720,7 @@ static int brief(struct reading *reading)
     job->packets_max = options->packets_max;
     job->bytes_max = options->bytes_max;
     job->seconds_max = options->seconds_max;
-    job->memory_max = MEMORY_MAX;
+    job->memory_max = WORKER_MEMORY_USUAL;
     job->ring = ring->ring;
     memcpy(job->ring_name, ring->name, sizeof job->ring_name);
     gethostname(job->host, sizeof job->host - 1);
@@ -784,7 +783,10 @@ static int employ(struct reading *reading)
         fail(failure, code, "ring %s: %s", reading->entry->row.name, error_text(code));
     if (code == 0)
         code = relay(reading);
-    worker_stop(&reading->worker);
+    if (code == 0 && reading->options->promptly && reading->worker.socket >= 0)
+        spare_worker_leave(&reading->request->recorder->spare, &reading->worker);
+    else
+        worker_stop(&reading->worker);
     return code;
 }
 
