@@ -25,4 +25,11 @@ void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8
 /* Encodes the index into the seal: the FLOWS frames, as far as there is room for them. seal->flows is the index's until it is cleared. */
 void flow_frames_seal(struct flow_index *flows, const struct segment_index *index, struct segment_seal *seal);
 
+/*
+ * What layer 7 had found of the flows of `flows`, which are all of a segment's that is to be written anew, from the key index that the segment has: what closes it lies at `offset`
+ * of `slot`, `bytes` long, with the seal behind it. Where that cannot be read its flows are not judged. After the last frame was added.
+ */
+void flow_frames_carry(struct flow_index *flows, const uint8_t *slot, uint32_t offset, uint32_t bytes, const struct identity *segment,
+                       uint32_t revision);
+
 #endif

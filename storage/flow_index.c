@@ -542,20 +542,29 @@ static uint32_t flow_make(struct flow_index *index, const struct flow_keys *keys
     return index->flows - 1;
 }
 
+static inline bool flow_is(const struct flow_index *index, uint32_t flow, const struct flow_keys *keys)
+{
+    return memcmp(&index->record[flow], keys, FLOW_KEY_BYTES) == 0 &&
+           ((keys->kind.marks & FLOW_INNER) == 0 ||
+            memcmp(&index->inner[index->state[flow].inner - 1], &keys->inner, sizeof keys->inner) == 0);
+}
+
+/* The flow, where it is there; else FLOW_REST, and where it would have to be put. */
+static inline uint32_t flow_find(const struct flow_index *index, const struct flow_keys *keys, uint32_t *at, uint32_t tag)
+{
+    const struct table *table = &index->flow_table;
+    uint32_t number = table_next(table, tag, at);
+    for (; number != 0; number = table_after(table, tag, at))
+        if (flow_is(index, number - 1, keys))
+            return number - 1;
+    return FLOW_REST;
+}
+
 static inline uint32_t flow_take(struct flow_index *index, const struct flow_keys *keys,
                                  uint64_t hash)
 {
-    const struct table *table = &index->flow_table;
-    uint32_t at = place_of(table, hash), tag = tag_of(hash), number = table_next(table, tag, &at);
-    for (; number != 0; number = table_after(table, tag, &at)) {
-        uint32_t flow = number - 1;
-        if (memcmp(&index->record[flow], keys, FLOW_KEY_BYTES) == 0 &&
-            ((keys->kind.marks & FLOW_INNER) == 0 ||
-             memcmp(&index->inner[index->state[flow].inner - 1], &keys->inner,
-                    sizeof keys->inner) == 0))
-            return flow;
-    }
-    return flow_make(index, keys, at, tag);
+    uint32_t at = place_of(&index->flow_table, hash), tag = tag_of(hash), flow = flow_find(index, keys, &at, tag);
+    return flow != FLOW_REST ? flow : flow_make(index, keys, at, tag);
 }
 
 /* The blocks up to the one that holds `at` have begun; the last of them with this packet. */
@@ -631,6 +640,14 @@ void flow_index_verdict(struct flow_index *index, const struct flow_keys *keys, 
     uint32_t flow = app > 0 ? flow_take(index, keys, hash) : FLOW_REST;
     if (flow != FLOW_REST)
         index->state[flow].app = app;
+}
+
+void flow_index_carry(struct flow_index *index, const struct flow_keys *keys, const char *name)
+{
+    uint64_t hash = flow_index_hash(index, keys);
+    uint32_t at = place_of(&index->flow_table, hash), flow = flow_find(index, keys, &at, tag_of(hash));
+    if (flow != FLOW_REST)
+        index->state[flow].app = app_take(index, name);
 }
 
 /* What is asked of layer 7 for some flows at a time, so that memory is waited for once. */

@@ -58,6 +58,9 @@ void flow_index_end_frame(struct flow_index *index, uint32_t frame_bytes);
 void flow_index_verdict(struct flow_index *index, const struct flow_keys *keys, uint64_t hash,
                         const char *name);
 
+/* The same as another index of the segment has it, of a flow that has packets here; of others nothing is noted. */
+void flow_index_carry(struct flow_index *index, const struct flow_keys *keys, const char *name);
+
 /* Room is left for the names of applications: flow_index_bound() counts them from now on. */
 void flow_index_expect_verdicts(struct flow_index *index);
 

@@ -351,6 +351,8 @@ static int image_build(struct purge *purge, uint64_t *packets, uint64_t *bytes)
         at += length;
     }
     const struct segment_index *index = &purge->prefix.index;
+    if (purge->prefix.flows) /* what layer 7 found of what is left stays known */
+        flow_frames_carry(purge->prefix.flows, image, row->index_offset, row->index_bytes, &row->segment, row->revision);
     memset(image, 0, PAGE_BYTES);
     memset(image + index->data_end, 0, purge->slot_bytes - index->data_end);
     struct frame_identity identity = {
@@ -610,8 +612,11 @@ static int purge_open(struct purge *purge)
     purge->other = aligned_alloc(PAGE_BYTES, purge->slot_bytes);
     purge->part = aligned_alloc(PAGE_BYTES, FRAME_BYTES_USUAL);
     if (purge->image && purge->other && purge->part &&
-        segment_prefix_open(&purge->prefix, purge->slot_bytes, purge->options->recovery->keys_of) == 0)
+        segment_prefix_open(&purge->prefix, purge->slot_bytes, purge->options->recovery->keys_of) == 0) {
+        if (purge->prefix.flows)
+            flow_index_expect_verdicts(purge->prefix.flows);
         return 0;
+    }
     free(purge->image);
     free(purge->other);
     free(purge->part);

@@ -193,14 +193,21 @@ class App(Base):
         whole = {"ring": "dmz", "from_ns": str(START_NS), "to_ns": str(START_NS + 10**12), "filter": "app dns"}
         said = recorder.call("purge", dry_run=True, **whole)
         self.assertEqual((said["packets"], said["undecided"], said["complete"]), (2, 0, True))
+        with open(self.path("dmz.disk"), "rb") as disk:
+            self.assertIn(b"\x03DNS", disk.read())  # as the key index has names: its length before it
         self.assertEqual(recorder.call("purge", **whole)["packets"], 2)
         left = [frame for frame in MIX if frame not in DNS]
         self.assertEqual([body for _, body in extract(recorder, "dmz")[0]], left)
-        # The segment was written anew from its packets: what layer 7 had found of them is gone with the old one, and that is told. What had been written
-        # down beside it is gone, too: it would answer whoever asks for a conversation that was erased.
+        # The segment was written anew, with what had been found of the packets that are left. What had been written down beside it is gone: it would
+        # answer whoever asks for a conversation that was erased.
         self.assertEqual(self.pieces(), [])
-        packets, result = extract(recorder, "dmz", filter="app http")
-        self.assertEqual((packets, result["undecided"]), ([], len(left) - 2))
+        for _ in range(2):
+            for text, found in (("app dns", []), ("app http", HTTP), ("app tls", TLS + VIDEO), ("app unknown", NOISE), ("not tcp and not app unknown", [ARP, PIECE])):
+                self.assertEqual(self.find(recorder, text), found)
+            self.assertEqual(recorder.stop(), 0)
+            recorder = self.start()
+        with open(self.path("dmz.disk"), "rb") as disk:
+            self.assertNotIn(b"\x03DNS", disk.read())
 
     def test_after_a_crash(self):
         recorder = self.make()

@@ -12,7 +12,8 @@
  *     mortal   kills itself 100 ms after it became ready
  *     refuse   ends at once, with a reason that is no clean text
  *     names-*  says odd names: none, many, twins; other (from the second process on; the first
- * dies) lie-*    the first process writes what it cannot know: said, taken, app, flows, noise
+ *              kills itself when it has taken a packet)
+ *     lie-*    the first process writes what it cannot know: said, taken, app, flows, noise
  */
 #include <signal.h>
 #include <stdbool.h>
@@ -172,7 +173,7 @@ int main(int count, char **values)
         for (uint32_t i = 0; i < CLASSIFIER_PORTS_MAX; i++)
             serve(&shared->port[i]);
         atomic_fetch_add(&shared->signs, 1);
-        if ((is("mortal") || (is("names-other") && first)) && now_s() - born_s > 0.1)
+        if ((is("mortal") && now_s() - born_s > 0.1) || (is("names-other") && first && served_packets > 0))
             raise(SIGKILL);
         pause_ms(1);
     }

@@ -712,11 +712,37 @@ static void test_damaged_marks(void **state)
     done(&segment);
 }
 
+/* What another index of the segment knows is taken over of flows that have packets, and makes none of others. */
+static void test_carry(void **state)
+{
+    (void)state;
+    struct mixer mixer = {.state = 8};
+    struct segment segment = {0};
+    struct counting counting = {0};
+    struct flow_keys keys;
+    int code;
+    assert_int_equal(flow_index_open(16u << 20, &segment.index), 0);
+    lay(&segment, &mixer, PACKETS, FRAME_BYTES_USUAL);
+    uint32_t flows = flow_index_flows(segment.index);
+    packet_keys_of(LINK_ETHERNET, segment.packet[7].bytes, segment.packet[7].count, &keys);
+    flow_index_carry(segment.index, &keys, "DNS");
+    memset(keys.end[0].mac, 0x77, sizeof keys.end[0].mac);
+    flow_index_carry(segment.index, &keys, "TLS");
+    assert_int_equal(flow_index_flows(segment.index), flows);
+    encode(&segment);
+    struct flow_reader *reader = open_reader(&segment, &code);
+    assert_int_equal(code, 0);
+    assert_int_equal(flow_reader_each(reader, count_flow, &counting), 0);
+    assert_int_equal(counting.apps, 1);
+    flow_reader_close(&reader);
+    done(&segment);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_counts),
-        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_verdicts),   cmocka_unit_test(test_carry),
         cmocka_unit_test(test_floods),     cmocka_unit_test(test_stop),
         cmocka_unit_test(test_empty),      cmocka_unit_test(test_damage),
         cmocka_unit_test(test_marks),      cmocka_unit_test(test_damaged_marks),
