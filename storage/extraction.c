@@ -14,6 +14,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -33,6 +34,7 @@
 #include "reader.h"
 #include "run_maker.h"
 #include "segment_reader.h"
+#include "sifter.h"
 #include "text.h"
 #include "verdict_past.h"
 #include "verdicts.h"
@@ -104,7 +106,11 @@ struct extraction {
     struct filter *filter;
     struct narrowing *narrowing; /* of the same text; null: it narrows nothing, or is not to */
     struct key_runs runs;
+    struct sifter *sifter; /* null: there is none */
+    pthread_mutex_t programs_lock; /* of the filter's programs: the sifter asks for them, too */
     struct reader *reader;
+    uint64_t handed; /* packets, by the reader, */
+    uint64_t judged; /* and those of them that were judged here, not by the sifter */
     struct capture_writer *writer;
     struct numbers *numbers; /* in a job that wants these; null: packets are handed out */
     struct exit *exit;
@@ -318,6 +324,9 @@ static void count_up(struct extraction *extraction)
         progress->segments_done = counters.segments_done;
         progress->segments_total = counters.segments_total;
         progress->bytes_read = counters.bytes_read;
+        progress->packets_judged = extraction->judged + counters.sifted;
+        if (counters.sifted > 0 && counters.sifted_ns > progress->at_ns)
+            progress->at_ns = counters.sifted_ns;
     } else {
         progress->bytes_read = extraction->single.bytes_read;
     }
@@ -436,8 +445,10 @@ static int add_exits(struct extraction *extraction)
     while (extraction->exits < count) {
         const struct interface_description *description =
             reader_interface(extraction->reader, extraction->exits);
+        pthread_mutex_lock(&extraction->programs_lock);
         const struct filter_program *program =
             filter_for(extraction->filter, description->link_type);
+        pthread_mutex_unlock(&extraction->programs_lock);
         if (!program)
             return fail(&extraction->failure, ERR_NO_MEMORY, "no memory for the filter");
         if (program->verdict == FILTER_REFUSED)
@@ -584,8 +595,8 @@ static int hand_out(struct extraction *extraction)
     int result = 0;
     while (!extraction->limit && (result = reader_next(extraction->reader, &packet)) == 1) {
         extraction->progress.at_ns = packet.packet->time_ns;
-        result =
-            ++extraction->progress.packets_judged % PACKETS_PER_CLOCK == 0 ? tick(extraction) : 0;
+        extraction->judged += !packet.matches;
+        result = ++extraction->handed % PACKETS_PER_CLOCK == 0 ? tick(extraction) : 0;
         if (!result && packet.interface >= extraction->exits)
             result = add_exits(extraction);
         if (result)
@@ -594,7 +605,7 @@ static int hand_out(struct extraction *extraction)
         bool known = extraction->apps == 0 || know_app(extraction, &packet, &truth);
         if (extraction->job.headers_only)
             cut_to_headers(extraction, &packet);
-        if (!matches(extraction, &packet, known, truth))
+        if (!packet.matches && !matches(extraction, &packet, known, truth))
             continue;
         reader_matched(extraction->reader);
         result = extraction->numbers ? note_number(extraction, &packet) : write_packet(extraction, &packet);
@@ -737,6 +748,30 @@ static int open_writer(struct extraction *extraction)
     return capture_writer_open(&options, &extraction->writer, &extraction->failure);
 }
 
+/* The sifter's: any thread. Packets of a link type that the filter refuses come to the reader, and so it is told. */
+static const void *program_for(void *context, uint16_t link_type)
+{
+    struct extraction *extraction = context;
+    pthread_mutex_lock(&extraction->programs_lock);
+    const struct filter_program *program = filter_for(extraction->filter, link_type);
+    pthread_mutex_unlock(&extraction->programs_lock);
+    return program && program->verdict != FILTER_REFUSED ? program : NULL;
+}
+
+static bool program_matches(const void *program, const struct packet *packet, uint32_t rule)
+{
+    return filter_match(program, packet, rule);
+}
+
+/* The sifter asks the filter what this thread would ask; not where that is more than the filter of a whole packet, nor where every packet matches. */
+static void ask_sifter(struct extraction *extraction)
+{
+    const char *text = extraction->filter_text;
+    const struct sifter_question question = {.program = program_for, .match = program_matches, .context = extraction};
+    if (extraction->sifter && text && text[strspn(text, " \t\r\n")] != '\0' && extraction->apps == 0 && !extraction->job.headers_only)
+        sifter_ask(extraction->sifter, &question);
+}
+
 static int open_reader(struct extraction *extraction)
 {
     struct reader_options options = {
@@ -748,6 +783,7 @@ static int open_reader(struct extraction *extraction)
         .follow = extraction->job.follow != 0,
         .memory_max = extraction->job.memory_max,
         .pool = &extraction->pool,
+        .sifter = extraction->sifter,
         .narrowing = extraction->narrowing,
         .truth_of = extraction->apps != 0 ? truth_of : NULL,
         .verdict_seed = extraction->verdict_seed,
@@ -758,6 +794,7 @@ static int open_reader(struct extraction *extraction)
         .is_gone = extraction->pressure.page ? is_gone : NULL,
         .context = extraction,
     };
+    ask_sifter(extraction);
     int result = reader_open(&options, &extraction->reader);
     return result ? fail(&extraction->failure, result, "no memory for reading") : 0;
 }
@@ -1055,6 +1092,8 @@ int extraction_open(int socket, packet_levels_of *levels_of, struct extraction *
     extraction->pressure =
         (struct pressure_reader){.now_ns = gauge_now_ns, .sleep_ns = gauge_sleep_ns, .context = extraction};
     piece_pool_open(&extraction->pool, WORKER_MEMORY_USUAL);
+    pthread_mutex_init(&extraction->programs_lock, NULL);
+    extraction->sifter = sifter_open(); /* now, since later on no thread can be started: capture/extract_main.c */
     warm(extraction);
     int result = take_job(extraction);
     if (result) {
@@ -1093,6 +1132,8 @@ void extraction_close(struct extraction **out)
     reader_close(&extraction->reader);
     if (extraction->single.scratch)
         segment_readers_close(&extraction->single);
+    sifter_close(&extraction->sifter);
+    pthread_mutex_destroy(&extraction->programs_lock);
     capture_writer_close(&extraction->writer);
     filter_close(&extraction->filter);
     narrowing_close(&extraction->narrowing);

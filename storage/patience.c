@@ -3,6 +3,8 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "sifter.h"
+
 struct patience_read *patience_read_new(size_t bytes)
 {
     struct patience_read *read = calloc(1, sizeof *read);
@@ -40,15 +42,25 @@ void patience_read_free(struct patience_read **slot)
 
 static void answered(struct disk_request *request)
 {
-    (void)request; /* disk_wait() is how we learn of it */
+    struct patience_read *read = request->owner;
+    if (request->result != 0)
+        atomic_store(&read->bad, true);
+    if (atomic_fetch_sub(&read->open, 1) == 1 && read->sifter && !atomic_load(&read->bad))
+        sifter_give(read->sifter, &read->batch);
+    /* The owner learns of it by disk_wait(). */
 }
 
 void patience_ask(struct patience_read *read, struct disk *disk, uint32_t slot, uint64_t offset, uint8_t *buffer,
                   uint32_t bytes)
 {
     assert(read->asked < PATIENCE_STRETCHES_MAX && read->gone == 0 && (read->asked == 0 || read->disk == disk));
-    struct disk_request *request = &read->request[read->asked];
+    struct disk_request *before = read->asked > 0 ? &read->request[read->asked - 1] : NULL;
     read->bytes = read->asked == 0 ? bytes : read->bytes + bytes;
+    if (before && before->slot == slot && before->offset + before->bytes == offset && before->buffer + before->bytes == buffer) {
+        before->bytes += bytes; /* what goes on where the last one ends is read in one go */
+        return;
+    }
+    struct disk_request *request = &read->request[read->asked];
     read->disk = disk;
     read->asked++;
     *request = (struct disk_request){
@@ -67,6 +79,8 @@ void patience_go(struct patience_read *read)
 {
     assert(read->gone == 0);
     read->gone = read->asked;
+    atomic_store(&read->open, read->asked);
+    atomic_store(&read->bad, false);
     disk_submit_all(read->disk, read->request, read->asked);
 }
 

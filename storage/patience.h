@@ -11,6 +11,7 @@
 #ifndef STORAGE_PATIENCE_H
 #define STORAGE_PATIENCE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -22,6 +23,9 @@
 
 #define PATIENCE_STRETCHES_MAX 72u /* of one read */
 
+struct sifter;
+struct sifter_batch;
+
 struct patience_read {
     struct disk_request request[PATIENCE_STRETCHES_MAX];
     struct disk *disk;
@@ -31,6 +35,10 @@ struct patience_read {
     uint32_t gone;     /* of those, have been given to the disk */
     uint32_t answered; /* of those */
     uint64_t bytes;    /* that were asked for */
+    atomic_uint open;  /* stretches that have not been answered: counted by the disk's thread */
+    atomic_bool bad;   /* one of those that were could not be read */
+    struct sifter *sifter;      /* who gets the frames in it as soon as all is there; null: nobody */
+    struct sifter_batch *batch; /* those frames; until sifter_withdraw() */
     struct patience_read *next;
 };
 

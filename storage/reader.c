@@ -21,9 +21,12 @@
 
 #include "account.h"
 #include "segment_reader.h"
+#include "sifter.h"
 
 #define STASH_BYTES_MIN (4u * 1024)
 #define NOT_IN_HEAP UINT32_MAX
+#define MATCHES_AHEAD 4u /* of what the sifter has found, come into the cache before they are handed out, */
+#define MATCH_LINES 4u   /* the beginning of each; the processor sees by itself how that goes on */
 #define AS_WHOLE 2 /* of a step that does not leave this file */
 
 struct reader_stream {
@@ -63,6 +66,8 @@ struct reader_stream {
     struct frame_packet head;
     struct frame_cursor cursor;
     struct frame_info info; /* of the cursor's frame */
+    const struct sifter_frame *sifted; /* the frame's, whose matches are all that is wanted of it; null: there is none */
+    uint32_t match;                    /* the next one of these */
     struct segment_stretch *stretch; /* parts: the cursor's, the segment reader's */
     uint32_t stretches;              /* from that one on */
     uint8_t *stash;
@@ -95,6 +100,8 @@ struct reader {
     uint64_t segments_total;
     uint64_t segments_done;
     uint64_t purged;
+    uint64_t sifted;
+    int64_t sifted_ns;
     uint64_t segments_by_runs;
     struct worker_segment **known; /* hash table of all, by identity; owns them */
     uint32_t known_room;           /* a power of two */
@@ -425,7 +432,7 @@ static void close_current(struct reader *reader, struct reader_stream *stream)
 static void indexes_ahead(struct reader *reader, struct reader_stream *stream)
 {
     uint32_t most = INDEXES_AHEAD_MAX / (reader->streams ? reader->streams : 1);
-    if (!reader->shared.narrowing)
+    if (!reader->shared.narrowing && !reader->shared.sifter)
         return;
     if (stream->index_at < stream->current) {
         stream->index_at = stream->current;
@@ -563,6 +570,18 @@ static void enter_stretch(struct reader_stream *stream)
             break; /* all were seen, or the last one is cut off: the walk that follows comes to the same end */
 }
 
+/*
+ * Whether it is enough to hand out what the sifter has found in a frame: all of it is new and in the range, and, where streams are merged, no earlier packet than the
+ * ones before it comes in it. For where a stream stands among others is a matter of all its packets, whatever the filter says.
+ */
+static bool takes_sifted(const struct reader *reader, const struct reader_stream *stream, const struct segment_frame *frame, uint64_t seen)
+{
+    const struct frame_info *info = &frame->info;
+    return frame->sifted && seen == 0 && info->first_ns >= reader->options.from_ns &&
+           (info->last_ns < reader->options.to_ns || reader->options.to_ns == INT64_MAX) &&
+           (reader->streams == 1 || (frame->sifted->ordered && (!stream->timed || info->first_ns >= stream->last_ns)));
+}
+
 /* Sets the cursor behind the packets of a frame that were seen before. 1; 0: there is nothing new
  * in it. */
 static int enter_frame(struct reader *reader, struct reader_stream *stream,
@@ -588,7 +607,15 @@ static int enter_frame(struct reader *reader, struct reader_stream *stream,
     stream->silent = frame->silent;
     stream->rest = false;
     stream->parts = frame->parts;
+    stream->sifted = takes_sifted(reader, stream, frame, seen) ? frame->sifted : NULL;
     frame_cursor_start(&stream->cursor, frame->bytes, info);
+    if (stream->sifted) {
+        stream->match = 0;
+        reader->sifted += frame->sifted->judged;
+        reader->sifted_ns = info->head_ns;
+        stream->walking = true;
+        return 1;
+    }
     if (frame->parts) {
         stream->stretch = frame->stretch;
         stream->stretches = frame->stretches;
@@ -707,12 +734,40 @@ static int next_in_stretches(struct reader *reader, struct reader_stream *stream
     return 0;
 }
 
+/* Matches lie apart, and another core has had them last: each would be waited for if it were not known beforehand which comes next. */
+static void fetch_ahead(const struct reader_stream *stream)
+{
+    const uint32_t ahead = stream->match + MATCHES_AHEAD;
+    if (ahead >= stream->sifted->matches)
+        return;
+    const uint8_t *record = stream->sifted->bytes + SIFTED_AT(stream->sifted->match[ahead]);
+    for (uint32_t line = 0; line < MATCH_LINES; line++) /* it may reach beyond the frame: nothing is read */
+        __builtin_prefetch(record + line * 64);
+}
+
+/* The next packet that the sifter has found. 1; 0: there are no more in the frame; ERR_CORRUPT. */
+static int next_sifted(struct reader *reader, struct reader_stream *stream)
+{
+    if (stream->match == stream->sifted->matches) {
+        skip_packets(reader, stream, stream->info.first_packet, stream->info.packets, stream->info.head_ns, stream->info.last_ns);
+        return 0;
+    }
+    uint32_t match = stream->sifted->match[stream->match++];
+    fetch_ahead(stream);
+    stream->next_packet = stream->info.first_packet + SIFTED_PACKET(match); /* those before it do not match */
+    stream->cursor.at = SIFTED_AT(match);
+    stream->cursor.left = 1;
+    return frame_cursor_next(&stream->cursor, &stream->head);
+}
+
 /* Makes the stream's next packet in the range its head. 1; 0: there is nothing more for now. */
 static int step_stream(struct reader *reader, struct reader_stream *stream)
 {
     for (;;) {
         while (stream->walking) {
-            int result = stream->parts ? next_in_stretches(reader, stream) : frame_cursor_next(&stream->cursor, &stream->head);
+            int result = stream->sifted  ? next_sifted(reader, stream)
+                         : stream->parts ? next_in_stretches(reader, stream)
+                                         : frame_cursor_next(&stream->cursor, &stream->head);
             if (result > 0 && result != AS_WHOLE) {
                 int64_t time_ns = stream->head.packet.time_ns;
                 stream->next_packet++;
@@ -766,6 +821,7 @@ int reader_open(const struct reader_options *options, struct reader **out)
     reader->shared.from_ns = options->from_ns;
     reader->shared.to_ns = options->to_ns;
     reader->shared.narrowing = options->narrowing;
+    reader->shared.sifter = options->sifter;
     reader->shared.truth_of = options->truth_of;
     reader->shared.verdict_seed = options->verdict_seed;
     reader->shared.judge = options->judge;
@@ -1062,6 +1118,7 @@ int reader_next(struct reader *reader, struct reader_packet *out)
         out->number = stream->next_packet - 1;
         out->verdicts = stream->now.verdicts;
         out->unsealed = stream->now.was_open;
+        out->matches = stream->sifted != NULL;
         reader->last = stream;
         return 1;
     }
@@ -1072,7 +1129,7 @@ int reader_next(struct reader *reader, struct reader_packet *out)
 void reader_matched(struct reader *reader)
 {
     struct reader_stream *stream = reader->last;
-    if (stream && stream->walking && stream->parts && stream->stretch->wanted > 0)
+    if (stream && stream->walking && !stream->sifted && stream->parts && stream->stretch->wanted > 0)
         stream->stretch->wanted--;
 }
 
@@ -1174,6 +1231,8 @@ void reader_counters(const struct reader *reader, struct reader_counters *counte
         .blocks_wanted = reader->shared.blocks_wanted,
         .blocks_read = reader->shared.blocks_read,
         .indexes_bad = reader->shared.indexes_bad,
+        .sifted = reader->sifted,
+        .sifted_ns = reader->sifted_ns,
     };
 }
 

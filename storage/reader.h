@@ -40,6 +40,7 @@ struct reader_options {
                   */
     uint64_t memory_max; /* bytes */
     struct piece_pool *pool; /* as in struct segment_readers */
+    struct sifter *sifter; /* it has been asked what the filter asks, or nothing; stays the caller's. Null: there is none */
     /* The filter's tree, which stays the caller's: packets of which it says that they cannot match may be left out. Null: none are */
     const struct narrowing *narrowing;
     /* Which `app` words of the filter hold for what was recorded of a conversation, and what its hashes are made with: then packets come with what is
@@ -78,6 +79,7 @@ struct reader_packet {
     uint32_t stream;
     uint64_t number;
     const struct segment_verdicts *verdicts; /* where options.truth_of is set: of its segment; until the next call. Null: nothing was recorded of it */
+    bool matches;  /* the sifter has asked the filter: what comes is what matches */
     bool unsealed; /* its segment was still being filled when it was read: there are none yet */
 };
 
@@ -132,6 +134,8 @@ struct reader_counters {
     uint64_t blocks_wanted; /* of 16 KiB, in segments with a key index: those that may hold a match */
     uint64_t blocks_read;   /* of data frames */
     uint64_t indexes_bad;       /* key indexes that could not be used */
+    uint64_t sifted;            /* packets about which the sifter has asked the filter, matches or not, */
+    int64_t sifted_ns;          /* and the time that it has come to; 0 of them: none */
 };
 
 void reader_counters(const struct reader *reader, struct reader_counters *counters);

@@ -14,6 +14,7 @@
     (16u * 1024) /* read at once where only a header is wanted: nearly always enough */
 #define INDEX_AHEAD_BYTES (128u * 1024) /* of a key index in which addresses are looked for, before one has said how much that takes */
 #define SCAN_BYTES FRAME_BYTES_USUAL
+#define SIFTED_BYTES_MIN (512u * 1024) /* come at once: with less, to wake a thread costs more than it does */
 #define UNASKED_MAX 8u /* segments in a row whose key indexes are not asked */
 #define TRIES_MAX 3u /* of reading a stretch again because the recorder says so */
 #define BLOCKS_MAX (FRAME_BYTES_MAX / BLOCK_BYTES)
@@ -31,7 +32,9 @@ enum {
 
 struct piece {
     struct patience_read *read; /* of PIECE_ROOM_BYTES, then PIECE_BYTES; null: its disk hangs, and keeps it */
-    uint32_t frames; /* 0: a piece of the slot; else blocks of so many frames, each in FRAME_BYTES_USUAL of the memory, in the order of entries */
+    uint32_t frames; /* 0: a piece of the slot; else so many frames or blocks of them, each in FRAME_BYTES_USUAL of the memory, in the order of entries */
+    struct sifter_frame *sift; /* PIECE_FRAMES; null: the piece was never used for frames */
+    struct sifter_batch batch;
     uint32_t entry[PIECE_FRAMES];
     uint32_t header_bytes; /* that were read of each */
     struct piece *next;
@@ -77,6 +80,7 @@ static struct piece *piece_take(struct segment_readers *shared)
     struct piece *piece = shared->free_piece;
     if (piece) {
         shared->free_piece = piece->next;
+        piece->read->sifter = NULL;
         return piece;
     }
     if (shared->pieces + shared->patience.lost_reads >= shared->pieces_max)
@@ -104,8 +108,11 @@ static void piece_wait(struct segment_readers *shared, struct piece *piece)
 {
     if (piece->waited)
         return;
+    struct patience_read *read = piece->read;
     piece->result = patience_end(&shared->patience, &piece->read, piece->others);
     piece->waited = true;
+    if (!piece->read) /* a disk that answers after all must not have it sifted */
+        sifter_withdraw(shared->sifter, &read->batch);
     shared->ahead[piece->disk]--;
     if (piece->result == 0)
         shared->bytes_read += piece->read->bytes;
@@ -117,9 +124,11 @@ static void piece_give(struct segment_readers *shared, struct piece *piece)
     if (!piece->read) {
         /* What a short one has lost counts as a piece among those that are lost, so it has no successor. */
         shared->pieces -= !piece->is_short;
+        free(piece->sift);
         free(piece);
         return;
     }
+    sifter_withdraw(shared->sifter, &piece->read->batch);
     struct piece **list = piece->is_short ? &shared->free_short : &shared->free_piece;
     piece->next = *list;
     *list = piece;
@@ -132,6 +141,7 @@ static void free_pieces(struct segment_readers *shared, struct piece **list)
         *list = piece->next;
         patience_read_free(&piece->read);
         shared->pieces -= !piece->is_short;
+        free(piece->sift);
         free(piece);
     }
 }
@@ -183,7 +193,7 @@ int segment_readers_open(struct segment_readers *shared, uint64_t memory_max)
     shared->pieces = shared->shorts = 0;
     shared->pieces_max = most < 1 ? 1 : most > 4096 ? 4096 : (uint32_t)most;
     shared->shorts_max = 0;
-    if (shared->narrowing && narrowing_has_ends(shared->narrowing) && shared->pieces_max > 2 * PIECES_OF_SHORTS) {
+    if (((shared->narrowing && narrowing_has_ends(shared->narrowing)) || shared->sifter) && shared->pieces_max > 2 * PIECES_OF_SHORTS) {
         shared->shorts_max = INDEXES_AHEAD_MAX;
         shared->pieces_max -= PIECES_OF_SHORTS;
     }
@@ -338,11 +348,18 @@ static struct index_ahead *index_ahead_find(struct segment_readers *shared, cons
     return NULL;
 }
 
+/* As much of what lies between data and seal as the INDEX takes, if most frames have the usual length: where no key index is asked. */
+static uint32_t index_only_bytes(const struct worker_segment *segment)
+{
+    return (uint32_t)round_up(PAGE_BYTES + (segment->data_end / FRAME_BYTES_USUAL + 1) * sizeof(struct index_frame_entry), PAGE_BYTES);
+}
+
 bool segment_index_ahead(struct segment_readers *shared, const struct worker_segment *segment, uint32_t place)
 {
     struct index_ahead *ahead = NULL;
-    if (segment->state == SEGMENT_OPEN || segment->index_bytes == 0 || place >= segment->places || segment->nothing || segment->whole ||
-        goes_unasked(shared) || place_hangs(shared, segment, place) || index_ahead_find(shared, segment) ||
+    bool frames_only = segment->whole || goes_unasked(shared) || (shared->sifter && !shared->narrowing && !shared->truth_of);
+    if (segment->state == SEGMENT_OPEN || segment->index_bytes == 0 || place >= segment->places || segment->nothing ||
+        (frames_only && !shared->sifter) || place_hangs(shared, segment, place) || index_ahead_find(shared, segment) ||
         (shared->is_gone && shared->is_gone(shared->context, segment->position)))
         return true; /* there is nothing to ask for */
     for (uint32_t i = 0; i < INDEXES_AHEAD_MAX && !ahead; i++)
@@ -352,7 +369,9 @@ bool segment_index_ahead(struct segment_readers *shared, const struct worker_seg
     if (!ahead || (shared->may_read && !shared->may_read(shared->context, disk, shared->ahead[disk], false)))
         return false;
     const uint32_t room = PIECE_ROOM_BYTES + PIECE_BYTES;
-    const uint32_t most = shared->index_ahead_bytes > 0 && shared->index_ahead_bytes < room ? shared->index_ahead_bytes : room;
+    const uint32_t most = frames_only                                                          ? index_only_bytes(segment)
+                          : shared->index_ahead_bytes > 0 && shared->index_ahead_bytes < room ? shared->index_ahead_bytes
+                                                                                              : room;
     const uint32_t bytes = segment->index_bytes < most ? segment->index_bytes : most;
     struct piece *piece = bytes <= PIECE_SHORT_BYTES ? short_take(shared) : NULL;
     if (!piece && (shared->free_piece || shared->pieces + 1 < shared->pieces_max)) /* the last one is for packets */
@@ -566,7 +585,7 @@ static int index_have(struct segment_reader *reader, uint32_t place, struct inde
     if (bytes <= view->have)
         return 0;
     const uint8_t *ahead = view->memory ? NULL : segment_index_reach(reader->shared, segment, place, segment->index_offset, &there);
-    if (ahead && there >= bytes) {
+    if (ahead && there >= (wanted < segment->index_bytes ? wanted : segment->index_bytes)) {
         *view = (struct index_view){.bytes = ahead, .have = there < segment->index_bytes ? there : segment->index_bytes};
         return 0;
     }
@@ -752,6 +771,20 @@ static void note_density(struct segment_readers *shared, uint64_t needed, uint64
     shared->unasked = shared->unasked_next;
 }
 
+/* How a frame is read of which all is wanted. */
+static enum segment_want want_of_all(const struct segment_reader *reader, uint32_t frame_bytes)
+{
+    return reader->shared->sifter && frame_bytes <= FRAME_BYTES_USUAL ? WANT_PLACED : WANT_WHOLE;
+}
+
+/* Nothing narrows the segment, but its INDEX says where its frames lie. Without memory for that it is read piece by piece. */
+static void place_frames(struct segment_reader *reader)
+{
+    reader->want = malloc(reader->entries + 1ul);
+    for (uint32_t i = 0; i < reader->entries && reader->want; i++)
+        reader->want[i] = want_of_all(reader, le32_get(reader->entry[i].frame_bytes));
+}
+
 /* Blocks are numbered over the frames in their order, each frame beginning with a new one. A packet is in the block that its
  * record begins in, so a frame without such a block has nothing to offer. Of the others the key index says where records are. */
 static int choose_frames(struct segment_reader *reader, struct flow_reader *index, const struct flow_selection *selection)
@@ -774,7 +807,7 @@ static int choose_frames(struct segment_reader *reader, struct flow_reader *inde
         if (result != 0 || (wanted > 0 && listed != packets))
             return result != 0 ? result : ERR_CORRUPT;
         reader->want_block[i] = block;
-        reader->want[i] = !indexed || (wanted > 0 && frame_bytes > FRAME_BYTES_USUAL) ? WANT_WHOLE
+        reader->want[i] = !indexed || (wanted > 0 && frame_bytes > FRAME_BYTES_USUAL) ? want_of_all(reader, frame_bytes)
                           : wanted > 0                                                ? WANT_BLOCKS
                                                                                       : WANT_NOTHING;
         block += count;
@@ -957,11 +990,12 @@ int segment_reader_prepare(struct segment_reader *reader)
     const struct segment_readers *shared = reader->shared;
     const struct worker_segment *segment = reader->segment;
     uint32_t place = reader->only_place >= 0 ? (uint32_t)reader->only_place : reader->place;
-    if (reader->decided || reader->narrowing || !shared->narrowing || shared->everything || segment->state == SEGMENT_OPEN ||
-        segment->nothing || goes_unasked(shared) || place >= segment->places || is_gone(reader))
+    bool asks = shared->narrowing && !goes_unasked(shared);
+    if (reader->decided || reader->narrowing || (!asks && !shared->sifter) || shared->everything ||
+        segment->state == SEGMENT_OPEN || segment->nothing || place >= segment->places || is_gone(reader))
         return 0;
     int good = segment_reader_index(reader);
-    return good <= 0 ? good : narrowing_begin(reader, place);
+    return good < 0 ? good : good && asks ? narrowing_begin(reader, place) : 0;
 }
 
 /* Once, before the first read: whether the index pays. It does where a part of a sealed segment is
@@ -981,7 +1015,7 @@ static int decide(struct segment_reader *reader)
         reader->shared->unasked--;
         asks = false;
     }
-    if (shared->everything || segment->state == SEGMENT_OPEN || (whole && !asks) || is_gone(reader))
+    if (shared->everything || segment->state == SEGMENT_OPEN || (whole && !asks && !shared->sifter) || is_gone(reader))
         return 0;
     int good = segment_reader_index(reader);
     if (good <= 0)
@@ -991,6 +1025,8 @@ static int decide(struct segment_reader *reader)
         if (result < 0)
             return result;
     }
+    if (!reader->want && shared->sifter)
+        place_frames(reader);
     if (whole && !reader->want)
         return 0;
     reader->pruned = true;
@@ -1045,6 +1081,20 @@ static uint8_t *piece_frame(const struct piece *piece, uint32_t i)
     return piece->read->memory + (size_t)i * FRAME_BYTES_USUAL;
 }
 
+/* What the sifter is to know of the frame of an entry, which is the piece's next. */
+static void expect_frame(const struct segment_reader *reader, struct piece *piece, uint32_t entry)
+{
+    struct sifter_frame *sift = &piece->sift[piece->frames];
+    bool whole = want(reader, entry) == WANT_PLACED;
+    uint32_t frame_bytes = le32_get(reader->entry[entry].frame_bytes);
+    sift->bytes = piece_frame(piece, piece->frames);
+    sift->frame_bytes = frame_bytes;
+    sift->header_bytes = whole || frame_bytes < piece->header_bytes ? frame_bytes : piece->header_bytes;
+    sift->block = whole ? NULL : reader->block + reader->want_block[entry];
+    sift->sure = reader->sure;
+    sift->state = SIFTER_WAITS;
+}
+
 static void ask_stretch(const struct segment_reader *reader, struct piece *piece, uint32_t frame, uint32_t from, uint32_t to)
 {
     const struct worker_segment *segment = reader->segment;
@@ -1053,8 +1103,14 @@ static void ask_stretch(const struct segment_reader *reader, struct piece *piece
                  offset + from, piece_frame(piece, frame) + from, to - from);
 }
 
-/* Asks for header and blocks of the wanted frames from submit_entry on, as many as have room in the piece and are read by blocks. */
-static void ask_blocks(struct segment_reader *reader, struct piece *piece)
+/* Whether the frame is read to a place of its own. */
+static bool is_placed(const struct segment_reader *reader, uint32_t entry)
+{
+    return want(reader, entry) == WANT_BLOCKS || want(reader, entry) == WANT_PLACED;
+}
+
+/* Asks for the wanted frames from submit_entry on, or header and blocks of them, as many as have room in the piece and are read so. */
+static void ask_frames(struct segment_reader *reader, struct piece *piece)
 {
     struct segment_stretch stretch[STRETCHES_MAX];
     uint32_t i = reader->submit_entry;
@@ -1063,8 +1119,16 @@ static void ask_blocks(struct segment_reader *reader, struct piece *piece)
     for (; i < reader->entries && piece->frames < PIECE_FRAMES; i++) {
         if (!entry_wanted(reader, i))
             continue;
-        if (want(reader, i) != WANT_BLOCKS)
+        if (!is_placed(reader, i))
             break;
+        expect_frame(reader, piece, i);
+        if (want(reader, i) == WANT_PLACED) {
+            uint32_t frame = piece->frames++;
+            piece->entry[frame] = i;
+            ask_stretch(reader, piece, frame, 0, le32_get(reader->entry[i].frame_bytes));
+            reader->submitted = entry_end(reader, i);
+            continue;
+        }
         struct segment_frame_blocks blocks = frame_blocks(reader, i);
         uint32_t count = segment_blocks_stretches(&blocks, reader->sure, stretch), frame = piece->frames++;
         uint32_t header_bytes = piece->header_bytes < blocks.frame_bytes ? piece->header_bytes : blocks.frame_bytes;
@@ -1080,6 +1144,11 @@ static void ask_blocks(struct segment_reader *reader, struct piece *piece)
         reader->submitted = entry_end(reader, i);
     }
     piece->bytes = reader->submitted - piece->offset;
+    piece->batch.frame = piece->sift;
+    piece->batch.frames = piece->frames;
+    piece->batch.next_frame = 0;
+    piece->read->sifter = piece->read->bytes >= SIFTED_BYTES_MIN ? reader->shared->sifter : NULL;
+    piece->read->batch = &piece->batch;
     patience_go(piece->read);
 }
 
@@ -1099,9 +1168,13 @@ static bool submit_piece(struct segment_reader *reader)
     struct piece *piece = piece_take(shared);
     if (!piece)
         return false;
+    bool placed = reader->pruned && is_placed(reader, reader->submit_entry);
+    if (placed && !piece->sift)
+        piece->sift = malloc(PIECE_FRAMES * sizeof *piece->sift);
     uint32_t disk = segment->place[reader->place].disk;
     bool gone = is_gone(reader);
-    if (shared->may_read && !gone && !shared->may_read(shared->context, disk, shared->ahead[disk], reader->pieces == 0)) {
+    if ((placed && !piece->sift) ||
+        (shared->may_read && !gone && !shared->may_read(shared->context, disk, shared->ahead[disk], reader->pieces == 0))) {
         piece->waited = true; /* nothing was asked for */
         piece_give(shared, piece);
         return false;
@@ -1124,8 +1197,8 @@ static bool submit_piece(struct segment_reader *reader)
     reader->tail = piece;
     reader->pieces++;
     piece->frames = 0;
-    if (reader->pruned && want(reader, reader->submit_entry) == WANT_BLOCKS) {
-        ask_blocks(reader, piece);
+    if (placed) {
+        ask_frames(reader, piece);
         return true;
     }
     reader->submitted = from + bytes;
@@ -1263,61 +1336,55 @@ static void want_whole(struct segment_reader *reader)
     reader->submit_entry = reader->entry_next;
 }
 
-/* Where the blocks of the frame at `at` lie; null: not in the first piece. */
-static uint8_t *read_blocks(const struct segment_reader *reader)
+/* Which frame of the first piece is the one at `at`; `frames` of it: none is. */
+static uint32_t read_frame(const struct segment_reader *reader)
 {
     const struct piece *piece = reader->head;
-    for (uint32_t i = 0; piece && i < piece->frames; i++)
-        if (piece->entry[i] == reader->entry_next)
-            return piece_frame(piece, i);
-    return NULL;
+    uint32_t i = 0;
+    while (piece && i < piece->frames && piece->entry[i] != reader->entry_next)
+        i++;
+    return i;
 }
 
-/* Checks header and stretches of a frame read by blocks. */
-static bool blocks_pass(struct segment_reader *reader, const uint8_t *bytes, struct segment_frame *frame)
+static int look_at_frame(struct segment_reader *reader, struct segment_frame *frame)
 {
-    struct segment_frame_blocks blocks = frame_blocks(reader, reader->entry_next);
-    frame->stretches = segment_blocks_stretches(&blocks, reader->sure, reader->stretch);
-    uint32_t header_bytes = reader->head->header_bytes < blocks.frame_bytes ? reader->head->header_bytes : blocks.frame_bytes;
-    int parsed = frame_parse(bytes, header_bytes, &frame->info);
-    if (parsed == ERR_AGAIN && frame->info.header_bytes <= FRAME_BYTES_USUAL / 4) /* the next ones will not be too short */
-        reader->shared->header_bytes = (uint32_t)round_up(frame->info.header_bytes, PAGE_BYTES);
-    if (parsed || check_header(reader, &frame->info) || frame->info.frame_bytes != blocks.frame_bytes)
-        return false;
-    for (uint32_t i = 0; i < frame->stretches; i++) {
-        const struct segment_stretch *stretch = &reader->stretch[i];
-        uint32_t count = (stretch->end + BLOCK_BYTES - 1) / BLOCK_BYTES - stretch->block;
-        if (frame_check_blocks(bytes, &frame->info, stretch->block, count) ||
-            !segment_stretch_fits(&blocks, stretch, bytes, &frame->info))
-            return false;
-    }
-    return true;
-}
-
-static int look_at_blocks(struct segment_reader *reader, struct segment_frame *frame)
-{
-    piece_wait(reader->shared, reader->head);
-    const uint8_t *bytes = reader->head->result ? NULL : read_blocks(reader);
-    if (!bytes || !blocks_pass(reader, bytes, frame)) {
+    struct segment_readers *shared = reader->shared;
+    struct piece *piece = reader->head;
+    uint32_t i = read_frame(reader);
+    piece_wait(shared, piece);
+    if (piece->result || i == piece->frames) {
         want_whole(reader);
         return STEP_RETRY;
     }
-    reader->shared->frames_checked++;
-    reader->looked_place = reader->head->place;
+    sifter_take(shared->sifter, &piece->batch, i);
+    struct sifter_frame *sift = &piece->sift[i];
+    frame->info = sift->info;
+    if (sift->parsed == ERR_AGAIN && sift->info.header_bytes <= FRAME_BYTES_USUAL / 4) /* the next ones will not be too short */
+        shared->header_bytes = (uint32_t)round_up(sift->info.header_bytes, PAGE_BYTES);
+    if (!sift->passed || check_header(reader, &frame->info)) {
+        want_whole(reader);
+        return STEP_RETRY;
+    }
+    shared->frames_checked++;
+    shared->blocks_read += sift->block ? 0 : frame_block_count(&frame->info);
+    reader->looked_place = piece->place;
     reader->length = frame->good_end = frame->info.frame_bytes;
     reader->next_number = frame->info.number + 1;
     reader->next_exact = true;
-    frame->bytes = bytes;
-    frame->parts = true;
-    frame->stretch = reader->stretch;
+    frame->bytes = sift->bytes;
+    frame->parts = sift->block != NULL;
+    frame->stretch = sift->stretch;
+    frame->stretches = sift->stretches;
+    frame->sifted = sift->sifted ? sift : NULL;
     return SEGMENT_STEP_FRAME;
 }
 
 int segment_reader_extend(struct segment_reader *reader, struct segment_stretch *stretch)
 {
     struct segment_frame_blocks blocks = frame_blocks(reader, reader->entry_next);
-    uint8_t *bytes = read_blocks(reader);
+    uint32_t i = read_frame(reader);
     struct frame_info info;
+    uint8_t *bytes = reader->head && i < reader->head->frames ? piece_frame(reader->head, i) : NULL;
     if (!bytes || frame_parse(bytes, reader->head->header_bytes, &info)) {
         want_whole(reader);
         return 0;
@@ -1344,10 +1411,11 @@ static int look(struct segment_reader *reader, struct segment_frame *frame, int 
     frame->bytes = NULL;
     frame->borrowed = frame->parts = false;
     frame->stretches = 0;
+    frame->sifted = NULL;
     if (!piece)
         return look_alone(reader, frame, reason);
     if (piece->frames > 0)
-        return look_at_blocks(reader, frame);
+        return look_at_frame(reader, frame);
     reader->looked_place = piece->place;
     piece_wait(reader->shared, piece);
     if (piece->result) {
@@ -1575,6 +1643,7 @@ static int try_places(struct segment_reader *reader, int reason, struct segment_
             reader->place = place;
             frame->bytes = copy;
             frame->borrowed = frame->parts = false;
+            frame->sifted = NULL;
             frame->good_end = reader->length = frame->info.frame_bytes;
             reader->next_number = frame->info.number + 1;
             reader->next_exact = true;

@@ -47,12 +47,13 @@
 #include "piece_pool.h"
 #include "segment_blocks.h"
 #include "segment_verdicts.h"
+#include "sifter.h"
 #include "worker.h"
 
 #define PIECE_ROOM_BYTES \
     FRAME_BYTES_USUAL       /* in front of each piece, for the beginning of its first frame */
 #define PIECE_BYTES (PIECE_POOL_STEP_BYTES - PIECE_ROOM_BYTES)
-#define PIECES_AHEAD_MAX 8u /* of one stream */
+#define PIECES_AHEAD_MAX 4u /* of one stream: what is on its way, and what has come, should find room in a cache together */
 #define PIECE_FRAMES ((PIECE_ROOM_BYTES + PIECE_BYTES) / FRAME_BYTES_USUAL) /* of which blocks are read into one piece */
 
 #define INDEXES_AHEAD_MAX 8u /* of all streams */
@@ -97,6 +98,9 @@ struct segment_readers {
     /* What pieces are cut from, nobody else's meanwhile: what is lost to a disk that hangs comes back with the end. Null: one of their own. */
     struct piece_pool *pool;
 
+    /* Checks frames, and says which packets match, before the reader comes to them. Null: nobody does. Sealed segments are then read by their INDEX. */
+    struct sifter *sifter;
+
     struct patience patience; /* of disks that hang */
     struct patience_read *single; /* for reads that are waited for at once; null: not yet, or lost */
     struct piece *free_piece, *free_short;
@@ -140,6 +144,7 @@ enum segment_want {
     WANT_WHOLE = 0,
     WANT_BLOCKS, /* header, and the blocks that the key index selects, which may be none */
     WANT_NOTHING,
+    WANT_PLACED, /* all of it, and to where it lies as a frame, for the sifter */
 };
 
 struct segment_reader {
@@ -178,7 +183,6 @@ struct segment_reader {
     bool sure;                   /* every packet that may match does */
     bool was_open;               /* when its first frame was read: what has been found out since is not looked for on the disk */
     struct segment_verdicts *verdicts; /* null: nothing is known of them, or nothing is wanted */
-    struct segment_stretch stretch[STRETCHES_MAX]; /* of the step */
     enum index_state index_state;
     uint32_t entry_next; /* pruned: the entry of the frame at `at` */
     uint32_t entries;
@@ -207,6 +211,7 @@ struct segment_frame {
     bool parts;             /* of `bytes`, header and these stretches are there, nothing else: nothing else can match */
     struct segment_stretch *stretch; /* until segment_reader_advance() */
     uint32_t stretches;
+    const struct sifter_frame *sifted; /* which of its packets match, until then; null: nobody has looked */
 };
 
 /* Reads nothing yet. `place`: the one to begin with; only_place -1 or the only one to read. */

@@ -164,7 +164,8 @@ class Find(unittest.TestCase):
         whole, without = self.extract("--no-index", "port 4445")
         self.assertEqual(ours, whole)
         self.assertEqual(with_it["narrowing"], "port 4445")
-        self.assertEqual((without["narrowing"], without["segments_narrowed"], without["index_bytes"]), ("", 0, 0))
+        self.assertEqual((without["narrowing"], without["segments_narrowed"]), ("", 0))
+        self.assertLessEqual(without["index_bytes"], 2 * 4096 * without["segments"])  # only where frames lie
         self.assertGreater(with_it["index_bytes"], 0)
         self.assertLessEqual(with_it["blocks_wanted"], with_it["blocks_read"])
         refused = subprocess.run([TAPELOOP, "--state", os.path.join(self.folder.name, "state"), "extract", "r", "--explain", "-w", "-"],
