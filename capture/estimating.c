@@ -6,11 +6,13 @@
  * an empty range.
  *
  * So that nothing found is no riddle, it comes with what is known of the time: from when on the ring holds packets,
- * and what became of those that were seen then, by the history.
+ * and what became of those that were seen then, by the history. And where the catalog has lost something, it says so: it is
+ * no upper bound then.
  */
 #include <string.h>
 
 #include "answer_json.h"
+#include "catalog_care.h"
 #include "methods.h"
 #include "reading.h"
 
@@ -19,6 +21,7 @@ struct estimate {
     double packets, bytes;
     uint64_t segments, missing;
     double purged;
+    bool catalog_lacks;
     struct account account; /* of the range's seconds, all interfaces */
 };
 
@@ -74,6 +77,7 @@ static int look_up(struct request *request, struct ring_entry *entry, struct est
     if (code != 0)
         return fail(failure, code, "ring %s: the catalog cannot be read: %s", name,
                     error_text(code));
+    estimate->catalog_lacks = catalog_care_lacks(entry); /* after it has answered */
     code = state_history(recorder->state, &entry->row.ring, NULL, second_of(estimate->from_ns, false),
                          second_of(estimate->to_ns, true), add_history, estimate);
     return code == 0 ? 0
@@ -114,6 +118,8 @@ static int estimate_range(struct request *request, const char *ring, const struc
     bool held = summary.first_ns <= summary.last_ns;
     json_set_time(*result, "oldest", summary.first_ns, held);
     json_set_time(*result, "newest", summary.last_ns, held);
+    json_object_set_new(*result, "catalog_whole", json_boolean(!estimate.catalog_lacks));
+    json_object_set_new(*result, "complete", json_boolean(!estimate.catalog_lacks && estimate.missing == 0));
     reading_add_asked(*result, options);
     return 0;
 }

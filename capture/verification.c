@@ -2,6 +2,8 @@
  * verification.c - the method "verify": every frame by way of a worker, every superblock here; with
  * "repair" what is found is mended by the ring's mender, which is waited for.
  */
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -112,12 +114,42 @@ static int wait_until_mended(struct request *request, struct ring *ring, struct 
     return code;
 }
 
-/* What is damaged, or lacks a copy, after all. */
-static uint64_t left_over(const struct mended *mended, const struct superblocks *superblocks)
+__attribute__((format(printf, 3, 4))) static void reason_add(json_t *reasons, const char *reason, const char *format, ...)
 {
-    return mended->after.unrepairable - mended->before.unrepairable +
-           mended->after.repairs_dropped - mended->before.repairs_dropped +
-           mended->after.degraded_segments + superblocks->bad - superblocks->repaired;
+    char text[300];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    json_array_append_new(reasons, json_pack("{s:s, s:o}", "reason", reason, "text", json_text(text)));
+}
+
+static void reason_count(json_t *reasons, const char *reason, uint64_t count, const char *one, const char *many)
+{
+    if (count > 0)
+        reason_add(reasons, reason, "%llu %s", (unsigned long long)count, count == 1 ? one : many);
+}
+
+/* Why the ring is not clean, a sentence each; none: it is. A gap without a bad frame is of packets that are known to be missing: no finding of today. */
+static json_t *find_reasons(const struct reading_result *checked, const struct superblocks *superblocks, const char *ring,
+                            const struct mended *mended)
+{
+    const struct mender_state *before = &mended->before, *after = &mended->after;
+    json_t *reasons = json_array();
+    if (checked->not_flushed)
+        reason_add(reasons, "not-flushed", "what is newest did not become durable in time, and was not read");
+    if (checked->catalog_lacks)
+        reason_add(reasons, "catalog", "the catalog has lost something, and segments may not have been read: tapeloop rebuild %s finds all again", ring);
+    if (mended->waited) {
+        reason_count(reasons, "frames", after->unrepairable - before->unrepairable + after->repairs_dropped - before->repairs_dropped,
+                     "frame could not be mended", "frames could not be mended");
+        reason_count(reasons, "copies", after->degraded_segments, "segment has too few copies", "segments have too few copies");
+    } else {
+        reason_count(reasons, "frames", checked->damaged, "copy of a frame is damaged", "copies of frames are damaged");
+    }
+    reason_count(reasons, "superblocks", superblocks->bad - superblocks->repaired, "place of a superblock is damaged",
+                 "places of superblocks are damaged");
+    return reasons;
 }
 
 static json_t *verify_answer(const struct reading_result *checked, struct superblocks *superblocks,
@@ -125,19 +157,15 @@ static json_t *verify_answer(const struct reading_result *checked, struct superb
 {
     const struct worker_done *done = &checked->done;
     const struct mender_state *before = &mended->before, *after = &mended->after;
-    uint64_t left = left_over(mended, superblocks);
-    /* A gap without a bad frame is of packets that are known to be missing: no finding of today. */
-    bool clean =
-        !checked->not_flushed && !checked->catalog_lacks &&
-        (mended->waited ? left == 0
-                        : checked->damaged == 0 && superblocks->bad == superblocks->repaired);
+    json_t *reasons = find_reasons(checked, superblocks, ring_options(ring)->name, mended);
     json_t *answer = json_pack(
         "{s:I, s:I, s:I, s:o, s:I, s:I, s:O, s:I, s:I, s:b}", "frames_checked",
         (json_int_t)done->frames_checked, "frames_bad", (json_int_t)checked->damaged, "segments",
         (json_int_t)done->total.segments_done, "bad", json_bad(checked, ring), "superblocks_bad",
         (json_int_t)superblocks->bad, "superblocks_repaired", (json_int_t)superblocks->repaired,
         "superblocks", superblocks->list, "gaps_total", (json_int_t)done->gaps, "bytes_read",
-        (json_int_t)done->total.bytes_read, "clean", (int)clean);
+        (json_int_t)done->total.bytes_read, "clean", (int)(json_array_size(reasons) == 0));
+    json_object_set_new(answer, "reasons", reasons);
     json_object_set_new(answer, "held_back_ms", json_integer((json_int_t)(done->total.held_back_ns / 1000000)));
     json_object_set_new(answer, "mending_held_back_ms",
                         json_integer((json_int_t)((after->held_back_ns - before->held_back_ns) / 1000000)));

@@ -18,7 +18,8 @@ static void print_estimate(const json_t *result, const struct range *range)
     struct account account;
     answer_account(answer_object(result, "account"), &account);
     range_text(range, from, to);
-    printf("at most %" PRIu64 " packets, %s as captured, from %s to %s",
+    bool lacks = json_is_false(json_object_get(result, "catalog_whole"));
+    printf("%s %" PRIu64 " packets, %s as captured, from %s to %s", lacks ? "known are" : "at most",
            answer_count(result, "packets"), text_size(answer_count(result, "bytes"), size), from, to);
     double seconds = answer_number(result, "seconds");
     printf(seconds > 0 ? ", in about %s\n" : "\n", output_duration(seconds));
@@ -26,6 +27,8 @@ static void print_estimate(const json_t *result, const struct range *range)
         printf("the ring holds nothing\n");
     else if (!range->bounded_below || oldest_ns > range->from_ns)
         printf("the ring holds nothing from before %s\n", text_time(oldest_ns, from));
+    if (lacks)
+        printf("the catalog has lost something, and there may be more: tapeloop rebuild RING finds all again\n");
     uint64_t missing = answer_count(result, "missing"), dropped = view_dropped(&account);
     uint64_t left_out = account.packets[ACCOUNT_discarded] + account.packets[ACCOUNT_duplicates] +
                         account.packets[ACCOUNT_sampled_out];
@@ -57,8 +60,9 @@ static int estimate_run(const struct invocation *invocation, struct failure *fai
         output_json(result);
     else
         print_estimate(result, &range);
+    bool lacks = json_is_false(json_object_get(result, "catalog_whole"));
     json_decref(result);
-    return EXIT_DONE;
+    return lacks ? EXIT_INCOMPLETE : EXIT_DONE;
 }
 
 static const struct option_row options[] = {
@@ -74,7 +78,8 @@ const struct command estimate_command = {
     .summary = "how much an extraction would hand out at most",
     .details = "By what is known of the time range, without reading packets: the filter is checked, but not\n"
                "applied. Says what is known to be missing: what the ring does not hold any more or never\n"
-               "held, what was dropped, what rules left out. Times and filters are those of extract.",
+               "held, what was dropped, what rules left out. Times and filters are those of extract. Exit\n"
+               "status 3 if the catalog has lost something, and there may be more.",
     .examples = "  tapeloop estimate dmz --from -20m --to -15m\n"
                 "  tapeloop estimate dmz --from -1d host 192.0.2.7",
     .options = options,

@@ -4,6 +4,7 @@
  */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "answer.h"
 #include "commands.h"
@@ -60,6 +61,24 @@ static void bad_print(const json_t *bad)
     table_close(&table);
     if (count > BAD_SHOWN)
         printf("  and %zu more (--json shows them)\n", count - BAD_SHOWN);
+}
+
+/* Whether one of the reasons is damage: it may also be that not all could be read. A recorder that gives none has found damage. */
+static bool is_damaged(const json_t *reasons)
+{
+    bool damaged = json_array_size(reasons) == 0;
+    for (size_t i = 0; i < json_array_size(reasons); i++) {
+        const char *reason = answer_text(json_array_get(reasons, i), "reason");
+        damaged |= strcmp(reason, "catalog") != 0 && strcmp(reason, "not-flushed") != 0;
+    }
+    return damaged;
+}
+
+/* Why it is not clean. */
+static void reasons_print(const json_t *reasons)
+{
+    for (size_t i = 0; i < json_array_size(reasons); i++)
+        printf("  %s\n", answer_text(json_array_get(reasons, i), "text"));
 }
 
 static void held_back_print(const json_t *result)
@@ -119,9 +138,10 @@ static int verify_run(const struct invocation *invocation, struct failure *failu
         } else {
             printf("ring %s: %s; %" PRIu64 " segments, %" PRIu64 " frames checked, %" PRIu64
                    " bad; %" PRIu64 " superblocks bad\n",
-                   ring, clean ? "clean" : "DAMAGED", answer_count(result, "segments"),
+                   ring, clean ? "clean" : is_damaged(answer_array(result, "reasons")) ? "DAMAGED" : "NOT CLEAN", answer_count(result, "segments"),
                    answer_count(result, "frames_checked"), answer_count(result, "frames_bad"),
                    answer_count(result, "superblocks_bad"));
+            reasons_print(answer_array(result, "reasons"));
             held_back_print(result);
             bad_print(answer_array(result, "bad"));
             mended_print(answer_object(result, "mended"));
@@ -145,7 +165,7 @@ const struct command verify_command = {
     .operands_min = 1,
     .operands_max = 1,
     .summary = "read everything in a ring and check everything",
-    .details = "Exit status 1 if something is damaged; each place is listed. With --repair, damage "
+    .details = "Exit status 1 if something is damaged, or could not be checked; it says why, and lists each place. With --repair, damage "
                "is mended from\n"
                "another copy and missing copies are made; exit status 3 if something is left.",
     .examples = "  tapeloop verify dmz\n  tapeloop verify dmz --repair",

@@ -381,13 +381,14 @@ class Questions(World):
                for i in range(30)]
         clean = {"frames_checked": 9, "frames_bad": 0, "segments": 3, "bad": [], "superblocks_bad": 0, "clean": True}
         mended = {"frames": 4, "frames_left": 26, "copies": 7, "segments_left": 1, "superblocks": 2, "superblocks_left": 0}
-        answers = [clean, dict(clean, clean=False, frames_bad=30, bad=bad),
+        answers = [clean, dict(clean, clean=False, frames_bad=30, bad=bad, reasons=[{"reason": "frames", "text": "30 copies of frames are damaged"}]),
                    dict(clean, clean=False, frames_bad=30, bad=bad, mended=mended),
                    dict(clean, frames_bad=30, mended=dict(mended, frames_left=0, segments_left=0))]
         fake = self.fake(verify=lambda connection, request: connection.result(request, answers.pop(0)))
         self.assertIn("ring dmz: clean; 3 segments, 9 frames checked", self.run_command("verify", "dmz", status=0).out)
         damaged = self.run_command("verify", "dmz", status=1).out
         self.assertIn("DAMAGED", damaged)
+        self.assertIn("\n  30 copies of frames are damaged\n", damaged)
         self.assertIn("and 10 more", damaged)
         left = self.run_command("verify", "dmz", "--repair", status=3).out
         self.assertIn("mended: 4 frames, 2 superblocks, 7 missing copies made", left)

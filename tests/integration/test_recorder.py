@@ -474,6 +474,7 @@ class Extractions(World):
         recorder = self.start()
         found = recorder.call("verify", ring="dmz")
         self.assertFalse(found["clean"])
+        self.assertEqual(found["reasons"], [{"reason": "frames", "text": "1 copy of a frame is damaged"}])
         self.assertEqual(found["frames_bad"], 1)
         self.assertEqual(found["bad"][0]["disk"], self.path("disk"))
         self.assertEqual(found["bad"][0]["reason"], "checksum")
@@ -600,11 +601,31 @@ class Restarts(World):
         # The other ring's segments are lost as well, whatever was made good of this one.
         found, result = extract(recorder, "other")
         self.assertEqual((result["complete"], result["catalog_whole"]), (False, False))
+        estimate = recorder.call("estimate", ring="other")
+        self.assertEqual((estimate["complete"], estimate["catalog_whole"]), (False, False))
+        shown = self.say(3, "estimate", "other")
+        self.assertIn("there may be more: tapeloop rebuild", shown)
+        self.assertNotIn("at most", shown)
+        verified = recorder.call("verify", ring="other")
+        self.assertEqual((verified["clean"], [reason["reason"] for reason in verified["reasons"]]), (False, ["catalog"]))
+        shown = self.say(1, "verify", "other")
+        self.assertRegex(shown, r"ring other: NOT CLEAN.*\n  the catalog has lost something.*: tapeloop rebuild other finds")
+        estimate = recorder.call("estimate", ring="dmz")
+        self.assertEqual((estimate["packets"], estimate["complete"], estimate["catalog_whole"]), (len(packets), True, True))
         self.refused("corrupt", recorder, "purge", ring="other", filter="ip", from_ns="0", to_ns=str(2**62))
         recorder.call("ring.rebuild", ring="other")
         found, result = extract(recorder, "other")
         self.assertEqual((found, result["complete"]), (numbered(10), True))
+        estimate = recorder.call("estimate", ring="other")
+        self.assertEqual((estimate["packets"], estimate["complete"]), (10, True))
+        self.assertEqual((recorder.call("verify", ring="other")["clean"], recorder.call("verify", ring="other")["reasons"]), (True, []))
         print(said, flush=True)
+
+    def say(self, status, *words):
+        """What the command says, which ends with this status."""
+        done = subprocess.run([os.path.join(BIN, "tapeloop"), "--state", self.path("state"), *words], capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, status, done.stderr)
+        return done.stdout
 
     def test_a_disk_that_is_busy_for_a_while(self):
         recorder = self.start()

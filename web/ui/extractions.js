@@ -27,11 +27,12 @@ function Estimate({ ring, wish, live }) {
   }, [ring, key]);
   if (!found || found.key !== key) return html`<p class="estimate hint" role="status">…</p>`;
   if (found.error) return html`<p class="estimate error" role="alert">${found.error}</p>`;
-  const { packets, bytes: size, missing, purged, account, seconds: takes, filter: meant } = found.answer;
+  const { packets, bytes: size, missing, purged, account, seconds: takes, filter: meant, catalog_whole: whole } = found.answer;
   const left_out = account.discarded + account.duplicates + account.sampled_out;
   const status = rings.value.find((one) => one.ring.name === ring), oldest = status && seconds(status.ring.oldest_ns);
   const from = wish.from && !wish.from.startsWith("-") ? Number(wish.from) : null;
   return html`<p class="estimate hint" role="status">${wish.filter ? "The filter is understood. It is applied to about" : "About"} ${count(packets)} packets, ${bytes(size)}${takes >= 1 ? `, ${duration(takes)}` : ""}${live ? (wish.filter ? ", and to what comes" : ", and what comes") : ""}.
+    ${whole ? "" : html` <span class="bad">The catalog has lost something, and there may be more: rebuild the ring.</span>`}
     ${purged > 0 ? ` About ${count(purged)} of this time were purged.` : ""}
     ${missing > 0 ? html` <span class="bad">${count(missing)} packets are known to be gone.</span>` : ""}
     ${lost(account) > 0 ? html` <span class="bad">${count(lost(account))} packets of this time were dropped.</span>` : ""}
