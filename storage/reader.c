@@ -2,7 +2,7 @@
  * reader.c - streams, their merge, and what is missing from them.
  *
  * A stream goes through its segments with a segment_reader; when all of the current segment is on
- * its way, the next one's begins to read ahead. Streams stand in a binary heap by the time of their
+ * its way, the next one's begins to read ahead, and of the one behind that it is found out what will be wanted. Streams stand in a binary heap by the time of their
  * next packet, an unopened one by the smallest time that its next packet can have. The stream at
  * the top stays there as long as its packets are the earliest, so that a run of packets of one
  * stream costs one comparison each.
@@ -27,6 +27,7 @@
 #define NOT_IN_HEAP UINT32_MAX
 #define MATCHES_AHEAD 4u /* of what the sifter has found, come into the cache before they are handed out, */
 #define MATCH_LINES 4u   /* the beginning of each; the processor sees by itself how that goes on */
+#define THIRDS_MAX (INDEXES_AHEAD_MAX / 2) /* where there are more streams, the key indexes that come ahead do not reach that far */
 #define AS_WHOLE 2 /* of a step that does not leave this file */
 
 struct reader_stream {
@@ -44,11 +45,14 @@ struct reader_stream {
     struct segment_reader now;  /* of segment[current], if `open` */
     struct segment_reader next; /* reads ahead in segment[next_at], if `next_open` */
     uint32_t next_at;           /* the first behind `current` that need not be passed by, when it was opened */
+    struct segment_reader third; /* is prepared: of segment[third_at], the first behind next_at, if `third_open`, which it is only while `next_open` */
+    uint32_t third_at;
     uint32_t index_at; /* the key indexes of the segments before this one have been asked for, */
     uint32_t indexes;  /* and of so many of those behind `current` */
 
     bool open;
-    bool next_open;
+    bool next_open, third_open;
+    bool fresh; /* the current segment has just been opened */
     bool has_head;
     bool walking;    /* the cursor is in a frame */
     bool damaged;    /* of which only a part is good */
@@ -408,8 +412,21 @@ static void close_next(struct reader_stream *stream)
 {
     if (stream->next_open)
         segment_reader_close(&stream->next);
-    stream->next_open = false;
+    if (stream->third_open)
+        segment_reader_close(&stream->third);
+    stream->next_open = stream->third_open = false;
     stream->next_at = 0;
+}
+
+/* The third one, if there is one, is the next. */
+static void move_third(struct reader_stream *stream)
+{
+    stream->next_open = stream->third_open;
+    if (!stream->third_open)
+        return;
+    stream->next = stream->third;
+    stream->next_at = stream->third_at;
+    stream->third_open = false;
 }
 
 static void close_current(struct reader *reader, struct reader_stream *stream)
@@ -472,11 +489,35 @@ static bool open_current(struct reader *reader, struct reader_stream *stream)
             stream->now = stream->next;
         else
             open_segment(reader, &stream->now, stream, stream->current);
-        stream->next_open = false;
-        stream->open = true;
+        move_third(stream);
+        stream->open = stream->fresh = true;
         reader->active++;
     }
     return true;
+}
+
+/* The first segment behind `at` that need not be passed by; where there is none, how many there are. */
+static uint32_t behind(const struct reader *reader, const struct reader_stream *stream, uint32_t at)
+{
+    do
+        at++;
+    while (at < stream->segments && passes_by(reader, stream, at));
+    return at;
+}
+
+/* The key index of the segment behind the next one is asked what is wanted of it, so that the disk need not wait for us when its turn comes. */
+static int prepare_third(struct reader *reader, struct reader_stream *stream)
+{
+    if (stream->third_open || !reader->shared.narrowing || reader->streams > THIRDS_MAX || !segment_reader_all_ahead(&stream->next) ||
+        stream->segment[stream->next_at]->state == SEGMENT_OPEN)
+        return 0;
+    uint32_t at = behind(reader, stream, stream->next_at);
+    if (at == stream->segments)
+        return 0;
+    open_segment(reader, &stream->third, stream, at);
+    stream->third_at = at;
+    stream->third_open = true;
+    return segment_reader_prepare(&stream->third);
 }
 
 /* Once all of the current segment is on its way, the next one begins to come. */
@@ -487,9 +528,7 @@ static int read_ahead(struct reader *reader, struct reader_stream *stream)
         stream->segment[stream->current]->state == SEGMENT_OPEN)
         return 0;
     if (!stream->next_open) {
-        uint32_t at = stream->next_at > stream->current ? stream->next_at : stream->current + 1;
-        while (at < stream->segments && passes_by(reader, stream, at))
-            at++;
+        uint32_t at = stream->next_at > stream->current ? stream->next_at : behind(reader, stream, stream->current);
         stream->next_at = at;
         if (at == stream->segments)
             return 0;
@@ -497,7 +536,8 @@ static int read_ahead(struct reader *reader, struct reader_stream *stream)
         stream->next_open = true;
         return segment_reader_prepare(&stream->next); /* what it asks for is there when the current one's packets have been gone through */
     }
-    return segment_reader_ahead(&stream->next, most - stream->now.pieces);
+    int result = segment_reader_ahead(&stream->next, most - stream->now.pieces);
+    return result < 0 ? result : prepare_third(reader, stream);
 }
 
 /*
@@ -648,7 +688,8 @@ static int load(struct reader *reader, struct reader_stream *stream)
         if (result)
             return result;
         /* While the disk reads what is wanted of this segment, the key index of the next one says what is wanted of that. */
-        result = stream->now.pieces > 0 && !stream->next_open ? read_ahead(reader, stream) : 0;
+        result = stream->now.pieces > 0 && (stream->fresh || !stream->next_open) ? read_ahead(reader, stream) : 0;
+        stream->fresh = false;
         if (result < 0)
             return result;
         struct segment_frame frame;
@@ -994,6 +1035,8 @@ static int update_segment(struct reader *reader, struct reader_stream *stream,
         segment_reader_update(&stream->now, stream->segment[stream->current]);
     if (stream->next_open)
         segment_reader_update(&stream->next, stream->segment[stream->next_at]);
+    if (stream->third_open)
+        segment_reader_update(&stream->third, stream->segment[stream->third_at]);
     return 0;
 }
 
