@@ -505,10 +505,13 @@ static uint32_t behind(const struct reader *reader, const struct reader_stream *
     return at;
 }
 
-/* The key index of the segment behind the next one is asked what is wanted of it, so that the disk need not wait for us when its turn comes. */
+/*
+ * The key index of the segment behind the next one is asked what is wanted of it, before the disk is asked for what is wanted of the next one: so the answer
+ * is there when that one's turn comes, and the disk is asked for more before it has done all that it was asked for.
+ */
 static int prepare_third(struct reader *reader, struct reader_stream *stream)
 {
-    if (stream->third_open || !reader->shared.narrowing || reader->streams > THIRDS_MAX || !segment_reader_all_ahead(&stream->next) ||
+    if (stream->third_open || !reader->shared.narrowing || reader->streams > THIRDS_MAX ||
         stream->segment[stream->next_at]->state == SEGMENT_OPEN)
         return 0;
     uint32_t at = behind(reader, stream, stream->next_at);
@@ -536,8 +539,8 @@ static int read_ahead(struct reader *reader, struct reader_stream *stream)
         stream->next_open = true;
         return segment_reader_prepare(&stream->next); /* what it asks for is there when the current one's packets have been gone through */
     }
-    int result = segment_reader_ahead(&stream->next, most - stream->now.pieces);
-    return result < 0 ? result : prepare_third(reader, stream);
+    int result = prepare_third(reader, stream);
+    return result < 0 ? result : segment_reader_ahead(&stream->next, most - stream->now.pieces);
 }
 
 /*
