@@ -455,6 +455,10 @@ int json_ring_status(const struct ring_look *look, json_t **result, struct failu
     json_object_set_new(status, "forecast_s", forecast_s(look, &state));
     json_object_set_new(status, "coarse_segments",
                         json_integer((json_int_t)state.keeper.segments_coarse));
+    struct verdict_log_counters verdicts = {0};
+    if (look->live && ring_verdict_log(entry->ring))
+        verdict_log_counters(ring_verdict_log(entry->ring), &verdicts);
+    json_object_set_new(status, "verdicts_lost", json_integer((json_int_t)verdicts.lost));
     json_object_set_new(status, "mending", look->live ? json_mending(&state.mender) : json_null());
     json_object_set_new(status, "yielding", look->live ? json_yielding(&state) : json_null());
     json_set_time(status, "oldest", state.catalog.first_ns, any);

@@ -49,6 +49,9 @@ static void index_print(const json_t *row)
     if (answer_count(row, "coarse_segments") > 0)
         printf("  %-14s %" PRIu64 " segments sealed without a whole key index: searches read them\n",
                "index", answer_count(row, "coarse_segments"));
+    if (answer_count(row, "verdicts_lost") > 0)
+        printf("  %-14s %" PRIu64 " verdicts were not written down: where filters ask for app, packets may be undecided\n", "layer 7",
+               answer_count(row, "verdicts_lost"));
 }
 
 static void mending_print(const json_t *mending)

@@ -175,6 +175,17 @@ class App(Base):
             self.assertEqual(recorder.stop(), 0)
         self.assertGreater(partly, 0)
 
+    def test_not_written(self):
+        """What cannot be written down is counted; what is recorded with the segments decides all the same."""
+        recorder = self.make()
+        self.assertEqual(recorder.call("status")["rings"][0]["verdicts_lost"], 0)
+        os.rmdir(self.path("state", "verdicts"))
+        import_packets(recorder, "dmz", timed(MIX))
+        self.check_mix(recorder)
+        self.assertGreaterEqual(recorder.call("status")["rings"][0]["verdicts_lost"], 5)
+        shown = subprocess.run([TAPELOOP, "--state", self.path("state"), "status", "dmz"], capture_output=True, text=True, check=True)
+        self.assertRegex(shown.stdout, r"layer 7 +\d+ verdicts were not written down")
+
     def test_deleted_ring(self):
         """Nothing is left of a ring that is deleted."""
         recorder = self.make()
