@@ -6,6 +6,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -312,6 +314,44 @@ static void test_lost(void **state)
     close_world(&world);
 }
 
+struct beside {
+    struct world *world;
+    atomic_bool done;
+};
+
+static void *record_beside(void *context)
+{
+    struct beside *beside = context;
+    struct mixer random = {.state = 24};
+    record(beside->world, &random, UINT32_MAX, 0);
+    atomic_store(&beside->done, true);
+    return NULL;
+}
+
+/* It is flushed while streams go on. */
+static void test_flushed_beside(void **state)
+{
+    (void)state;
+    static struct world world;
+    struct beside beside = {.world = &world};
+    pthread_t thread;
+    open_world(&world);
+    begin_log(&world, 64u << 20);
+    assert_int_equal(pthread_create(&thread, NULL, record_beside, &beside), 0);
+    uint32_t flushes = 0;
+    for (; !atomic_load(&beside.done); flushes++)
+        verdict_log_flush(world.log, 1, 2, flushes % 2 == 0);
+    pthread_join(thread, NULL);
+    struct verdict_log_counters counters;
+    verdict_log_counters(world.log, &counters);
+    verdict_log_close(&world.log);
+    assert_int_equal(verdict_log_each(world.fd, &world.ring, keep_piece, &world), 0);
+    struct sum sum = ask(&world, NULL, 0, PACKETS, 0, counters.lost == 0);
+    print_message("%u flushes, %lu records lost\n", flushes, (unsigned long)counters.lost);
+    assert_true(sum.right > sum.asked / 2);
+    close_world(&world);
+}
+
 /* One stream that says so many things; returns the pieces there. */
 static uint32_t say(struct world *world, uint32_t records, uint64_t oldest, uint64_t newest)
 {
@@ -374,6 +414,7 @@ int main(void)
         cmocka_unit_test(test_undamaged),
         cmocka_unit_test(test_damaged),
         cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_flushed_beside),
         cmocka_unit_test(test_pieces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -70,8 +70,10 @@ static void test_shared(void **state)
     assert_int_equal(verdicts_map(verdicts_fd(verdicts), &reader), 0);
     assert_int_equal(verdicts_seed(reader), verdicts_seed(verdicts));
     assert_int_equal(verdicts_names(reader), COUNT(name));
+    assert_false(verdicts_any(verdicts)); /* that somebody has asked for names is no reason to look flows up */
     assert_false(verdicts_get(reader, 77, heard));
     verdicts_put(verdicts, 77, said);
+    assert_true(verdicts_any(verdicts));
     assert_true(verdicts_get(reader, 77, heard));
     assert_memory_equal(heard, said, sizeof said);
     assert_false(verdicts_get(reader, 79, heard));
