@@ -1153,14 +1153,18 @@ static inline uint64_t unlike_v4(const uint8_t *ip)
 }
 
 /*
- * A plain packet whose IP header, of that version, begins at `at`: both are constants here. What
+ * Whether a packet whose IP header, of that version, begins at `at` is plain: both are constants here. What
  * TCP and UDP differ in is chosen by arithmetic, and the one question is whether all of it is
  * plain: `unlike` is then 0, and each number that `least` was made of at least 0.
  */
-static inline __attribute__((always_inline)) bool decode_shape(const uint8_t *bytes,
-                                                               uint32_t captured_bytes,
-                                                               uint32_t shape,
-                                                               struct decoded_packet *decoded)
+struct plain_transport {
+    uint32_t tcp; /* 0 or 1 */
+    uint32_t l4_bytes;
+    uint32_t ports;
+};
+
+static inline __attribute__((always_inline)) bool is_plain(const uint8_t *bytes, uint32_t captured_bytes, uint32_t shape,
+                                                           struct plain_transport *found)
 {
     const bool v6 = (shape & PLAIN_V6) != 0;
     const uint32_t at = PLAIN_L2(shape), l3_end = PLAIN_L3(shape);
@@ -1180,8 +1184,21 @@ static inline __attribute__((always_inline)) bool decode_shape(const uint8_t *by
     least |= (int32_t)(captured_bytes - l3_end - l4_bytes);
     least |= (int32_t)(tunnel_port[destination_port % PORT_PLACES] ^ destination_port) - 1;
     least |= (int32_t)(source_port ^ PORT_GTP) - 1;
-    if ((unlike | (uint32_t)least >> 31) != 0)
+    *found = (struct plain_transport){.tcp = tcp, .l4_bytes = l4_bytes, .ports = ports};
+    return (unlike | (uint32_t)least >> 31) == 0;
+}
+
+static inline __attribute__((always_inline)) bool decode_shape(const uint8_t *bytes,
+                                                               uint32_t captured_bytes,
+                                                               uint32_t shape,
+                                                               struct decoded_packet *decoded)
+{
+    const uint32_t l3_end = PLAIN_L3(shape);
+    struct plain_transport found;
+    if (!is_plain(bytes, captured_bytes, shape, &found))
         return false;
+    uint32_t tcp = found.tcp, l4_bytes = found.l4_bytes, source_port = found.ports >> 16, destination_port = found.ports & 0xffff;
+    const uint8_t *transport = bytes + l3_end;
     memcpy(decoded, &plain_packet[shape + tcp * PLAIN_TCP], PLAIN_BYTES);
     if ((shape & PLAIN_TAGGED) != 0)
         decoded->tag[0] = (uint16_t)(be16(bytes + 14) & 0xfff);
@@ -1217,6 +1234,43 @@ static inline bool decode_plain(const uint8_t *bytes, uint32_t captured_bytes,
         return decode_shape(bytes, captured_bytes, PLAIN_TAGGED, decoded);
     return type == TYPE_IPV6 &&
            decode_shape(bytes, captured_bytes, PLAIN_TAGGED | PLAIN_V6, decoded);
+}
+
+static inline uint64_t be64(const uint8_t *bytes)
+{
+    uint64_t value = load64(bytes);
+    return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_bswap64(value) : value;
+}
+
+bool decode_flow_plain(const uint8_t *bytes, uint32_t captured_bytes, struct flow_plain *plain)
+{
+    struct plain_transport found;
+    if (captured_bytes < PLAIN_L4(0))
+        return false;
+    uint32_t type = be16(bytes + 12), l3_start = PLAIN_L2(0);
+    uint64_t tag = 0;
+    if (type == TYPE_IPV4) {
+        if (!is_plain(bytes, captured_bytes, 0, &found))
+            return false;
+    } else {
+        if (type != TYPE_VLAN || be16(bytes + 16) != TYPE_IPV4 || !is_plain(bytes, captured_bytes, PLAIN_TAGGED, &found))
+            return false;
+        l3_start = PLAIN_L2(PLAIN_TAGGED);
+        tag = FLOW_PLAIN_TAGGED | (be16(bytes + 14) & 0xfffu) << FLOW_PLAIN_VLAN;
+    }
+    uint64_t addresses = be64(bytes + l3_start + 12);
+    uint32_t source = (uint32_t)(addresses >> 32), destination = (uint32_t)addresses;
+    if (source == destination)
+        return false; /* such ends are put in order by all that there is of them */
+    uint64_t sender = be64(bytes + 4) << 16 | found.ports >> 16, receiver = (be64(bytes) & ~UINT64_C(0xffff)) | (found.ports & 0xffff);
+    bool from = source > destination;
+    plain->word[0] = from ? addresses << 32 | source : addresses;
+    plain->word[1] = from ? receiver : sender;
+    plain->word[2] = from ? sender : receiver;
+    plain->word[3] = tag | found.tcp * FLOW_PLAIN_TCP;
+    plain->from = from;
+    plain->tcp_flags = (uint8_t)(bytes[l3_start + 20 + 13] * found.tcp);
+    return true;
 }
 
 static inline void decode_one(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes,

@@ -17,6 +17,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "flow_keys.h"
+
 #include "packet.h"
 
 #define DECODE_LEVELS_MAX 8      /* IP headers inside one another */
@@ -148,6 +150,12 @@ void decode_packet(uint16_t link_type, const uint8_t *bytes, uint32_t captured_b
  */
 void decode_batch(const struct packet *packet, uint32_t count, uint32_t behind,
                   const uint16_t *link_type, struct decoded_packet *decoded);
+
+/*
+ * Whether an Ethernet packet is plain (flow_keys.h): then sets all but `entry`. decode_packet() sees the same in it, and nothing else that
+ * differs between two whose words are equal.
+ */
+bool decode_flow_plain(const uint8_t *bytes, uint32_t captured_bytes, struct flow_plain *plain);
 
 /*
  * Asks for a packet's headers some packets ahead, so that they are in the cache when it is decoded.

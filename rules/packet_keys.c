@@ -212,41 +212,66 @@ static void fill_any(uint16_t link_type, const uint8_t *bytes, uint32_t captured
 void packet_keys_fill(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes,
                       const struct decoded_packet *decoded, struct flow_keys *keys)
 {
-    /* What most packets are: Ethernet, no tag, one IPv4 header, TCP or UDP. */
+    /* What most packets are: Ethernet, at most one tag, one IP header, TCP or UDP. */
     const struct decoded_level *level = &decoded->level[0];
+    const uint32_t l2_end = ETHERNET_BYTES + TAG_BYTES * (uint32_t)decoded->tags;
+    const bool v6 = level->version == 6;
     if (link_type != LINK_ETHERNET || decoded->levels != 1 ||
         decoded->flags != (DECODED_LINK | DECODED_L2 | DECODED_MAC_SOURCE | DECODED_MAC_DESTINATION) ||
-        (decoded->tags | (decoded->l2_end ^ ETHERNET_BYTES)) != 0 || level->version != 4 ||
-        (level->flags & ~LEVEL_TCP_FLAGS) != (LEVEL_ADDRESSES | LEVEL_PROTOCOL | LEVEL_PORTS) ||
-        bytes[ETHERNET_BYTES + 9] != level->protocol ||
-        memcmp(bytes + ETHERNET_BYTES + 12, bytes + ETHERNET_BYTES + 16, 4) == 0) {
+        decoded->tags > 1 || decoded->l2_end != l2_end || decoded->ethertype != (v6 ? FLOW_ETHERTYPE_IPV6 : FLOW_ETHERTYPE_IP) ||
+        (level->flags & ~LEVEL_TCP_FLAGS) != (LEVEL_ADDRESSES | LEVEL_PROTOCOL | LEVEL_PORTS) || level->l3_start != l2_end ||
+        bytes[l2_end + (v6 ? 6 : 9)] != level->protocol) {
         fill_any(link_type, bytes, captured_bytes, decoded, keys);
         return;
     }
-    const uint8_t *source = bytes + ETHERNET_BYTES + 12;
-    uint32_t from = be64_at(source) >> 32 > (be64_at(source) & UINT32_MAX);
+    const uint8_t *source = bytes + l2_end + (v6 ? 8 : 12), *destination = source + (v6 ? 16 : 4);
+    uint64_t a = be64_at(source), b = v6 ? be64_at(destination) : a << 32;
+    if (!v6)
+        a = a >> 32 << 32;
+    if (a == b) {
+        fill_any(link_type, bytes, captured_bytes, decoded, keys);
+        return;
+    }
+    uint32_t from = a > b;
     struct flow_end *sender = &keys->end[from], *receiver = &keys->end[!from];
     memset(keys->end, 0, sizeof keys->end);
-    memcpy(sender->address, source, 4);
-    memcpy(receiver->address, source + 4, 4);
+    if (v6) {
+        memcpy(sender->address, source, 16);
+        memcpy(receiver->address, destination, 16);
+    } else {
+        memcpy(sender->address, source, 4);
+        memcpy(receiver->address, destination, 4);
+    }
     memcpy(sender->mac, bytes + 6, 6);
     memcpy(receiver->mac, bytes, 6);
     sender->port = level->source_port;
     receiver->port = level->destination_port;
     keys->kind = (struct flow_kind){
         .marks = FLOW_ETHERNET | FLOW_DIRECT | FLOW_PORTS,
-        .ethertype = FLOW_ETHERTYPE_IP,
+        .vlan = {decoded->tags > 0 ? decoded->tag[0] : 0},
+        .ethertype = decoded->ethertype,
         .link_type = LINK_ETHERNET,
-        .version = 4,
+        .version = level->version,
         .protocol = level->protocol,
+        .tags = decoded->tags,
     };
     keys->from = (uint8_t)from;
     keys->tcp_flags = (level->flags & LEVEL_TCP_FLAGS) != 0 ? level->tcp_flags : 0;
 }
 
-void packet_keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_keys *keys)
+/* Apart from what most packets need. */
+static __attribute__((noinline)) void decode_and_fill(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_keys *keys)
 {
     struct decoded_packet decoded;
     decode_packet(link_type, bytes, captured_bytes, &decoded);
     packet_keys_fill(link_type, bytes, captured_bytes, &decoded, keys);
+}
+
+bool packet_keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_plain *plain, struct flow_keys *keys)
+{
+    if (plain && link_type == LINK_ETHERNET && decode_flow_plain(bytes, captured_bytes, plain))
+        return true;
+    if (keys)
+        decode_and_fill(link_type, bytes, captured_bytes, keys);
+    return false;
 }

@@ -21,6 +21,6 @@ void packet_keys_fill(uint16_t link_type, const uint8_t *bytes, uint32_t capture
                       const struct decoded_packet *decoded, struct flow_keys *keys);
 
 /* Decodes and fills: what the store is given to index by (flow_keys_of). */
-void packet_keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_keys *keys);
+bool packet_keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_plain *plain, struct flow_keys *keys);
 
 #endif

@@ -11,6 +11,7 @@
 #ifndef SCHEMA_FLOW_KEYS_H
 #define SCHEMA_FLOW_KEYS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum flow_mark {
@@ -67,10 +68,28 @@ struct flow_keys {
 };
 
 /*
- * Makes the keys of a packet, all but `entry`, from the bytes that are stored of it. The store is given such a function, because it does not
- * decode headers itself: packet_keys_of() of rules/. Any thread, no state.
+ * A plain packet in short: Ethernet, at most one tag, IPv4 with two different addresses, without options, no fragment, TCP or UDP, and no
+ * tunnel. Its words and its keys say the same, flow_plain_keys() and flow_keys_plain(); all is in this machine's order.
  */
-typedef void flow_keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_keys *keys);
+struct flow_plain {
+    uint64_t word[4]; /* address of end 0 << 32 | address of end 1; MAC << 16 | port of end 0; of end 1; see below */
+    uint8_t from;
+    uint8_t tcp_flags;
+    uint8_t entry; /* the store sets it */
+};
+
+#define FLOW_PLAIN_TCP 1u /* of the last word: else UDP */
+#define FLOW_PLAIN_TAGGED 2u
+#define FLOW_PLAIN_VLAN 2u /* where the tag's id begins */
+#define FLOW_PLAIN_BITS 14u /* the others are 0 */
+
+/*
+ * Makes the keys of a packet, all but `entry`, from the bytes that are stored of it. The store is given such a function, because it does not
+ * decode headers itself: packet_keys_of() of rules/. Where `plain` is not null and the packet is plain, only that is set, and the answer is
+ * true. `keys` null: that is all that is asked. Any thread, no state.
+ */
+typedef bool flow_keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_plain *plain,
+                          struct flow_keys *keys);
 
 #define FLOW_KEY_BYTES 64u /* ends and kind */
 
@@ -87,9 +106,66 @@ enum flow_way { /* directions in which packets of a flow were seen */
 #define FLOW_TUNNEL_VXLAN 5  /* kind.tunnel */
 #define FLOW_TUNNEL_GENEVE 6
 
+#define FLOW_LINK_ETHERNET 1
 #define FLOW_ETHERTYPE_IP 0x0800
 #define FLOW_ETHERTYPE_ARP 0x0806
 #define FLOW_ETHERTYPE_RARP 0x8035
 #define FLOW_ETHERTYPE_IPV6 0x86dd
+
+static inline void flow_plain_end(uint32_t address, uint64_t mac_and_port, struct flow_end *end)
+{
+    for (unsigned i = 0; i < 4; i++)
+        end->address[i] = (uint8_t)(address >> (24 - 8 * i));
+    for (unsigned i = 0; i < 6; i++)
+        end->mac[i] = (uint8_t)(mac_and_port >> (56 - 8 * i));
+    end->port = (uint16_t)mac_and_port;
+}
+
+static inline struct flow_kind flow_plain_kind(const struct flow_plain *plain)
+{
+    bool tagged = (plain->word[3] & FLOW_PLAIN_TAGGED) != 0;
+    return (struct flow_kind){
+        .marks = FLOW_ETHERNET | FLOW_DIRECT | FLOW_PORTS,
+        .vlan = {(uint16_t)(plain->word[3] >> FLOW_PLAIN_VLAN & 0xfff)},
+        .ethertype = FLOW_ETHERTYPE_IP,
+        .link_type = FLOW_LINK_ETHERNET,
+        .version = 4,
+        .protocol = (plain->word[3] & FLOW_PLAIN_TCP) != 0 ? 6 : 17,
+        .tags = tagged,
+    };
+}
+
+/* Ends and kind of a plain packet: FLOW_KEY_BYTES of `keys` are set. */
+static inline void flow_plain_keys(const struct flow_plain *plain, struct flow_keys *keys)
+{
+    *keys = (struct flow_keys){.kind = flow_plain_kind(plain)};
+    flow_plain_end((uint32_t)(plain->word[0] >> 32), plain->word[1], &keys->end[0]);
+    flow_plain_end((uint32_t)plain->word[0], plain->word[2], &keys->end[1]);
+}
+
+/* Whether that could be the keys of a plain packet; then the words are set. A packet with IP options, say, has such keys, too. */
+static inline bool flow_keys_plain(const struct flow_keys *keys, struct flow_plain *plain)
+{
+    const struct flow_kind *kind = &keys->kind;
+    if (kind->marks != (FLOW_ETHERNET | FLOW_DIRECT | FLOW_PORTS) || kind->version != 4 || kind->link_type != FLOW_LINK_ETHERNET ||
+        kind->ethertype != FLOW_ETHERTYPE_IP || (kind->protocol != 6 && kind->protocol != 17) || kind->tags > 1 ||
+        (kind->labels | kind->tunnel | kind->vlan[1] | (kind->vlan[0] >> 12)) != 0)
+        return false;
+    uint64_t side[2], address[2];
+    for (unsigned end = 0; end < 2; end++) {
+        address[end] = side[end] = 0;
+        for (unsigned i = 0; i < 4; i++)
+            address[end] = address[end] << 8 | keys->end[end].address[i];
+        for (unsigned i = 0; i < 6; i++)
+            side[end] = side[end] << 8 | keys->end[end].mac[i];
+        side[end] = side[end] << 16 | keys->end[end].port;
+    }
+    *plain = (struct flow_plain){
+        .word = {address[0] << 32 | address[1], side[0], side[1],
+                 (kind->protocol == 6 ? FLOW_PLAIN_TCP : 0) | (kind->tags > 0 ? FLOW_PLAIN_TAGGED : 0) |
+                     (uint64_t)kind->vlan[0] << FLOW_PLAIN_VLAN},
+    };
+    return address[0] != address[1];
+}
 
 #endif

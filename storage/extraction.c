@@ -565,7 +565,7 @@ static bool know_app(const struct extraction *extraction, const struct reader_pa
     struct flow_keys keys;
     uint64_t hash;
     *truth = 0;
-    extraction->keys_of(link_type, packet->packet->bytes, packet->packet->captured_bytes, &keys);
+    (void)extraction->keys_of(link_type, packet->packet->bytes, packet->packet->captured_bytes, NULL, &keys);
     if (!verdicts_hash(&keys, extraction->verdict_seed, &hash))
         return true; /* it is of none: no `app` holds for it */
     if (!packet->unsealed && packet->verdicts && segment_verdicts_get(packet->verdicts, hash, truth))

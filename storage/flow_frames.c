@@ -1,8 +1,9 @@
 /*
  * flow_frames.c - see flow_frames.h.
  *
- * Packets go through in batches: first the keys of all, then what the index knows of all is asked for from memory, then they are
- * added. So memory is waited for once in a batch and not several times a packet.
+ * Packets go through in batches, and several batches are under way: of the third the hashes are made and the places in the index's tables asked
+ * for from memory, of the second what these lead to, and those of the first are added. So memory is waited for rarely. Packets that are not
+ * plain need more steps; there are few, and they are listed, so that no branch depends on a packet but in the last step.
  */
 #include "flow_frames.h"
 
@@ -12,71 +13,209 @@
 #include "flow_index_reader.h"
 
 #define BATCH 32u
-#define AHEAD 12u /* packets, whose records another processor's caches may have */
+#define BATCHES 3u /* under way */
+#define GATHERED (8 * BATCH) /* notes of packets of which there were none */
 
 struct batch {
+    const struct flow_note *note;
     uint32_t count;
-    struct flow_keys keys[BATCH];
+    uint32_t end; /* of the last one's record */
+    uint32_t others;
+    uint8_t other[BATCH]; /* those that are not plain */
     uint64_t hash[BATCH];
-    uint32_t at[BATCH];
-    uint32_t bytes[BATCH];
+    struct flow_keys keys[BATCH]; /* of the others */
 };
 
-static void batch_add(struct flow_index *index, struct batch *batch)
+struct feed {
+    struct flow_index *index;
+    flow_keys_of *keys_of;
+    const uint8_t *frame;
+    const struct frame_info *info;
+    uint16_t link_type[FRAME_ENTRIES_MAX]; /* of each entry */
+    uint32_t room_bytes;
+    uint32_t allowed; /* packets, before the bound is looked at again */
+    struct batch batch[BATCHES];
+};
+
+static inline bool note_is_plain(const struct flow_note *note)
 {
+    return (note->word[3] >> FLOW_NOTE_PLAIN & 1) != 0;
+}
+
+static inline uint32_t note_at(const struct flow_note *note)
+{
+    return (uint32_t)(note->word[3] >> FLOW_NOTE_AT);
+}
+
+static inline uint8_t note_entry(const struct flow_note *note)
+{
+    return (uint8_t)(note->word[3] >> FLOW_NOTE_ENTRY);
+}
+
+static inline struct flow_plain note_plain(const struct flow_note *note)
+{
+    return (struct flow_plain){
+        .word = {note->word[0], note->word[1], note->word[2], note->word[3] & ((1u << FLOW_PLAIN_BITS) - 1)},
+        .from = (uint8_t)(note->word[3] >> FLOW_NOTE_FROM & 1),
+        .tcp_flags = (uint8_t)(note->word[3] >> FLOW_NOTE_TCP_FLAGS),
+        .entry = note_entry(note),
+    };
+}
+
+/* Where the record of the i-th packet ends. */
+static inline uint32_t record_end(const struct batch *batch, uint32_t i)
+{
+    return i + 1 < batch->count ? note_at(&batch->note[i + 1]) : batch->end;
+}
+
+static void batch_begin(struct feed *feed, struct batch *batch)
+{
+    batch->others = 0;
+    for (uint32_t i = 0; i < batch->count; i++) {
+        const struct flow_plain plain = note_plain(&batch->note[i]); /* or nothing of use, and then nothing comes of it */
+        batch->hash[i] = flow_index_plain_hash(feed->index, &plain);
+        flow_index_plain_prefetch(feed->index, batch->hash[i]);
+        batch->other[batch->others] = (uint8_t)i;
+        batch->others += !note_is_plain(&batch->note[i]);
+    }
+    for (uint32_t i = 0; i < batch->others; i++) {
+        const uint8_t *record = feed->frame + note_at(&batch->note[batch->other[i]]);
+        __builtin_prefetch(record);
+        __builtin_prefetch(record + 64);
+    }
+}
+
+static void batch_ask(struct feed *feed, struct batch *batch)
+{
+    struct flow_index *index = feed->index;
+    for (uint32_t i = 0; i < batch->others; i++) {
+        uint32_t number = batch->other[i], at = note_at(&batch->note[number]) + (uint32_t)sizeof(struct packet_record);
+        struct flow_keys *keys = &batch->keys[number];
+        keys->entry = note_entry(&batch->note[number]);
+        (void)feed->keys_of(feed->link_type[keys->entry], feed->frame + at, record_end(batch, number) - at, NULL, keys);
+        batch->hash[number] = flow_index_hash(index, keys);
+        flow_index_prefetch(index, batch->hash[number]);
+    }
     for (uint32_t i = 0; i < batch->count; i++)
-        flow_index_prefetch_flow(index, batch->hash[i]);
-    for (uint32_t i = 0; i < batch->count; i++)
-        flow_index_add(index, &batch->keys[i], batch->hash[i], batch->at[i], batch->bytes[i]);
-    batch->count = 0;
+        flow_index_plain_prefetch_flow(index, batch->hash[i]);
+    for (uint32_t i = 0; i < batch->others; i++)
+        flow_index_prefetch_flow(index, batch->hash[batch->other[i]]);
+}
+
+static void batch_add(struct feed *feed, struct batch *batch)
+{
+    struct flow_index *index = feed->index;
+    for (uint32_t i = 0; i < batch->others; i++)
+        flow_index_prefetch_keys(index, batch->hash[batch->other[i]]);
+    for (uint32_t i = 0; i < batch->count; i++) {
+        const struct flow_note *note = &batch->note[i];
+        uint32_t at = note_at(note), record_bytes = record_end(batch, i) - at;
+        if (note_is_plain(note)) {
+            const struct flow_plain plain = note_plain(note);
+            flow_index_plain_add(index, &plain, batch->hash[i], at, record_bytes);
+        } else {
+            flow_index_add(index, &batch->keys[i], batch->hash[i], at, record_bytes);
+        }
+    }
+}
+
+/* So many packets that the bound need not be looked at. */
+static void run_add(struct feed *feed, const struct flow_note *note, uint32_t count, uint32_t end)
+{
+    uint32_t batches = (count + BATCH - 1) / BATCH;
+    for (uint32_t step = 0; step < batches + BATCHES - 1; step++) {
+        if (step < batches) {
+            struct batch *batch = &feed->batch[step % BATCHES];
+            uint32_t from = step * BATCH, to = count - from < BATCH ? count : from + BATCH;
+            batch->note = note + from;
+            batch->count = to - from;
+            batch->end = to < count ? note_at(&note[to]) : end;
+            batch_begin(feed, batch);
+        }
+        if (step >= 1 && step - 1 < batches)
+            batch_ask(feed, &feed->batch[(step - 1) % BATCHES]);
+        if (step >= 2)
+            batch_add(feed, &feed->batch[(step - 2) % BATCHES]);
+    }
+}
+
+/* Any number of packets. False: the index has stopped. */
+static bool notes_add(struct feed *feed, const struct flow_note *note, uint32_t count, uint32_t end)
+{
+    for (uint32_t i = 0, some; i < count; i += some) {
+        if (feed->allowed == 0)
+            feed->allowed = flow_index_allowance(feed->index, feed->room_bytes);
+        if (feed->allowed == 0)
+            flow_index_stop(feed->index);
+        if (flow_index_stopped(feed->index))
+            return false;
+        some = count - i < feed->allowed ? count - i : feed->allowed;
+        feed->allowed -= some;
+        run_add(feed, note + i, some, i + some < count ? note_at(&note[i + some]) : end);
+    }
+    return true;
+}
+
+/* What no notes were made of. */
+static void rest_add(struct feed *feed, struct frame_cursor *cursor)
+{
+    struct flow_note note[GATHERED];
+    struct frame_packet packet;
+    uint32_t count = 0;
+    int step;
+    do {
+        uint32_t at = cursor->at;
+        step = frame_cursor_next(cursor, &packet);
+        if (count == GATHERED || step <= 0) {
+            if (!notes_add(feed, note, count, at))
+                return;
+            count = 0;
+        }
+        if (step > 0)
+            flow_note_put(&note[count++], feed->keys_of, feed->link_type[packet.entry], packet.packet.bytes, packet.packet.captured_bytes,
+                          packet.entry, at);
+    } while (step > 0);
+    if (step < 0)
+        flow_index_stop(feed->index);
+}
+
+static void feed_links(struct feed *feed)
+{
+    const struct frame_info *info = feed->info;
+    struct frame_cursor cursor;
+    frame_cursor_start(&cursor, feed->frame, info);
+    for (uint32_t i = 0; i < info->entries; i++) {
+        struct frame_entry entry;
+        struct interface_description description;
+        memcpy(&entry, cursor.entries + i * sizeof entry, sizeof entry);
+        bool known = le16_get(entry.interface) < info->interfaces &&
+                     frame_interface(feed->frame, info, le16_get(entry.interface), &description) == 0;
+        feed->link_type[i] = known ? description.link_type : UINT16_MAX;
+    }
 }
 
 void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8_t *frame, const struct frame_info *info,
-                    const uint32_t *noted, uint32_t notes, uint32_t room_bytes)
+                    const struct flow_note *note, uint32_t notes, uint32_t room_bytes)
 {
+    struct feed feed; /* most of it is set as it is used */
     struct frame_cursor cursor;
-    struct frame_packet packet;
-    struct batch batch;
-    uint16_t link_type[FRAME_ENTRIES_MAX];
-    uint32_t allowed = 0, asked_for = 0;
-    int step;
-    batch.count = 0;
-    for (uint32_t i = 0; i < info->interfaces; i++) {
-        struct interface_description description;
-        link_type[i] = frame_interface(frame, info, i, &description) == 0 ? description.link_type : UINT16_MAX;
-    }
+    feed.index = index;
+    feed.keys_of = keys_of;
+    feed.frame = frame;
+    feed.info = info;
+    feed.room_bytes = room_bytes;
+    feed.allowed = 0;
     frame_cursor_start(&cursor, frame, info);
-    for (;;) {
-        uint32_t at = cursor.at;
-        for (uint32_t ahead = info->packets - cursor.left + AHEAD; asked_for < notes && asked_for < ahead; asked_for++) {
-            __builtin_prefetch(frame + noted[asked_for]);
-            __builtin_prefetch(frame + noted[asked_for] + 64);
-        }
-        step = frame_cursor_next(&cursor, &packet);
-        if (step <= 0)
-            break;
-        if (allowed == 0) {
-            batch_add(index, &batch);
-            allowed = flow_index_allowance(index, room_bytes);
-            if (allowed == 0)
-                flow_index_stop(index);
-            if (flow_index_stopped(index))
-                break;
-        }
-        allowed--;
-        struct flow_keys *keys = &batch.keys[batch.count];
-        keys_of(link_type[packet.packet.interface], packet.packet.bytes, packet.packet.captured_bytes, keys);
-        keys->entry = packet.entry;
-        batch.hash[batch.count] = flow_index_hash(index, keys);
-        flow_index_prefetch(index, batch.hash[batch.count]);
-        batch.at[batch.count] = at;
-        batch.bytes[batch.count] = cursor.at - at;
-        if (++batch.count == BATCH)
-            batch_add(index, &batch);
+    feed_links(&feed);
+    if (notes < info->packets) { /* the last note's packet is where the cursor goes on */
+        notes = notes > 0 ? notes - 1 : 0;
+        cursor.at = notes > 0 ? note_at(&note[notes]) : cursor.at;
+        cursor.left -= notes;
+        if (notes_add(&feed, note, notes, cursor.at))
+            rest_add(&feed, &cursor);
+    } else {
+        (void)notes_add(&feed, note, info->packets, cursor.end);
     }
-    batch_add(index, &batch);
-    if (step < 0)
-        flow_index_stop(index);
     flow_index_end_frame(index, info->frame_bytes);
 }
 

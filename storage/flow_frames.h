@@ -14,13 +14,46 @@
 #include "segment_index.h"
 
 /*
+ * A packet of a frame, as who fills the frame knows it: its headers are in that thread's caches, and would have to be fetched from there. Of
+ * one that is not plain (flow_keys.h) only where it is. The last word is, from below, a plain packet's, then FLOW_NOTE_*.
+ */
+struct flow_note {
+    uint64_t word[4];
+};
+
+#define FLOW_NOTE_PLAIN FLOW_PLAIN_BITS /* bits, and where numbers begin */
+#define FLOW_NOTE_FROM (FLOW_PLAIN_BITS + 1)
+#define FLOW_NOTE_TCP_FLAGS 16u
+#define FLOW_NOTE_ENTRY 24u
+#define FLOW_NOTE_AT 32u
+
+#define FLOW_NOTES_MAX 4096u /* of a frame: where there are more packets, those behind are so short that they lie line by line */
+
+/* At `at` of the frame a packet was put. */
+static inline void flow_note_put(struct flow_note *note, flow_keys_of *keys_of, uint16_t link_type, const uint8_t *bytes,
+                                 uint32_t captured_bytes, uint8_t entry, uint32_t at)
+{
+    struct flow_plain plain;
+    uint64_t rest = (uint64_t)at << FLOW_NOTE_AT | (uint32_t)entry << FLOW_NOTE_ENTRY;
+    if (!keys_of(link_type, bytes, captured_bytes, &plain, NULL)) {
+        *note = (struct flow_note){.word = {[3] = rest}};
+        return;
+    }
+    note->word[0] = plain.word[0];
+    note->word[1] = plain.word[1];
+    note->word[2] = plain.word[2];
+    note->word[3] = plain.word[3] | 1u << FLOW_NOTE_PLAIN | (uint32_t)plain.from << FLOW_NOTE_FROM |
+                    (uint32_t)plain.tcp_flags << FLOW_NOTE_TCP_FLAGS | rest;
+}
+
+/*
  * Adds the packets of a finished data frame, whose checksums are known to be right; `info` is what frame_parse() made of its header, of which
- * only the tables are read here. `noted`: where the first `notes` records begin, so that they can be asked for from memory beforehand; hints,
- * which are not believed. `room_bytes`: what the encoded index may have; where the next packets could outgrow it, indexing stops
+ * only the tables are read here. `note`: of its first `notes` packets, made by this process; the others are taken from the frame.
+ * `room_bytes`: what the encoded index may have; where the next packets could outgrow it, indexing stops
  * (flow_index_stop()). A frame whose records contradict its header stops it, too.
  */
 void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8_t *frame, const struct frame_info *info,
-                    const uint32_t *noted, uint32_t notes, uint32_t room_bytes);
+                    const struct flow_note *note, uint32_t notes, uint32_t room_bytes);
 
 /* Encodes the index into the seal: the FLOWS frames, as far as there is room for them. seal->flows is the index's until it is cleared. */
 void flow_frames_seal(struct flow_index *flows, const struct segment_index *index, struct segment_seal *seal);

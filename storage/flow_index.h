@@ -4,7 +4,8 @@
  *     flow_index_open() -> { flow_index_clear() -> { flow_index_add() ... flow_index_end_frame() } ...
  *                            flow_index_encode() } -> flow_index_close()
  *
- * Made while a segment is filled, by the thread that fills it. All memory is allocated at the
+ * Made while a segment is filled, by one thread. What it has seen of flows it keeps from segment to segment; nothing of that is in the
+ * encoding of a segment in which it was not seen. All memory is allocated at the
  * start; nothing of what packets do can make it more. Where a limit is met, the index says so and
  * stays right: packets of flows that find no room belong to one flow that may match anything, and
  * blocks behind the last one that found room are not indexed. A reader reads both.
@@ -28,7 +29,10 @@
 
 struct flow_index;
 
-/* For slots of this size: about 0.4 bytes of memory for each byte of a slot. ERR_NO_MEMORY. */
+/*
+ * For slots of this size: about 0.4 bytes of memory for each byte of a slot, and for what it keeps from segment to segment up to
+ * 20 MiB beside slots of 16 MiB, 40 MiB beside those of 64. ERR_NO_MEMORY.
+ */
 int flow_index_open(uint64_t slot_bytes, struct flow_index **index);
 void flow_index_close(struct flow_index **index); /* null is allowed */
 
@@ -37,12 +41,13 @@ void flow_index_clear(struct flow_index *index);
 
 /*
  * A hash of a flow's keys, secret to this index, so that nobody can make flows collide on purpose.
- * Over a batch of packets, flow_index_prefetch() for all, then flow_index_prefetch_flow() for all,
+ * Over a batch of packets, flow_index_prefetch() for all, then flow_index_prefetch_flow() for all, then flow_index_prefetch_keys(),
  * then flow_index_add(): so memory is waited for a few times, not several times a packet.
  */
 uint64_t flow_index_hash(const struct flow_index *index, const struct flow_keys *keys);
 void flow_index_prefetch(const struct flow_index *index, uint64_t hash);
 void flow_index_prefetch_flow(const struct flow_index *index, uint64_t hash);
+void flow_index_prefetch_keys(const struct flow_index *index, uint64_t hash);
 
 /*
  * A packet of `record_bytes` bytes was put at `at` of the frame being filled (from the frame's
@@ -50,6 +55,12 @@ void flow_index_prefetch_flow(const struct flow_index *index, uint64_t hash);
  */
 void flow_index_add(struct flow_index *index, const struct flow_keys *keys, uint64_t hash,
                     uint32_t at, uint32_t record_bytes);
+
+/* The same of plain packets, in three steps, too. */
+uint64_t flow_index_plain_hash(const struct flow_index *index, const struct flow_plain *plain);
+void flow_index_plain_prefetch(const struct flow_index *index, uint64_t hash);
+void flow_index_plain_prefetch_flow(const struct flow_index *index, uint64_t hash);
+void flow_index_plain_add(struct flow_index *index, const struct flow_plain *plain, uint64_t hash, uint32_t at, uint32_t record_bytes);
 
 /* The frame is finished and has `frame_bytes`: the next packet is the next frame's. */
 void flow_index_end_frame(struct flow_index *index, uint32_t frame_bytes);

@@ -167,8 +167,6 @@ struct frame_builder {
     int64_t head_ns;
     int64_t first_ns;
     int64_t last_ns;
-    uint32_t *note;         /* may be set after the start: where the first `note_room` records begin is written there */
-    uint32_t note_room;
 };
 
 /* Starts a frame with room for the table as it is and a little more. `capacity` must hold the header and a record. */
@@ -210,8 +208,6 @@ static inline void frame_builder_add(struct frame_builder *builder, uint8_t entr
         .captured_and_entry = le32_of(captured_bytes | (uint32_t)entry << 24),
     };
     uint8_t *at = builder->buffer + builder->at;
-    if (builder->packets < builder->note_room)
-        builder->note[builder->packets] = builder->at;
     memcpy(at, &record, sizeof record);
     memcpy(at + sizeof record, packet->bytes, captured_bytes);
     builder->at += (uint32_t)sizeof record + captured_bytes;

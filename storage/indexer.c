@@ -22,6 +22,7 @@
 #include "flow_frames.h"
 
 #define JOBS (INDEXER_FRAMES + INDEXER_LEDGERS)
+#define NOTES (INDEXER_FRAMES + 1) /* pieces: of frames that wait, and the one that is being filled */
 #define WAKE_FRAMES 4u     /* that are worth waking the thread for */
 #define BUFFER_WAIT_MS 2
 #define OTHERS_WAIT_MS 1
@@ -31,6 +32,7 @@
 
 struct job {
     struct frame_buffer *buffer; /* null: of a ledger */
+    struct flow_note *note;
     struct frame_info info;
     uint32_t room_bytes;
     bool first;
@@ -53,6 +55,9 @@ struct indexer {
     struct job job[JOBS]; /* a job's place is the thread's until it is done */
     uint32_t first_job, jobs, frames;
     bool free[INDEXER_LEDGERS];
+    struct flow_note *notes; /* NOTES pieces of FLOW_NOTES_MAX */
+    struct flow_note *free_note[NOTES]; /* the one that was used last comes first: it is in the caches */
+    uint32_t free_notes;
     /* For indexer_bound(): segments begun by the stream and by the thread, and what is known of the latter's. */
     uint64_t segments_handed, segments_seen;
     uint64_t bound;
@@ -73,9 +78,8 @@ static void frame_add(struct indexer *indexer, struct job *job)
     struct flow_index *flows = indexer->flows;
     if (job->first)
         flow_index_clear(flows);
-    uint32_t noted = job->info.packets < FRAME_RECORDS_NOTED ? job->info.packets : FRAME_RECORDS_NOTED;
-    flow_frame_add(flows, keeper_options(indexer->keeper)->keys_of, job->buffer->bytes, &job->info, job->buffer->record, noted,
-                   job->room_bytes);
+    uint32_t notes = job->info.packets < FLOW_NOTES_MAX ? job->info.packets : FLOW_NOTES_MAX;
+    flow_frame_add(flows, keeper_options(indexer->keeper)->keys_of, job->buffer->bytes, &job->info, job->note, notes, job->room_bytes);
     pool_let_go(pool_of(indexer), job->buffer);
     uint64_t bound = flow_index_bound(flows);
     bool stopped = flow_index_stopped(flows);
@@ -105,10 +109,12 @@ static void ledger_close(struct indexer *indexer, struct job *job)
 /* Under the lock. */
 static void job_done(struct indexer *indexer, const struct job *job)
 {
-    if (job->buffer)
+    if (job->buffer) {
         indexer->frames--;
-    else
+        indexer->free_note[indexer->free_notes++] = job->note;
+    } else {
         indexer->free[job->ledger - indexer->ledger] = true;
+    }
     indexer->first_job = (indexer->first_job + 1) % JOBS;
     indexer->jobs--;
     if (indexer->waiting && indexer->frames <= indexer->wake_at) {
@@ -150,6 +156,7 @@ static void indexer_free(struct indexer *indexer)
     for (uint32_t i = 0; i < INDEXER_LEDGERS; i++)
         segment_ledger_close(&indexer->ledger[i]);
     flow_index_close(&indexer->flows);
+    free(indexer->notes);
     pthread_cond_destroy(&indexer->room);
     pthread_cond_destroy(&indexer->work);
     pthread_mutex_destroy(&indexer->lock);
@@ -168,7 +175,10 @@ int indexer_open(struct keeper *keeper, struct stream *stream, struct indexer **
     pthread_mutex_init(&indexer->lock, NULL);
     pthread_cond_init(&indexer->work, NULL);
     clock_condition_init(&indexer->room);
-    int code = flow_index_open(slot_bytes, &indexer->flows);
+    indexer->notes = malloc(NOTES * FLOW_NOTES_MAX * sizeof *indexer->notes); /* 8 MiB, of which what is used is touched */
+    for (uint32_t i = 0; i < NOTES && indexer->notes; i++)
+        indexer->free_note[indexer->free_notes++] = indexer->notes + i * FLOW_NOTES_MAX;
+    int code = indexer->notes ? flow_index_open(slot_bytes, &indexer->flows) : ERR_NO_MEMORY;
     if (code == 0 && keeper_options(keeper)->verdicts)
         flow_index_expect_verdicts(indexer->flows);
     for (uint32_t i = 0; i < INDEXER_LEDGERS && code == 0; i++) {
@@ -217,12 +227,22 @@ static void unlock_and_wake(struct indexer *indexer, bool worth_it)
         pthread_cond_signal(&indexer->work);
 }
 
-bool indexer_hold(struct indexer *indexer, struct frame_buffer *buffer)
+struct flow_note *indexer_hold(struct indexer *indexer, struct frame_buffer *buffer)
 {
+    struct flow_note *note = NULL;
     pthread_mutex_lock(&indexer->lock);
-    bool held = indexer->frames < INDEXER_FRAMES && pool_hold(pool_of(indexer), buffer);
-    unlock_and_wake(indexer, !held && indexer->jobs > 0);
-    return held;
+    if (indexer->frames < INDEXER_FRAMES && pool_hold(pool_of(indexer), buffer))
+        note = indexer->free_note[--indexer->free_notes];
+    unlock_and_wake(indexer, !note && indexer->jobs > 0);
+    return note;
+}
+
+void indexer_let_go(struct indexer *indexer, struct frame_buffer *buffer, struct flow_note *note)
+{
+    pool_let_go(pool_of(indexer), buffer);
+    pthread_mutex_lock(&indexer->lock);
+    indexer->free_note[indexer->free_notes++] = note;
+    pthread_mutex_unlock(&indexer->lock);
 }
 
 static struct job *job_put(struct indexer *indexer)
@@ -231,7 +251,7 @@ static struct job *job_put(struct indexer *indexer)
     return &indexer->job[(indexer->first_job + indexer->jobs++) % JOBS];
 }
 
-void indexer_frame(struct indexer *indexer, struct frame_buffer *buffer, bool first, uint32_t room_bytes)
+void indexer_frame(struct indexer *indexer, struct frame_buffer *buffer, struct flow_note *note, bool first, uint32_t room_bytes)
 {
     struct frame_info info;
     int parsed = frame_parse(buffer->bytes, buffer->length, &info);
@@ -239,6 +259,7 @@ void indexer_frame(struct indexer *indexer, struct frame_buffer *buffer, bool fi
     pthread_mutex_lock(&indexer->lock);
     struct job *job = job_put(indexer);
     job->buffer = buffer;
+    job->note = note;
     job->info = info;
     job->first = first;
     job->room_bytes = room_bytes;

@@ -19,11 +19,15 @@
  *              queued     indexer                indexer_seal()
  *              free       indexer                the indexer, when the seal is with the keeper, or the segment was left
  *
+ * Who fills a frame also notes what the key index wants to know of its packets (flow_frames.h), while their headers are in its caches: the indexer
+ * reads those notes, one after the other, and of the frame only what they do not say.
+ *
  * In the simulation there is no such thread: the stream then does the same itself, in its own turn.
  */
 #ifndef STORAGE_INDEXER_H
 #define STORAGE_INDEXER_H
 
+#include "flow_frames.h"
 #include "segment_ledger.h"
 
 struct indexer;
@@ -41,13 +45,14 @@ void indexer_close(struct indexer **indexer);
 /* ---- the capture thread ---------------------------------------------------------------------------- */
 
 /*
- * Holds a buffer that will be filled with the next frame, so that indexer_frame() can take it; pool_let_go() where it is not
- * handed over after all. False: there is no room.
+ * Holds a buffer that will be filled with the next frame, so that indexer_frame() can take it; indexer_let_go() where it is not
+ * handed over after all. Returns room for FLOW_NOTES_MAX notes, to be filled with the frame, packet by packet. Null: there is no room.
  */
-bool indexer_hold(struct indexer *indexer, struct frame_buffer *buffer);
+struct flow_note *indexer_hold(struct indexer *indexer, struct frame_buffer *buffer);
+void indexer_let_go(struct indexer *indexer, struct frame_buffer *buffer, struct flow_note *note);
 
 /* Hands over a finished data frame that was held, before it goes to the keeper. `first`: of its segment. `room_bytes` as flow_frame_add() wants it. */
-void indexer_frame(struct indexer *indexer, struct frame_buffer *buffer, bool first, uint32_t room_bytes);
+void indexer_frame(struct indexer *indexer, struct frame_buffer *buffer, struct flow_note *note, bool first, uint32_t room_bytes);
 
 /* A ledger that nobody uses, which is the caller's from now on; null: the indexer is behind. */
 struct segment_ledger *indexer_ledger(struct indexer *indexer);

@@ -36,8 +36,6 @@ struct frame_share {
     uint32_t cut;
 };
 
-#define FRAME_RECORDS_NOTED 2048u /* of a frame; where there are more they are so short that they lie line by line */
-
 enum frame_place {
     PLACE_NONE,      /* nothing was submitted for this copy */
     PLACE_SUBMITTED, /* the disk has it, or it waits for the disk */
@@ -67,7 +65,6 @@ struct frame_buffer {
     int64_t head_ns;
     int64_t first_ns;
     int64_t last_ns;
-    uint32_t record[FRAME_RECORDS_NOTED]; /* where the first records begin, for the indexer; set where there is one */
     uint16_t shares;
     struct frame_share share[FRAME_ENTRIES_MAX];
 

@@ -54,6 +54,7 @@ struct stream {
     struct account account; /* over all interfaces */
     struct segment_ledger *ledger; /* of the segment being filled, or sealed here */
     struct segment_ledger own;     /* that one, where there is no indexer */
+    flow_keys_of *keys_of;
     struct flow_index *flows;      /* null: without a key index, or the indexer has it */
     struct indexer *indexer;       /* null: there is none */
     bool patient;                  /* waits for the indexer */
@@ -62,11 +63,11 @@ struct stream {
     uint32_t indexed_end;          /* of the last that it got */
     bool wants_indexer;            /* what was missing when ERR_AGAIN was said */
     struct frame_buffer *buffer;
-    bool held;                     /* the buffer, for the indexer, too */
+    struct flow_note *note;        /* of the packets of the buffer, where that is held for the indexer, too; else null */
     struct frame_builder builder;
     uint64_t next_packet;
     /* Packets of one kind in a row: the entry that they share, and what is not yet in the accounts. */
-    struct { uint32_t interface, rule; uint8_t direction, action, entry; bool valid; uint16_t share; } last;
+    struct { uint32_t interface, rule; uint8_t direction, action, entry; bool valid; uint16_t share, link_type; } last;
     struct settled fresh;
     bool sealing;
     bool owes;         /* frames that the keeper was not woken for */
@@ -117,6 +118,7 @@ static int open_ledgers(struct stream *stream)
 {
     const struct keeper_options *options = keeper_options(stream->keeper);
     stream->ledger = &stream->own;
+    stream->keys_of = options->keys_of;
     if (options->keys_of && stream->options.indexer) {
         int result = indexer_open(stream->keeper, stream, &stream->indexer);
         if (result == 0)
@@ -300,15 +302,15 @@ static uint32_t slot_room(const struct stream *stream)
 /* Adds a finished frame to the key index, or hands it over to who does. */
 static void frame_index(struct stream *stream, struct frame_buffer *buffer)
 {
-    if (!stream->flows && !stream->held)
+    if (!stream->flows && !stream->note)
         return;
     const struct segment_ledger *ledger = stream->ledger;
     uint32_t room = segment_index_flows_room(&ledger->index, ledger->table, ledger->segment->slot_bytes);
-    if (stream->held) {
+    if (stream->note) {
         stream->indexed_end = next_offset(stream);
-        indexer_frame(stream->indexer, buffer, !stream->indexed, room);
+        indexer_frame(stream->indexer, buffer, stream->note, !stream->indexed, room);
         stream->indexed = true;
-        stream->held = false;
+        stream->note = NULL;
         return;
     }
     struct frame_info info;
@@ -356,10 +358,10 @@ static void frame_post(struct stream *stream, bool flush)
 /* Gives back the buffer of a frame that has no packets. */
 static void frame_drop(struct stream *stream)
 {
-    if (stream->held)
-        pool_let_go(stream->pool, stream->buffer);
+    if (stream->note)
+        indexer_let_go(stream->indexer, stream->buffer, stream->note);
     pool_give(stream->pool, stream->buffer);
-    stream->held = false;
+    stream->note = NULL;
     stream->buffer = NULL;
     stream->last.valid = false;
 }
@@ -374,13 +376,13 @@ static int frame_begin(struct stream *stream, uint32_t capacity, bool oversized)
     if (!buffer)
         return ERR_AGAIN;
     if (stream->indexer && !stream->unindexed) {
-        stream->held = indexer_hold(stream->indexer, buffer);
-        if (!stream->held && stream->patient && !oversized) {
+        stream->note = indexer_hold(stream->indexer, buffer);
+        if (!stream->note && stream->patient && !oversized) {
             pool_give(stream->pool, buffer);
             stream->wants_indexer = true;
             return ERR_AGAIN;
         }
-        stream->unindexed = !stream->held;
+        stream->unindexed = !stream->note;
     }
     buffer->segment = stream->ledger->segment;
     buffer->stream = stream;
@@ -388,8 +390,6 @@ static int frame_begin(struct stream *stream, uint32_t capacity, bool oversized)
     stream->buffer = buffer;
     stream->last.valid = false;
     frame_builder_start(&stream->builder, buffer->bytes, capacity, stream->ledger->table);
-    stream->builder.note = buffer->record;
-    stream->builder.note_room = stream->held ? FRAME_RECORDS_NOTED : 0;
     return 0;
 }
 
@@ -521,6 +521,7 @@ static int entry_for(struct stream *stream, uint32_t interface, uint8_t directio
     stream->last.action = action;
     stream->last.entry = (uint8_t)entry;
     stream->last.share = share;
+    stream->last.link_type = one->description.link_type;
     return entry;
 }
 
@@ -568,7 +569,11 @@ static int make_room(struct stream *stream, uint32_t captured_bytes)
 static inline void append(struct stream *stream, uint8_t entry, const struct packet *packet, uint32_t captured_bytes,
                           uint8_t action)
 {
-    frame_builder_add(&stream->builder, entry, packet, captured_bytes);
+    struct frame_builder *builder = &stream->builder;
+    uint32_t number = builder->packets, at = builder->at;
+    frame_builder_add(builder, entry, packet, captured_bytes);
+    if (stream->note && number < FLOW_NOTES_MAX)
+        flow_note_put(&stream->note[number], stream->keys_of, stream->last.link_type, packet->bytes, captured_bytes, entry, at);
     stream->fresh.packets++;
     stream->fresh.bytes += packet->original_bytes;
     stream->fresh.captured_bytes += captured_bytes;

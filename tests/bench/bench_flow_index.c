@@ -4,10 +4,10 @@
  *     bench_flow_index [--slot MIB] [--rounds N] [FILE]
  *
  * FILE is a capture of up to a GiB; without one, packets come from the generator (which draws from
- * 200,000 flows evenly: three times the flows in a slot that ordinary traffic has). They are loaded
- * first, so that every round touches memory as a capture thread does. A round goes over all of them
- * in three ways: copied into frames; copied and decoded; copied, decoded and indexed. The
- * differences are what decoding, the index's part of a packet, and the encoding at the seal cost,
+ * 200,000 flows evenly: three times the flows in a slot that ordinary traffic has). They are laid into
+ * frames first. A round goes over all frames in three ways: each copied into a buffer, so that it is in the caches as one is that a
+ * capture thread has just filled; copied, and notes of its packets made, as a capture thread does; copied and indexed, from notes that are there. The
+ * differences are what notes, the indexer's part of a packet, and in it the encoding at the seal cost,
  * in processor time of this thread; medians of the rounds.
  */
 #include <fcntl.h>
@@ -16,23 +16,28 @@
 #include <string.h>
 #include <time.h>
 
-#include "decode.h"
 #include "flow_format.h"
+#include "flow_frames.h"
 #include "flow_index.h"
+#include "frame.h"
 #include "packet_keys.h"
+#include "pool.h"
 #include "source.h"
 
 #define LOAD_BYTES_MAX (1u << 30)
-#define FRAME_HEADER_BYTES 1024u
-#define RECORD_BYTES 16u
-#define BATCH 64u
+#define FRAMES_MAX (LOAD_BYTES_MAX / FRAME_BYTES_USUAL)
 #define ROUNDS_MAX 99u
 
-static uint8_t *loaded;
-static uint64_t loaded_bytes, packets;
+#define PACKETS_MAX (LOAD_BYTES_MAX / 64)
+
+static uint8_t *loaded; /* frames, FRAME_BYTES_USUAL apart */
+static uint32_t laid[FRAMES_MAX];
+static struct flow_note *note; /* of all packets, frame by frame */
+static uint32_t frames;
+static uint64_t packets;
 static uint64_t slot_bytes = 16u << 20;
-static uint8_t frame[FRAME_BYTES_USUAL];
-static struct frame_entry entry_table[1];
+static uint8_t frame[FRAME_BYTES_USUAL] __attribute__((aligned(4096)));
+static struct frame_table table;
 
 /* What the segments of one round came to. */
 static uint64_t part_bytes[FLOW_PARTS], index_bytes, stored_bytes, flow_sum, segments, bound_sum;
@@ -57,7 +62,36 @@ static _Noreturn void die(const char *what, const char *why)
     exit(1);
 }
 
-/* All packets, back to back: length, bytes. */
+static struct frame_builder builder;
+
+static void frame_end(void)
+{
+    static const struct frame_identity identity;
+    static const struct account account;
+    const struct frame_finish finish = {.kind = FRAME_DATA, .offset = PAGE_BYTES, .account = &account};
+    if (builder.packets > 0)
+        laid[frames++] = frame_builder_finish(&builder, &identity, &table, &finish);
+}
+
+static void frame_start(void)
+{
+    frame_builder_start(&builder, loaded + (uint64_t)frames * FRAME_BYTES_USUAL, FRAME_BYTES_USUAL, &table);
+}
+
+static void lay(const struct packet *packet)
+{
+    if (packet->captured_bytes > FRAME_BYTES_USUAL / 2 || frames == FRAMES_MAX || packets == PACKETS_MAX)
+        return;
+    if (!frame_builder_fits(&builder, packet->captured_bytes)) {
+        frame_end();
+        if (frames == FRAMES_MAX)
+            return;
+        frame_start();
+    }
+    flow_note_put(&note[packets++], packet_keys_of, LINK_ETHERNET, packet->bytes, packet->captured_bytes, 0, builder.at);
+    frame_builder_add(&builder, 0, packet, packet->captured_bytes);
+}
+
 static void load(const char *path)
 {
     struct source *source;
@@ -68,22 +102,22 @@ static void load(const char *path)
     if (code < 0)
         die(path ? path : "generator", failure.text);
     loaded = malloc(LOAD_BYTES_MAX);
-    if (!loaded)
+    note = malloc(PACKETS_MAX * sizeof *note);
+    if (!loaded || !note)
         die("load", "no memory");
+    static const struct interface_description interface = {.link_type = LINK_ETHERNET, .name = "bench0"};
+    frame_table_clear(&table);
+    if (frame_table_add_interface(&table, &interface) != 0 || frame_table_entry(&table, 0, 0, 0, 0) != 0)
+        die("load", "no room in a table");
+    frame_start();
     static struct source_batch batch;
     while (source_next(source, &batch, 0) > 0) {
-        for (uint32_t i = 0; i < batch.count; i++) {
-            const struct packet *packet = &batch.packet[i];
-            if (loaded_bytes + packet->captured_bytes + 8 > LOAD_BYTES_MAX)
-                continue;
-            memcpy(loaded + loaded_bytes, &packet->captured_bytes, 4);
-            memcpy(loaded + loaded_bytes + 4, packet->bytes, packet->captured_bytes);
-            loaded_bytes += 4 + packet->captured_bytes;
-            packets++;
-        }
+        for (uint32_t i = 0; i < batch.count; i++)
+            lay(&batch.packet[i]);
         source_release(source, &batch);
     }
     source_close(&source);
+    frame_end();
     if (packets == 0)
         die("load", "no packets");
 }
@@ -94,7 +128,7 @@ static void seal(struct flow_index *index)
     struct flow_index_head head;
     double begun = now_s();
     uint32_t bound = flow_index_bound(index), flows = flow_index_flows(index);
-    uint32_t length = flow_index_encode(index, entry_table, 1, UINT32_MAX, &bytes);
+    uint32_t length = flow_index_encode(index, table.entry, table.entries, UINT32_MAX, &bytes);
     encoding_s += now_s() - begun;
     if (length == 0 || length > bound)
         die("seal", "the index is longer than it may be");
@@ -108,72 +142,43 @@ static void seal(struct flow_index *index)
     flow_index_clear(index);
 }
 
-struct place {
-    uint32_t at;    /* in the frame */
-    uint64_t taken; /* of the slot */
-};
-
-/* Puts a packet into the frame; returns where. Frames and slots end where they are full. */
-static uint32_t put(struct place *place, struct flow_index *index, const uint8_t *bytes,
-                    uint32_t count)
-{
-    if (place->at + RECORD_BYTES + count > FRAME_BYTES_USUAL) {
-        if (index)
-            flow_index_end_frame(index, FRAME_BYTES_USUAL);
-        place->at = FRAME_HEADER_BYTES;
-        place->taken += FRAME_BYTES_USUAL;
-        uint32_t reserved = index ? flow_index_bound(index) : 0;
-        if (place->taken + FRAME_BYTES_USUAL + reserved > slot_bytes) {
-            if (index)
-                seal(index);
-            place->taken = 4096;
-        }
-    }
-    uint32_t at = place->at;
-    memcpy(frame + at + RECORD_BYTES, bytes, count);
-    place->at += RECORD_BYTES + count;
-    return at;
-}
-
-enum way { COPY, DECODE, INDEX, WAYS };
+enum way { COPY, NOTES, INDEX, WAYS };
 
 static uint64_t used;
 
+/* What the capture thread does. */
+static void make_notes(const struct frame_info *info)
+{
+    static struct flow_note made[FLOW_NOTES_MAX];
+    struct frame_cursor cursor;
+    struct frame_packet packet;
+    frame_cursor_start(&cursor, frame, info);
+    for (uint32_t i = 0, at = cursor.at; i < FLOW_NOTES_MAX && frame_cursor_next(&cursor, &packet) > 0; i++, at = cursor.at)
+        flow_note_put(&made[i], packet_keys_of, LINK_ETHERNET, packet.packet.bytes, packet.packet.captured_bytes, 0, at);
+    used += made[0].word[1];
+}
+
 static double go_over(enum way way, struct flow_index *index)
 {
-    struct place place = {.at = FRAME_HEADER_BYTES, .taken = 4096};
-    static struct flow_keys keys[BATCH];
-    static uint64_t hash[BATCH];
-    static struct decoded_packet decoded;
-    const uint8_t *at = loaded, *end = loaded + loaded_bytes;
+    uint64_t taken = PAGE_BYTES, first = 0;
     encoding_s = 0;
     double begun = now_s();
-    while (at < end) {
-        const uint8_t *batch[BATCH];
-        uint32_t count = 0, length[BATCH];
-        for (; count < BATCH && at < end; count++) {
-            memcpy(&length[count], at, 4);
-            batch[count] = at + 4;
-            at += 4 + length[count];
-            decode_prefetch(at + 4);
-            if (way == COPY)
-                continue;
-            decode_packet(LINK_ETHERNET, batch[count], length[count], &decoded);
-            used += decoded.l4_end;
-            if (way == DECODE)
-                continue;
-            packet_keys_fill(LINK_ETHERNET, batch[count], length[count], &decoded, &keys[count]);
-            keys[count].entry = 0;
-            hash[count] = flow_index_hash(index, &keys[count]);
-            flow_index_prefetch(index, hash[count]);
+    for (uint32_t i = 0; i < frames; i++) {
+        struct frame_info info;
+        memcpy(frame, loaded + (uint64_t)i * FRAME_BYTES_USUAL, laid[i]);
+        if (frame_parse(frame, laid[i], &info) != 0)
+            die("frame", "it cannot be read");
+        if (way == NOTES)
+            make_notes(&info);
+        if (way != INDEX)
+            continue;
+        if (taken + FRAME_BYTES_USUAL + flow_index_bound(index) > slot_bytes) {
+            seal(index);
+            taken = PAGE_BYTES;
         }
-        for (uint32_t i = 0; i < count && way == INDEX; i++)
-            flow_index_prefetch_flow(index, hash[i]);
-        for (uint32_t i = 0; i < count; i++) {
-            uint32_t put_at = put(&place, way == INDEX ? index : NULL, batch[i], length[i]);
-            if (way == INDEX)
-                flow_index_add(index, &keys[i], hash[i], put_at, RECORD_BYTES + length[i]);
-        }
+        flow_frame_add(index, packet_keys_of, frame, &info, note + first, info.packets < FLOW_NOTES_MAX ? info.packets : FLOW_NOTES_MAX, UINT32_MAX);
+        first += info.packets;
+        taken += laid[i];
     }
     double spent = now_s() - begun;
     if (way == INDEX && flow_index_packets(index) > 0)
@@ -220,16 +225,17 @@ int main(int argc, char **argv)
             time_s[way][round] = go_over(way, index);
         encode_s[round] = encoding_s;
     }
-    stored_bytes = loaded_bytes + packets * (RECORD_BYTES - 4);
-    double copy = median_ns(time_s[COPY], rounds), decode = median_ns(time_s[DECODE], rounds);
+    for (uint32_t i = 0; i < frames; i++)
+        stored_bytes += laid[i];
+    double copy = median_ns(time_s[COPY], rounds), notes = median_ns(time_s[NOTES], rounds);
     double all = median_ns(time_s[INDEX], rounds), encode = median_ns(encode_s, rounds);
     printf("{\"packets\":%lu,\"stored_bytes\":%lu,\"slot_bytes\":%lu,\"segments\":%lu,"
            "\"flows_per_segment\":%lu,\"index_bytes\":%lu,\"index_percent\":%.3f,"
-           "\"bound_percent\":%.3f,\"ns_copy\":%.1f,\"ns_decode\":%.1f,\"ns_index\":%.1f,"
+           "\"bound_percent\":%.3f,\"ns_copy\":%.1f,\"ns_notes\":%.1f,\"ns_index\":%.1f,"
            "\"ns_of_it_encoding\":%.1f",
            packets, stored_bytes, slot_bytes, segments, flow_sum / segments, index_bytes,
            100.0 * (double)index_bytes / (double)stored_bytes,
-           100.0 * (double)bound_sum / (double)stored_bytes, copy, decode - copy, all - decode,
+           100.0 * (double)bound_sum / (double)stored_bytes, copy, notes - copy, all - copy,
            encode);
     printf(",\"percent_by_part\":{");
     for (unsigned i = 0; i < FLOW_PARTS; i++)
@@ -237,6 +243,7 @@ int main(int argc, char **argv)
                100.0 * (double)part_bytes[i] / (double)stored_bytes);
     printf("}}\n");
     free(loaded);
+    free(note);
     flow_index_close(&index);
     return used == 1;
 }

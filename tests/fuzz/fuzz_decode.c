@@ -11,6 +11,7 @@
 #include "decode.h"
 #include "duplicate.h"
 #include "fuzz.h"
+#include "packet_keys.h"
 #include "program.h"
 #include "rule_text.h"
 
@@ -74,6 +75,19 @@ static void check_judging(const struct packet *packet, uint16_t link_type,
           got.keep_bytes == wanted.keep_bytes && got.cut == wanted.cut);
 }
 
+/* A plain packet's words say what its keys do. */
+static void check_plain(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes)
+{
+    struct flow_plain plain, again;
+    struct flow_keys keys, whole;
+    packet_keys_of(link_type, bytes, captured_bytes, NULL, &keys);
+    if (!packet_keys_of(link_type, bytes, captured_bytes, &plain, NULL))
+        return;
+    flow_plain_keys(&plain, &whole);
+    check(memcmp(&whole, &keys, FLOW_KEY_BYTES) == 0 && plain.from == keys.from && plain.tcp_flags == keys.tcp_flags);
+    check(flow_keys_plain(&keys, &again) && memcmp(plain.word, again.word, sizeof plain.word) == 0);
+}
+
 static void check_levels(const struct decoded_packet *decoded, uint32_t captured_bytes)
 {
     uint32_t before = 0;
@@ -134,6 +148,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
               decoded.tags == slowly.tags && decoded.l2_end == slowly.l2_end &&
               decoded.l3_end == slowly.l3_end && decoded.l4_end == slowly.l4_end);
     check_levels(&decoded, captured_bytes);
+    check_plain(link_type, bytes, captured_bytes);
 
     struct decoded_packet less;
     uint32_t cut_bytes = captured_bytes / 2;

@@ -83,11 +83,21 @@ static void count_event(void *context, const char *severity, const char *kind, c
 }
 
 /* A flow for every few packets: what is crashed and damaged has key indexes, too. */
-static void keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_keys *keys)
+/* Every second length of a packet is plain. */
+static bool keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_plain *plain, struct flow_keys *keys)
 {
+    if (plain && captured_bytes % 2 == 1) {
+        uint32_t address = 0;
+        memcpy(&address, bytes, captured_bytes < 4 ? captured_bytes : 4);
+        *plain = (struct flow_plain){.word = {(uint64_t)address << 32 | (uint32_t)~address, 0, (uint16_t)captured_bytes, FLOW_PLAIN_TCP}};
+        return true;
+    }
+    if (!keys)
+        return false;
     *keys = (struct flow_keys){.kind = {.link_type = link_type, .version = 4, .marks = FLOW_PORTS}};
     memcpy(keys->end[0].address, bytes, captured_bytes < 4 ? captured_bytes : 4);
     keys->end[1].port = (uint16_t)captured_bytes;
+    return false;
 }
 
 struct machine_options machine_small(uint64_t seed, uint32_t disks, uint32_t slots, uint8_t copies)

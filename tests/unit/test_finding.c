@@ -109,7 +109,7 @@ static void judge_conversation(struct verdicts *verdicts, const uint8_t *bytes, 
     static const uint16_t app[][2] = {{0, 0}, {1, 0}, {2, 4}, {2, 0}, {3, 0}};
     struct flow_keys keys;
     uint64_t hash;
-    packet_keys_of(LINK_ETHERNET, bytes, count, &keys);
+    (void)packet_keys_of(LINK_ETHERNET, bytes, count, NULL, &keys);
     if (!verdicts_hash(&keys, verdicts_seed(verdicts), &hash))
         return;
     if (all_judged) /* the rare host alone is what is asked for */
@@ -124,7 +124,7 @@ static struct said said_of(const struct verdicts *verdicts, const uint8_t *bytes
     struct flow_keys keys;
     uint64_t hash;
     uint16_t app[2];
-    packet_keys_of(LINK_ETHERNET, bytes, count, &keys);
+    (void)packet_keys_of(LINK_ETHERNET, bytes, count, NULL, &keys);
     said.none = !verdicts_hash(&keys, verdicts_seed(verdicts), &hash);
     if (!said.none && verdicts_get(verdicts, hash, app))
         said.known = verdicts_text(verdicts, app, said.text);
@@ -636,7 +636,7 @@ static bool ask_app(struct world *world, const char *text, bool narrows, bool is
         struct flow_keys keys;
         uint64_t hash;
         uint32_t truth = 0;
-        packet_keys_of(LINK_ETHERNET, packet.packet->bytes, packet.packet->captured_bytes, &keys);
+        (void)packet_keys_of(LINK_ETHERNET, packet.packet->bytes, packet.packet->captured_bytes, NULL, &keys);
         bool known = !verdicts_hash(&keys, seed, &hash) || (packet.verdicts && segment_verdicts_get(packet.verdicts, hash, &truth));
         assert_true(packet.number < world->packets && !packet.unsealed);
         sum->read++;

@@ -19,6 +19,7 @@
 #include "errors.h"
 #include "filter.h"
 #include "flow_format.h"
+#include "flow_frames.h"
 #include "flow_index.h"
 #include "flow_index_reader.h"
 #include "packet_keys.h"
@@ -273,7 +274,7 @@ static void judge_all(uint32_t names, struct judging *judging)
         for (uint32_t i = 0; i < segment.packets; i++) {
             struct flow_keys keys;
             uint64_t hash;
-            packet_keys_of(LINK_ETHERNET, segment.packet[i].bytes, segment.packet[i].count, &keys);
+            (void)packet_keys_of(LINK_ETHERNET, segment.packet[i].bytes, segment.packet[i].count, NULL, &keys);
             if (!verdicts_hash(&keys, verdicts_seed(verdicts), &hash) || hash % 7 == 0)
                 continue; /* some are not judged */
             const uint16_t app[2] = {(uint16_t)((hash >> 8) % (names + 1)), (uint16_t)(hash % 3 == 0 ? (hash >> 20) % (names + 1) : 0)};
@@ -401,6 +402,126 @@ static void test_floods(void **state)
     }
     flow_reader_close(&reader);
     done(&segment);
+}
+
+/* ---- plain packets and notes ------------------------------------------------------------------- */
+
+/* What is plain says the same in short as its keys do, and keys of others are not taken for it. */
+static void test_plain(void **state)
+{
+    (void)state;
+    struct mixer mixer = {.state = 31};
+    uint8_t bytes[MIXED_BYTES_MAX];
+    uint32_t plains = 0, alike = 0;
+    for (uint32_t i = 0; i < 200000; i++) {
+        uint32_t count = mixer_packet(&mixer, bytes);
+        struct flow_plain plain, again;
+        struct flow_keys keys, whole;
+        packet_keys_of(LINK_ETHERNET, bytes, count, NULL, &keys);
+        bool is_plain = packet_keys_of(LINK_ETHERNET, bytes, count, &plain, NULL), could_be = flow_keys_plain(&keys, &again);
+        assert_true(could_be || !is_plain);
+        alike += could_be && !is_plain; /* an odd header, say */
+        if (could_be) {
+            flow_plain_keys(&again, &whole);
+            assert_memory_equal(&whole, &keys, FLOW_KEY_BYTES);
+        }
+        if (!is_plain)
+            continue;
+        plains++;
+        assert_memory_equal(plain.word, again.word, sizeof plain.word);
+        assert_true(plain.word[3] >> FLOW_PLAIN_BITS == 0 && plain.word[0] != 0);
+        assert_int_equal(plain.from, keys.from);
+        assert_int_equal(plain.tcp_flags, keys.tcp_flags);
+    }
+    print_message("%u plain packets, %u with keys like theirs\n", plains, alike);
+    assert_true(plains > 10000 && alike > 100);
+}
+
+/* Packets are laid into a frame, as a stream does it. */
+struct noted {
+    uint8_t *frame;
+    struct flow_note note[FLOW_NOTES_MAX];
+    struct frame_table table;
+    struct frame_builder builder;
+};
+
+static void noted_begin(struct noted *noted)
+{
+    static const struct interface_description interface[2] = {{.link_type = LINK_ETHERNET, .name = "a"}, {.link_type = LINK_RAW, .name = "b"}};
+    frame_table_clear(&noted->table);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(frame_table_add_interface(&noted->table, &interface[i]), i);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(frame_table_entry(&noted->table, i == 2, 0, 0, i), i);
+    frame_builder_start(&noted->builder, noted->frame, FRAME_BYTES_USUAL, &noted->table);
+}
+
+static bool noted_put(struct noted *noted, uint8_t entry, const uint8_t *bytes, uint32_t count)
+{
+    const struct packet packet = {.bytes = bytes, .captured_bytes = count, .original_bytes = count, .time_ns = 1};
+    struct frame_builder *builder = &noted->builder;
+    if (!frame_builder_fits(builder, count))
+        return false;
+    if (builder->packets < FLOW_NOTES_MAX)
+        flow_note_put(&noted->note[builder->packets], packet_keys_of, entry == 2 ? LINK_RAW : LINK_ETHERNET, bytes, count, entry, builder->at);
+    frame_builder_add(builder, entry, &packet, count);
+    return true;
+}
+
+/* The same index comes of notes, of some of them, and of the frame alone; where there is no room for more, too. */
+static void compare_notes(struct noted *noted, uint32_t room_bytes)
+{
+    static const struct frame_identity identity;
+    static const struct account account;
+    const struct frame_finish finish = {.kind = FRAME_DATA, .offset = PAGE_BYTES, .account = &account};
+    struct frame_info info;
+    uint32_t packets = noted->builder.packets, length = frame_builder_finish(&noted->builder, &identity, &noted->table, &finish);
+    assert_int_equal(frame_parse(noted->frame, length, &info), 0);
+    const uint32_t notes = packets < FLOW_NOTES_MAX ? packets : FLOW_NOTES_MAX, some[] = {notes, 0, 1, 2, notes / 2, notes - 1};
+    uint8_t *wanted = NULL;
+    uint32_t wanted_bytes = 0;
+    for (size_t i = 0; i < COUNT(some); i++) {
+        struct flow_index *index;
+        const uint8_t *bytes;
+        assert_int_equal(flow_index_open(4u << 20, &index), 0);
+        flow_frame_add(index, packet_keys_of, noted->frame, &info, noted->note, some[i], room_bytes);
+        if (room_bytes == UINT32_MAX)
+            assert_int_equal(flow_index_packets(index), packets);
+        uint32_t count = flow_index_encode(index, noted->table.entry, noted->table.entries, UINT32_MAX, &bytes);
+        assert_true(count > 0);
+        if (!wanted) {
+            wanted = malloc(count);
+            assert_non_null(wanted);
+            memcpy(wanted, bytes, wanted_bytes = count);
+        }
+        assert_int_equal(count, wanted_bytes);
+        assert_memory_equal(bytes, wanted, count);
+        flow_index_close(&index);
+    }
+    free(wanted);
+}
+
+static void test_notes(void **state)
+{
+    (void)state;
+    static struct noted noted;
+    struct mixer mixer = {.state = 32};
+    uint8_t bytes[MIXED_BYTES_MAX];
+    noted.frame = malloc(FRAME_BYTES_USUAL);
+    assert_non_null(noted.frame);
+    for (unsigned round = 0; round < 6; round++) {
+        noted_begin(&noted);
+        while (noted_put(&noted, (uint8_t)mixer_below(&mixer, 3), bytes, mixer_packet(&mixer, bytes)))
+            ;
+        compare_notes(&noted, round % 2 == 0 ? UINT32_MAX : 20000);
+    }
+    /* More packets than notes: nearly all are cut to nothing. */
+    noted_begin(&noted);
+    for (uint32_t i = 0; noted_put(&noted, (uint8_t)(i % 3), bytes, i % 50 == 0 ? mixer_packet(&mixer, bytes) : i % 7); i++)
+        ;
+    assert_true(noted.builder.packets > FLOW_NOTES_MAX);
+    compare_notes(&noted, UINT32_MAX);
+    free(noted.frame);
 }
 
 /* Stopped in mid-segment: what comes after is not in it, what came before is. */
@@ -724,7 +845,7 @@ static void test_carry(void **state)
     assert_int_equal(flow_index_open(16u << 20, &segment.index), 0);
     lay(&segment, &mixer, PACKETS, FRAME_BYTES_USUAL);
     uint32_t flows = flow_index_flows(segment.index);
-    packet_keys_of(LINK_ETHERNET, segment.packet[7].bytes, segment.packet[7].count, &keys);
+    packet_keys_of(LINK_ETHERNET, segment.packet[7].bytes, segment.packet[7].count, NULL, &keys);
     flow_index_carry(segment.index, &keys, "DNS");
     memset(keys.end[0].mac, 0x77, sizeof keys.end[0].mac);
     flow_index_carry(segment.index, &keys, "TLS");
@@ -743,6 +864,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_counts),
         cmocka_unit_test(test_verdicts),   cmocka_unit_test(test_carry),
+        cmocka_unit_test(test_plain),      cmocka_unit_test(test_notes),
         cmocka_unit_test(test_floods),     cmocka_unit_test(test_stop),
         cmocka_unit_test(test_empty),      cmocka_unit_test(test_damage),
         cmocka_unit_test(test_marks),      cmocka_unit_test(test_damaged_marks),
