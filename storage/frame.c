@@ -197,49 +197,6 @@ void frame_cursor_start(struct frame_cursor *cursor, const uint8_t *frame, const
     cursor->left = info->kind == FRAME_DATA ? info->packets : 0;
 }
 
-int frame_cursor_next(struct frame_cursor *cursor, struct frame_packet *out)
-{
-    if (cursor->left == 0)
-        return 0;
-    struct packet_record record;
-    if (cursor->end - cursor->at < sizeof record)
-        return ERR_CORRUPT;
-    memcpy(&record, cursor->frame + cursor->at, sizeof record);
-    uint32_t captured_and_entry = le32_get(record.captured_and_entry);
-    uint32_t captured = captured_and_entry & PACKET_CAPTURED_MAX, number = captured_and_entry >> 24;
-    if (captured > cursor->end - cursor->at - sizeof record)
-        return ERR_CORRUPT;
-    out->purged = number == FRAME_ENTRY_PURGED;
-    if (out->purged && cursor->interfaces > 0) {
-        out->packet = (struct packet){.bytes = cursor->frame + cursor->at + sizeof record,
-                                      .time_ns = (int64_t)le64_get(record.time_ns)};
-        out->rule = 0;
-        out->action = 0;
-        out->entry = 0;
-        cursor->at += (uint32_t)sizeof record + captured;
-        cursor->left--;
-        return 1;
-    }
-    if (number >= cursor->entry_count)
-        return ERR_CORRUPT;
-    struct frame_entry entry;
-    memcpy(&entry, cursor->entries + number * sizeof entry, sizeof entry);
-    if (le16_get(entry.interface) >= cursor->interfaces)
-        return ERR_CORRUPT;
-    out->packet.bytes = cursor->frame + cursor->at + sizeof record;
-    out->packet.captured_bytes = captured;
-    out->packet.original_bytes = le32_get(record.original_bytes);
-    out->packet.time_ns = (int64_t)le64_get(record.time_ns);
-    out->packet.interface = le16_get(entry.interface);
-    out->packet.direction = entry.direction;
-    out->rule = le32_get(entry.rule);
-    out->action = entry.action;
-    out->entry = (uint8_t)number;
-    cursor->at += (uint32_t)sizeof record + captured;
-    cursor->left--;
-    return 1;
-}
-
 const void *frame_body(const uint8_t *frame, const struct frame_info *info, uint32_t bytes)
 {
     return info->body_bytes >= bytes ? frame + info->header_bytes : NULL;
@@ -506,7 +463,7 @@ int frame_purge(uint8_t *frame, const struct frame_info *info,
                 uint64_t *bytes)
 {
     struct frame_cursor cursor;
-    struct frame_packet packet;
+    struct frame_packet packet = {.entry = 0};
     int64_t kept_ns = 0, head_ns = 0, first_ns = INT64_MAX, last_ns = INT64_MIN;
     bool any_kept = false;
     uint64_t number = info->first_packet;

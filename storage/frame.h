@@ -93,8 +93,49 @@ struct frame_cursor {
 
 void frame_cursor_start(struct frame_cursor *cursor, const uint8_t *frame, const struct frame_info *info);
 
-/* 1: *out is the next packet; 0: there are no more; ERR_CORRUPT: the records contradict the header. */
-int frame_cursor_next(struct frame_cursor *cursor, struct frame_packet *out);
+/* 1: *out is the next packet; 0: there are no more; ERR_CORRUPT: the records contradict the header. Inline: every packet that is read goes this way. */
+static inline int frame_cursor_next(struct frame_cursor *cursor, struct frame_packet *out)
+{
+    if (cursor->left == 0)
+        return 0;
+    struct packet_record record;
+    if (cursor->end - cursor->at < sizeof record)
+        return ERR_CORRUPT;
+    memcpy(&record, cursor->frame + cursor->at, sizeof record);
+    uint32_t captured_and_entry = le32_get(record.captured_and_entry);
+    uint32_t captured = captured_and_entry & PACKET_CAPTURED_MAX, number = captured_and_entry >> 24;
+    if (captured > cursor->end - cursor->at - sizeof record)
+        return ERR_CORRUPT;
+    out->purged = number == FRAME_ENTRY_PURGED;
+    if (out->purged && cursor->interfaces > 0) {
+        out->packet = (struct packet){.bytes = cursor->frame + cursor->at + sizeof record,
+                                      .time_ns = (int64_t)le64_get(record.time_ns)};
+        out->rule = 0;
+        out->action = 0;
+        out->entry = 0;
+        cursor->at += (uint32_t)sizeof record + captured;
+        cursor->left--;
+        return 1;
+    }
+    if (number >= cursor->entry_count)
+        return ERR_CORRUPT;
+    struct frame_entry entry;
+    memcpy(&entry, cursor->entries + number * sizeof entry, sizeof entry);
+    if (le16_get(entry.interface) >= cursor->interfaces)
+        return ERR_CORRUPT;
+    out->packet.bytes = cursor->frame + cursor->at + sizeof record;
+    out->packet.captured_bytes = captured;
+    out->packet.original_bytes = le32_get(record.original_bytes);
+    out->packet.time_ns = (int64_t)le64_get(record.time_ns);
+    out->packet.interface = le16_get(entry.interface);
+    out->packet.direction = entry.direction;
+    out->rule = le32_get(entry.rule);
+    out->action = entry.action;
+    out->entry = (uint8_t)number;
+    cursor->at += (uint32_t)sizeof record + captured;
+    cursor->left--;
+    return 1;
+}
 
 /* The body of an OPEN, INDEX or SEAL frame, which is at least `bytes` long; null if it is not. */
 const void *frame_body(const uint8_t *frame, const struct frame_info *info, uint32_t bytes);
