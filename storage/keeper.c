@@ -398,6 +398,7 @@ void keeper_free(struct keeper **slot)
     struct keeper *keeper = *slot;
     if (!keeper)
         return;
+    keeper_guests_free(keeper);
     mender_free(&keeper->mender);
     while (keeper->segments)
         keeper_segment_free(keeper->segments);

@@ -1,5 +1,5 @@
 /*
- * keeper_inside.h - what the parts of the keeper share: keeper*.c, and mender.c, nobody else.
+ * keeper_inside.h - what the parts of the keeper share: keeper*.c, the mender, and who works on slots beside it (disk_guest.c, purge_live.c), nobody else.
  *
  *     keeper.c          the mailbox, the run, streams, answers about the ring's state
  *     keeper_disk.c     one disk: requests, the watchdog, errors, what is written and not flushed
@@ -115,6 +115,7 @@ struct keeper {
     struct stream *streams;
     struct segment *segments; /* all that are being prepared or filled */
     struct mender *mender;
+    struct disk_guest *guests; /* disk_guest.h: also those that are closed and still wait for an answer */
     uint64_t segments_opened, segments_sealed, segments_coarse, stale_beliefs;
     uint64_t requests_under_way;
     uint64_t pool_bytes;
@@ -151,6 +152,9 @@ struct pressure_view keeper_pressure(const struct keeper *keeper, uint64_t now_n
 
 /* Any thread: a request has been answered. */
 void keeper_post_request(struct keeper *keeper, struct disk_request *request);
+
+/* disk_guest.c: all of them, whatever they wait for. */
+void keeper_guests_free(struct keeper *keeper);
 
 /* ---- keeper_disk.c: requests -------------------------------------------------------------------- */
 

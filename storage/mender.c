@@ -479,7 +479,13 @@ void mender_short_of_copies(struct mender *mender)
 
 bool mender_works(const struct mender *mender)
 {
-    return mender->job != NULL;
+    return mender->job != NULL || mender->makes_way; /* who it makes way for has its turns among the readers */
+}
+
+bool mender_make_way(struct keeper *keeper, bool way)
+{
+    keeper->mender->makes_way = way;
+    return mender_is_still(keeper->mender);
 }
 
 bool mender_run(struct mender *mender, uint64_t now_ns)
@@ -499,7 +505,7 @@ bool mender_run(struct mender *mender, uint64_t now_ns)
         mend_orphan(job);
         return true;
     }
-    if (mender->stopping || mender->keeper->dead)
+    if (mender->stopping || mender->makes_way || mender->keeper->dead)
         return false;
     return repair_begin(mender) || seal_begin(mender) || survey_go_on(mender) ||
            scrub_go_on(mender);
@@ -514,7 +520,7 @@ uint64_t mender_due_ns(const struct mender *mender)
 {
     if (mender->job)
         return mender->job->paused ? mender->pace_ns : UINT64_MAX;
-    if (mender->stopping || mender->keeper->dead)
+    if (mender->stopping || mender->makes_way || mender->keeper->dead)
         return UINT64_MAX;
     return sooner(sooner(mender->survey_due_ns, heal_due_ns(mender)), seal_due_ns(mender));
 }

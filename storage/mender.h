@@ -127,6 +127,12 @@ bool mender_is_still(const struct mender *mender);
  * ------------------------------------------------------------------------ */
 
 /*
+ * Whoever else rewrites slots (purge_live.h) wants to, or is done: the mender begins nothing while it is so, and one piece of its own work in between, where it has some. Whether
+ * it has nothing under way: then it is the other's turn. `held` of the disks is the other's to use meanwhile.
+ */
+bool mender_make_way(struct keeper *keeper, bool way);
+
+/*
  * A reader has found this stretch of a place damaged, and it was judged so. Whole frames are
  * mended. False: the queue is full, or the place is not the segment's any more.
  */

@@ -122,6 +122,7 @@ struct mender {
     struct mend_job *orphans;
     uint32_t orphan_count;
     bool stopping;
+    bool makes_way; /* see mender_make_way() */
     uint32_t hurry;
     uint64_t now_ns;
     uint64_t pace_ns; /* no I/O of healing or scrub before */

@@ -2,12 +2,12 @@
  * purge.c - see purge.h.
  *
  * The happy path: recovery_run() says what lies where -> seals say which segments hold what is to go -> from the newest to the oldest each of them
- * is read (image_build), written anew to every disk that has it (copy_write), and wiped where it was -> what no segment covers is cleared.
+ * is read (purge_image_build), written anew to every disk that has it (purge_copy_write), and wiped where it was -> what no segment covers is cleared.
  *
  * The order of writing is that of FORMAT.md, section 4, for a copy that is made of a sealed one: OPEN marked as healing and no seal, durable; everything
  * else, durable; the seal, durable; the mark taken away. So a copy that is not whole is worth nothing to a start.
  */
-#include "purge.h"
+#include "purge_inside.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -15,36 +15,8 @@
 #include <sys/random.h>
 
 #include "segment_index.h"
-#include "segment_prefix.h"
 
 #define PIECE_BYTES (1u << 20) /* read and written at a time */
-#define NO_SLOT UINT32_MAX
-
-struct candidate { /* a segment that holds something that is to go */
-    struct identity segment;
-    uint64_t position;
-};
-
-struct purge {
-    const struct purge_options *options;
-    struct recovery_disk *disk;
-    uint32_t disks;
-    struct purge_report *report;
-    struct failure *failure;
-    uint64_t slot_bytes;
-    uint8_t *image; /* of the slot as it will be */
-    uint8_t *other; /* another copy of it; zeros, where nothing is being read */
-    uint8_t *part;  /* FRAME_BYTES_USUAL */
-    struct segment_prefix prefix;
-    struct candidate *candidate;
-    uint32_t candidates, room;
-
-    /* of the segment in hand */
-    struct segment_row row; /* as its seal has it; `place` is not used */
-    enum seal_reason reason;
-    uint32_t places;
-    struct { uint32_t disk, from, to; } place[RING_DISKS_MAX];
-};
 
 /* ---- what is to go ------------------------------------------------------------------------------- */
 
@@ -152,8 +124,7 @@ static int slot_write(struct purge *purge, uint32_t disk, uint32_t slot, uint8_t
     return result;
 }
 
-/* The first page last, and after all else is durable: where that is zero, all is (slot_is_clear). */
-static int slot_wipe(struct purge *purge, uint32_t disk, uint32_t slot)
+int purge_slot_wipe(struct purge *purge, uint32_t disk, uint32_t slot)
 {
     memset(purge->other, 0, purge->slot_bytes);
     int result = slot_write(purge, disk, slot, purge->other, PAGE_BYTES, purge->slot_bytes);
@@ -166,8 +137,7 @@ static int slot_wipe(struct purge *purge, uint32_t disk, uint32_t slot)
     return result == 0 ? 0 : slot_failed(purge, disk, slot, result, "overwritten");
 }
 
-/* The seal of what is believed to be in the slot. False: there is none. */
-static bool seal_look(struct purge *purge, uint32_t disk, uint32_t slot, struct segment_row *row, enum seal_reason *reason)
+bool purge_seal_look(struct purge *purge, uint32_t disk, uint32_t slot, struct segment_row *row, enum seal_reason *reason)
 {
     const struct slot_belief *belief = &purge->disk[disk].belief[slot];
     struct frame_info info;
@@ -187,7 +157,7 @@ static bool seal_look(struct purge *purge, uint32_t disk, uint32_t slot, struct 
 
 /* ---- which segments ------------------------------------------------------------------------------ */
 
-static int candidate_add(struct purge *purge, const struct segment_row *row)
+int purge_candidate_add(struct purge *purge, const struct segment_row *row)
 {
     if (purge->candidates == purge->room) {
         uint32_t room = purge->room ? 2 * purge->room : 256;
@@ -201,13 +171,18 @@ static int candidate_add(struct purge *purge, const struct segment_row *row)
     return 0;
 }
 
-/* The newest first: what the oldest slot of a disk is taken for is then not what still waits. */
 static int candidate_compare(const void *left, const void *right)
 {
     const struct candidate *a = left, *b = right;
     if (a->position != b->position)
         return a->position > b->position ? -1 : 1;
     return memcmp(&a->segment, &b->segment, sizeof a->segment);
+}
+
+void purge_candidates_sort(struct purge *purge)
+{
+    if (purge->candidates > 0)
+        qsort(purge->candidate, purge->candidates, sizeof *purge->candidate, candidate_compare);
 }
 
 static int candidates_find(struct purge *purge)
@@ -219,16 +194,15 @@ static int candidates_find(struct purge *purge)
             enum seal_reason reason;
             if (purge->disk[disk].belief[slot].position == 0)
                 continue;
-            if (!seal_look(purge, disk, slot, &row, &reason))
+            if (!purge_seal_look(purge, disk, slot, &row, &reason))
                 return fail(purge->failure, ERR_BUSY,
                             "disk %s, slot %u holds a segment that could not be sealed: nothing was erased; what it holds "
                             "can be once the disk takes writes again",
                             purge->disk[disk].disk->name, slot);
             if (purge_concerns(purge->options->range, purge->options->ranges, &row))
-                result = candidate_add(purge, &row);
+                result = purge_candidate_add(purge, &row);
         }
-    if (purge->candidates > 0)
-        qsort(purge->candidate, purge->candidates, sizeof *purge->candidate, candidate_compare);
+    purge_candidates_sort(purge);
     return result;
 }
 
@@ -244,10 +218,10 @@ static bool places_find(struct purge *purge, const struct candidate *candidate)
                 continue;
             purge->place[purge->places].disk = disk;
             purge->place[purge->places].from = slot;
-            purge->place[purge->places++].to = NO_SLOT;
+            purge->place[purge->places++].to = PURGE_NO_SLOT;
         }
     for (uint32_t i = 0; i < purge->places; i++)
-        if (seal_look(purge, purge->place[i].disk, purge->place[i].from, &purge->row, &purge->reason))
+        if (purge_seal_look(purge, purge->place[i].disk, purge->place[i].from, &purge->row, &purge->reason))
             return true;
     return false;
 }
@@ -328,8 +302,7 @@ static bool frame_take(struct purge *purge, uint32_t at, struct frame_info *info
     return true;
 }
 
-/* Everything of the new slot but its first page, which is of each place. 0, or ERR_CORRUPT: what must follow the data does not fit. */
-static int image_build(struct purge *purge, uint64_t *packets, uint64_t *bytes)
+int purge_image_build(struct purge *purge, uint64_t *packets, uint64_t *bytes)
 {
     struct segment_row *row = &purge->row;
     uint8_t *image = purge->image;
@@ -404,12 +377,12 @@ static int image_build(struct purge *purge, uint64_t *packets, uint64_t *bytes)
 static uint32_t slot_spare(const struct purge *purge, uint32_t disk)
 {
     const struct recovery_disk *one = &purge->disk[disk];
-    uint32_t best = NO_SLOT;
+    uint32_t best = PURGE_NO_SLOT;
     for (uint32_t slot = 0; slot < one->disk->geometry.slot_count; slot++) {
         const struct slot_belief *belief = &one->belief[slot];
         if (belief->position > 0 && identity_equal(&belief->segment, &purge->row.segment))
             continue;
-        if (best == NO_SLOT || belief->position < one->belief[best].position)
+        if (best == PURGE_NO_SLOT || belief->position < one->belief[best].position)
             best = slot;
     }
     return best;
@@ -451,8 +424,7 @@ static void open_build(const struct purge *purge, uint32_t disk, uint32_t slot, 
     segment_copy_open(page, &purge->row, purge->slot_bytes, &place, "", healing);
 }
 
-/* The image as one more copy. */
-static int copy_write(struct purge *purge, uint32_t disk, uint32_t slot)
+int purge_copy_write(struct purge *purge, uint32_t disk, uint32_t slot)
 {
     struct disk *io = purge->disk[disk].disk;
     uint64_t seal_at = purge->slot_bytes - PAGE_BYTES;
@@ -483,10 +455,10 @@ static int copies_write(struct purge *purge)
 {
     for (uint32_t i = 0; i < purge->places; i++) {
         uint32_t disk = purge->place[i].disk, slot = slot_spare(purge, disk);
-        if (slot == NO_SLOT)
+        if (slot == PURGE_NO_SLOT)
             return fail(purge->failure, ERR_NO_SPACE, "disk %s has no slot to spare", purge->disk[disk].disk->name);
         place_drop(purge, disk, slot);
-        int result = copy_write(purge, disk, slot);
+        int result = purge_copy_write(purge, disk, slot);
         if (result != 0)
             return result;
         purge->disk[disk].belief[slot] = (struct slot_belief){
@@ -503,17 +475,17 @@ static int segment_purge(struct purge *purge, const struct candidate *candidate)
         return 0; /* it had to make room for another one, and is overwritten */
     if (purge->row.revision == UINT32_MAX)
         return fail(purge->failure, ERR_CORRUPT, "a segment claims to have been rewritten for ever");
-    int result = image_build(purge, &packets, &bytes);
+    int result = purge_image_build(purge, &packets, &bytes);
     if (result != 0 || (packets == 0 && purge->report->pages_lost == lost_before))
         return result;
     result = copies_write(purge);
     if (result == 0)
         purge->report->segments++;
     /* Where the copies could not all be made those that are there count: the next start would say the same. */
-    bool any = purge->place[0].to != NO_SLOT;
+    bool any = purge->place[0].to != PURGE_NO_SLOT;
     for (uint32_t i = 0; i < purge->places && any; i++) {
         purge->disk[purge->place[i].disk].belief[purge->place[i].from] = (struct slot_belief){0};
-        int wiped = slot_wipe(purge, purge->place[i].disk, purge->place[i].from);
+        int wiped = purge_slot_wipe(purge, purge->place[i].disk, purge->place[i].from);
         result = result == 0 ? wiped : result;
     }
     if (any) {
@@ -526,8 +498,7 @@ static int segment_purge(struct purge *purge, const struct candidate *candidate)
 
 /* ---- what no segment covers ------------------------------------------------------------------------ */
 
-/* [from, to) of the slot is to hold zeros. 1: it has been overwritten; 0: it was so. */
-static int stretch_clear(struct purge *purge, uint32_t disk, uint32_t slot, uint64_t from, uint64_t to)
+int purge_stretch_clear(struct purge *purge, uint32_t disk, uint32_t slot, uint64_t from, uint64_t to)
 {
     struct disk *io = purge->disk[disk].disk;
     int cleared = 0;
@@ -544,8 +515,7 @@ static int stretch_clear(struct purge *purge, uint32_t disk, uint32_t slot, uint
     return cleared;
 }
 
-/* Nothing was ever written there, or it was wiped: whoever uses a slot begins with its first page, and with its last. */
-static bool slot_is_clear(struct purge *purge, uint32_t disk, uint32_t slot)
+bool purge_slot_is_clear(struct purge *purge, uint32_t disk, uint32_t slot)
 {
     struct disk *io = purge->disk[disk].disk;
     return disk_read(io, slot, 0, purge->part, 2 * PAGE_BYTES) == 0 && is_zero(purge->part, 2 * PAGE_BYTES) &&
@@ -557,15 +527,15 @@ static int slot_clear(struct purge *purge, uint32_t disk, uint32_t slot)
     struct segment_row row;
     enum seal_reason reason;
     if (purge->disk[disk].belief[slot].position == 0) {
-        if (slot_is_clear(purge, disk, slot))
+        if (purge_slot_is_clear(purge, disk, slot))
             return 0;
-        int wiped = slot_wipe(purge, disk, slot);
+        int wiped = purge_slot_wipe(purge, disk, slot);
         return wiped == 0 ? 1 : wiped;
     }
-    if (!seal_look(purge, disk, slot, &row, &reason))
+    if (!purge_seal_look(purge, disk, slot, &row, &reason))
         return fail(purge->failure, ERR_CORRUPT, "disk %s, slot %u: its seal was there and is not any more",
                     purge->disk[disk].disk->name, slot);
-    return stretch_clear(purge, disk, slot, row.data_end, row.index_offset);
+    return purge_stretch_clear(purge, disk, slot, row.data_end, row.index_offset);
 }
 
 static int clear_the_rest(struct purge *purge)
@@ -606,7 +576,7 @@ bool purge_finds_segments(struct disk *disk, const struct identity *ring)
 
 /* ---- all of it ------------------------------------------------------------------------------------- */
 
-static int purge_open(struct purge *purge)
+int purge_open(struct purge *purge)
 {
     purge->image = aligned_alloc(PAGE_BYTES, purge->slot_bytes);
     purge->other = aligned_alloc(PAGE_BYTES, purge->slot_bytes);
@@ -623,7 +593,7 @@ static int purge_open(struct purge *purge)
     return fail(purge->failure, ERR_NO_MEMORY, "out of memory");
 }
 
-static void purge_close(struct purge *purge)
+void purge_close(struct purge *purge)
 {
     segment_prefix_close(&purge->prefix);
     free(purge->candidate);

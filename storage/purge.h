@@ -43,7 +43,9 @@ struct purge_report {
     uint64_t segments_dropped; /* the oldest of a disk without a free slot: copies */
     uint64_t pages_lost;       /* of segments that were written anew: no copy of them was good */
     uint64_t slots_cleared;
-    bool looked;               /* beliefs say what the disks hold now */
+    uint64_t segments_gone;    /* purge_live.h: expired before their turn came */
+    uint64_t slots_in_use;     /* purge_live.h: recording uses them, so they were not cleared */
+    bool looked;               /* beliefs say what the disks hold now; not set by purge_live.h, which changes the keeper's own */
 };
 
 /* Brings what a process has named into order, and puts together what overlaps. Returns how many are left. */

@@ -47,6 +47,7 @@ struct ring {
     struct verdict_log *verdict_log; /* null: there is none */
     atomic_bool heedless; /* as the mender */
     atomic_uint readers;
+    _Atomic uint64_t reader_came_ns[PRESSURE_SEATS]; /* of who sits there; 0: nobody */
     _Atomic uint64_t readers_held_back_ns;
     struct keeper *keeper;
     pthread_t thread;
@@ -60,6 +61,7 @@ struct ring {
     uint32_t knowns;
     uint64_t updated_ns;
     struct superblock_tombstone purged; /* the last purge; position 0: there was none */
+    bool purging; /* under members_lock: ring_purge_live() is under way, and no disk may join, nor be taken out by hand */
     atomic_ulong damaged_reads;
 
     pthread_mutex_t lock; /* streams */
@@ -730,6 +732,12 @@ void ring_close(struct ring **slot)
 
 /* ---- members come and go --------------------------------------------------------------------------- */
 
+/* Under members_lock: whoever comes now would bring what the purge has not seen, and whoever goes would keep it. */
+static int refuse_while_purged(const struct ring *ring, struct failure *failure)
+{
+    return ring->purging ? fail(failure, ERR_BUSY, "ring %s: packets are being purged from it; try again when that is done", ring->options.name) : 0;
+}
+
 int ring_disk_format(struct ring *ring, struct disk **slot, struct identity *identity, struct failure *failure)
 {
     struct disk_geometry geometry;
@@ -925,6 +933,11 @@ int ring_disk_join(struct ring *ring, struct disk **disk, struct recovery_report
 {
     *report = (struct recovery_report){0};
     pthread_mutex_lock(&ring->members_lock);
+    if (refuse_while_purged(ring, failure) != 0) {
+        pthread_mutex_unlock(&ring->members_lock);
+        disk_close(disk);
+        return failure->code;
+    }
     if (ring->members == RING_DISKS_MAX) {
         pthread_mutex_unlock(&ring->members_lock);
         disk_close(disk);
@@ -1001,6 +1014,10 @@ int ring_disk_leave(struct ring *ring, uint32_t number, enum disk_state state, i
     if (number >= ring->members || !ring->member[number].disk) {
         pthread_mutex_unlock(&ring->members_lock);
         return fail(failure, ERR_NOT_FOUND, "ring %s has no disk %u", ring->options.name, number);
+    }
+    if (state == DISK_REMOVED && refuse_while_purged(ring, failure) != 0) {
+        pthread_mutex_unlock(&ring->members_lock);
+        return ERR_BUSY;
     }
     struct ring_member *member = &ring->member[number];
     struct leave leave = {.number = number, .state = state, .again = member->leaving};
@@ -1537,6 +1554,11 @@ int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failu
         return fail(failure, ERR_BUSY, "ring %s is being recorded into: stop the capture first", ring->options.name);
     }
     pthread_mutex_lock(&ring->members_lock);
+    if (refuse_while_purged(ring, failure) != 0) {
+        pthread_mutex_unlock(&ring->members_lock);
+        pthread_mutex_unlock(&ring->lock);
+        return ERR_BUSY;
+    }
     question.disk = recovery_disks(ring, true, question.number, &question.count);
     if (question.disk) {
         keeper_call(ring->keeper, rebuild, &question);
@@ -1692,11 +1714,86 @@ int ring_purge(struct ring *ring, struct purge_range *range, uint32_t ranges, in
     }
     pthread_mutex_lock(&ring->members_lock);
     rebuild.disk = recovery_disks(ring, true, rebuild.number, &rebuild.count);
-    int result = rebuild.disk ? purge_locked(ring, &options, &rebuild, give_up_away, report, failure)
-                              : fail(failure, ERR_NO_MEMORY, "out of memory");
+    int result = refuse_while_purged(ring, failure) != 0 ? ERR_BUSY
+                 : rebuild.disk ? purge_locked(ring, &options, &rebuild, give_up_away, report, failure)
+                                : fail(failure, ERR_NO_MEMORY, "out of memory");
     recovery_disks_free(rebuild.disk, rebuild.count);
     pthread_mutex_unlock(&ring->members_lock);
     pthread_mutex_unlock(&ring->lock);
+    int written = catalog_barrier(ring->options.catalog);
+    return result != 0 || written == 0 ? result : fail(failure, written, "the catalog could not be written: %s", error_text(written));
+}
+
+/* ---- purging while it is recorded into ------------------------------------------------------------- */
+
+#define SEAL_WAIT_NS 30000000000ull
+#define READER_WAIT_NS 10000000000ull
+
+static void ask_seal(void *context, uint32_t number)
+{
+    struct ring *ring = context;
+    pthread_mutex_lock(&ring->lock);
+    for (uint32_t i = 0; i < ring->streams; i++)
+        if (stream_number(ring->stream[i]) == number)
+            stream_request_seal(ring->stream[i]);
+    pthread_mutex_unlock(&ring->lock);
+}
+
+static bool somebody_reads(void *context, uint64_t from_ns, uint64_t before_ns)
+{
+    struct ring *ring = context;
+    bool reads = false;
+    for (uint32_t seat = 0; seat < PRESSURE_SEATS; seat++) {
+        uint64_t came_ns = atomic_load(&ring->reader_came_ns[seat]);
+        reads |= came_ns != 0 && came_ns >= from_ns && came_ns < before_ns;
+    }
+    return reads;
+}
+
+/* Says that a purge begins: every disk that is there has the mark of it. */
+static int purge_live_begin(struct ring *ring, bool give_up_away, struct failure *failure)
+{
+    pthread_mutex_lock(&ring->members_lock);
+    int result = refuse_while_purged(ring, failure);
+    if (result == 0)
+        result = purge_check(ring, give_up_away, failure);
+    if (result == 0)
+        result = purge_mark(ring, failure);
+    ring->purging |= result == 0;
+    pthread_mutex_unlock(&ring->members_lock);
+    return result;
+}
+
+int ring_purge_live(struct ring *ring, struct purge_range *range, uint32_t ranges, const struct ring_purge_options *options,
+                    struct purge_report *report, struct failure *failure)
+{
+    struct recovery_options look = recovery_options(ring, false);
+    look.progress = options->progress;
+    look.give_up = options->give_up;
+    look.context = options->context;
+    struct purge_live_options live = {
+        .purge = {.recovery = &look,
+                  .range = range,
+                  .ranges = purge_sort(range, ranges),
+                  .from_ns = options->from_ns,
+                  .to_ns = options->to_ns},
+        .keeper = ring->keeper,
+        .rate = options->rate,
+        .heedless = atomic_load(&ring->heedless),
+        .seal_wait_ns = SEAL_WAIT_NS,
+        .reader_wait_ns = READER_WAIT_NS,
+        .seal = ask_seal,
+        .is_read = somebody_reads,
+        .context = ring,
+    };
+    *report = (struct purge_report){0};
+    int result = purge_live_begin(ring, options->give_up_away, failure);
+    if (result != 0)
+        return result;
+    result = purge_live_run(&live, report, failure);
+    pthread_mutex_lock(&ring->members_lock);
+    ring->purging = false;
+    pthread_mutex_unlock(&ring->members_lock);
     int written = catalog_barrier(ring->options.catalog);
     return result != 0 || written == 0 ? result : fail(failure, written, "the catalog could not be written: %s", error_text(written));
 }
@@ -1745,7 +1842,10 @@ uint64_t ring_superblock_generation(const struct ring *ring, uint32_t i)
 uint32_t ring_reader_comes(struct ring *ring)
 {
     atomic_fetch_add(&ring->readers, 1);
-    return pressure_seat_take(&ring->gauge);
+    uint32_t seat = pressure_seat_take(&ring->gauge);
+    if (seat < PRESSURE_SEATS)
+        atomic_store(&ring->reader_came_ns[seat], monotonic_ns(NULL));
+    return seat;
 }
 
 void ring_reader_reads(struct ring *ring, uint32_t seat, bool reads, uint64_t held_back_ns)
@@ -1756,6 +1856,8 @@ void ring_reader_reads(struct ring *ring, uint32_t seat, bool reads, uint64_t he
 
 void ring_reader_leaves(struct ring *ring, uint32_t seat)
 {
+    if (seat < PRESSURE_SEATS)
+        atomic_store(&ring->reader_came_ns[seat], 0);
     pressure_seat_give(&ring->gauge, seat);
     atomic_fetch_sub(&ring->readers, 1);
 }

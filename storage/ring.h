@@ -15,7 +15,7 @@
 #include "catalog.h"
 #include "disk_io.h"
 #include "keeper.h"
-#include "purge.h"
+#include "purge_live.h"
 #include "recovery.h"
 #include "stream.h"
 #include "superblock.h"
@@ -164,6 +164,22 @@ int ring_rebuild(struct ring *ring, struct recovery_report *report, struct failu
  */
 int ring_purge(struct ring *ring, struct purge_range *range, uint32_t ranges, int64_t from_ns, int64_t to_ns, bool give_up_away,
                struct purge_report *report, struct failure *failure);
+
+struct ring_purge_options {
+    int64_t from_ns, to_ns;
+    bool give_up_away;
+    uint64_t rate; /* bytes read and written a second; 0: as fast as the recording lets it */
+    void (*progress)(void *context, uint64_t segments_done, uint64_t segments_total); /* may be null, as give_up */
+    bool (*give_up)(void *context);
+    void *context;
+};
+
+/*
+ * The same while it is recorded into, read and healed (purge_live.h), and when not. Disks that go away meanwhile end it; none is taken in, and none
+ * out by hand. The marks in the superblocks come first. Any thread, and for long: of a ring that is neither rebuilt nor closed meanwhile.
+ */
+int ring_purge_live(struct ring *ring, struct purge_range *range, uint32_t ranges, const struct ring_purge_options *options,
+                    struct purge_report *report, struct failure *failure);
 
 /* Whether a purge would be refused because of the disks: as ring_purge(). */
 int ring_purge_check(struct ring *ring, bool give_up_away, struct failure *failure);

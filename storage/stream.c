@@ -87,6 +87,7 @@ struct stream {
 
     _Atomic uint64_t frontier_seen; /* the frontier, for the frame headers */
     atomic_bool flush_asked;
+    atomic_bool seal_asked;
 
     /* the keeper's */
     struct stream_queue queue;
@@ -610,9 +611,25 @@ int stream_append(struct stream *stream, uint32_t interface, const struct packet
     }
 }
 
+/* Somebody wants the segment closed before it is full. */
+static void seal_early(struct stream *stream)
+{
+    struct segment_ledger *ledger = stream->ledger;
+    if (stream->sealing || !ledger->segment || atomic_load(&ledger->segment->ended))
+        return;
+    if (stream->buffer && stream->builder.packets > 0)
+        frame_post(stream, true);
+    else if (stream->buffer)
+        frame_drop(stream);
+    if (ledger->index.entries > 0)
+        seal_begin(stream, SEAL_CLOSED);
+}
+
 void stream_tick(struct stream *stream)
 {
     bool asked = atomic_exchange(&stream->flush_asked, false);
+    if (atomic_exchange(&stream->seal_asked, false))
+        seal_early(stream);
     if (stream->sealing)
         (void)seal_go_on(stream); /* for want of a buffer it goes on at the next tick */
     if (stream->buffer && stream->builder.packets > 0 && (asked || now_ns(stream) >= stream->buffer->due_ns))
@@ -769,6 +786,13 @@ uint64_t stream_request_flush(struct stream *stream)
     if (stream->options.wake)
         stream->options.wake(stream->options.wake_context);
     return ticket;
+}
+
+void stream_request_seal(struct stream *stream)
+{
+    atomic_store(&stream->seal_asked, true);
+    if (stream->options.wake)
+        stream->options.wake(stream->options.wake_context);
 }
 
 bool stream_wait_flushed(struct stream *stream, uint64_t ticket, int timeout_ms)

@@ -90,6 +90,12 @@ uint64_t stream_frontier(struct stream *stream);
 /* Asks that everything taken so far be written and flushed; returns a ticket for stream_wait_flushed(). */
 uint64_t stream_request_flush(struct stream *stream);
 
+/*
+ * Asks that the segment that is being filled be sealed as it is, soon, and that recording go on in the next one. Nothing where nothing has been put into it; one that
+ * has ended anyway stays so.
+ */
+void stream_request_seal(struct stream *stream);
+
 /* Waits until what the ticket asked for is durable, or the timeout is over. Returns whether it is. */
 bool stream_wait_flushed(struct stream *stream, uint64_t ticket, int timeout_ms);
 

@@ -392,6 +392,62 @@ void machine_kill(struct machine *machine, uint32_t catalog_changes)
         continue;
 }
 
+struct live {
+    struct machine *machine;
+    uint32_t beside;
+};
+
+static bool live_step(void *context)
+{
+    struct live *live = context;
+    struct machine *machine = live->machine;
+    if (simulation_cut_happened(machine->simulation))
+        return false;
+    uint32_t stream = (uint32_t)machine_random(machine, machine->options.streams);
+    for (uint64_t burst = machine_random(machine, 4); burst > 0 && live->beside > 0; burst--)
+        if (machine_append(machine, stream) == 0)
+            live->beside--;
+    if (machine_random(machine, 3) == 0)
+        stream_tick(machine->stream[stream]);
+    if (!machine_step(machine)) {
+        simulation_advance(machine->simulation, machine->options.flush_window_ns / 8);
+        for (uint32_t i = 0; i < machine->options.streams; i++)
+            stream_tick(machine->stream[i]);
+    }
+    return !simulation_cut_happened(machine->simulation);
+}
+
+static void live_seal(void *context, uint32_t stream)
+{
+    stream_request_seal(((struct live *)context)->machine->stream[stream]);
+}
+
+int machine_purge_live(struct machine *machine, struct purge_range *range, uint32_t ranges, uint32_t beside, uint32_t catalog_changes,
+                       struct purge_report *report, struct failure *failure)
+{
+    struct live live = {.machine = machine, .beside = beside};
+    struct recovery_options look = recovery_options_of(machine, false);
+    look.event = NULL;
+    struct purge_live_options options = {
+        .purge = {.recovery = &look, .range = range, .ranges = purge_sort(range, ranges), .from_ns = INT64_MIN, .to_ns = INT64_MAX},
+        .keeper = machine->keeper,
+        .seal_wait_ns = 10000000000,
+        .seal = live_seal,
+        .step = live_step,
+        .context = &live,
+    };
+    int result = purge_live_run(&options, report, failure);
+    if (!simulation_cut_happened(machine->simulation))
+        return result;
+    note_frontiers(machine);
+    catalog_memory_catch_up(machine->catalog, catalog_changes);
+    catalog_memory_crash(machine->catalog);
+    forget(machine);
+    while (simulation_step(machine->simulation))
+        continue;
+    return ERR_CLOSED;
+}
+
 void machine_shut_down(struct machine *machine)
 {
     for (uint32_t i = 0; i < machine->options.streams; i++) {

@@ -11,7 +11,7 @@
 
 #include "catalog.h"
 #include "keeper.h"
-#include "purge.h"
+#include "purge_live.h"
 #include "recovery.h"
 #include "simulation.h"
 #include "stream.h"
@@ -104,6 +104,13 @@ void machine_shut_down(struct machine *machine);
  */
 int machine_purge(struct machine *machine, struct purge_range *range, uint32_t ranges, uint32_t catalog_changes,
                   struct purge_report *report);
+
+/*
+ * Purges while the machine runs (purge_live.h): `beside` packets are appended meanwhile, over the streams, with completions and time in between as the seed decides. A cut
+ * that was armed may come in the midst, as with machine_purge(). Otherwise what purge_live_run() says, *failure likewise.
+ */
+int machine_purge_live(struct machine *machine, struct purge_range *range, uint32_t ranges, uint32_t beside, uint32_t catalog_changes,
+                       struct purge_report *report, struct failure *failure);
 
 struct machine_check {
     uint64_t packets;   /* found, and right */

@@ -18,10 +18,12 @@ static struct machine_options small(uint64_t seed, uint32_t disks, uint8_t copie
     return options;
 }
 
+static uint64_t purged_below = UINT64_MAX; /* what was recorded later is not what was to go */
+
 /* Single ones, some in a row, more than a frame and more than a segment; none of them the last. */
 static bool is_purged(uint32_t life, uint32_t stream, uint64_t number)
 {
-    return stream == 0 && (number % 7 == 3 || (number >= 30 && number < 33) || (number >= 100 && number < 260)) && life == 0;
+    return stream == 0 && number < purged_below && (number % 7 == 3 || (number >= 30 && number < 33) || (number >= 100 && number < 260)) && life == 0;
 }
 
 #define RANGES_MAX 1000u
@@ -40,33 +42,73 @@ static uint32_t ranges_make(const struct machine *machine, struct purge_range *r
     return count;
 }
 
+struct sought { /* the first, or the last, bytes of a packet */
+    uint8_t bytes[16];
+    uint64_t number;
+    bool is_tail, found;
+};
+
+static int sought_compare(const void *left, const void *right)
+{
+    return memcmp(left, right, sizeof((struct sought *)0)->bytes);
+}
+
+/* Marks what lies somewhere in the media. */
+static void look_for(struct sought *sought, size_t count, const uint8_t *media, uint64_t media_bytes)
+{
+    static bool begins[1 << 16]; /* by the first two bytes */
+    memset(begins, 0, sizeof begins);
+    qsort(sought, count, sizeof *sought, sought_compare);
+    for (size_t i = 0; i < count; i++)
+        begins[sought[i].bytes[0] | sought[i].bytes[1] << 8] = true;
+    for (uint64_t at = 0; at + 16 <= media_bytes; at++) {
+        if (!begins[media[at] | media[at + 1] << 8])
+            continue;
+        struct sought *one = bsearch(media + at, sought, count, sizeof *sought, sought_compare);
+        if (one)
+            one->found = true;
+    }
+}
+
 /* How many packets have a first and a last 16 bytes that lie somewhere on a disk that is there; `purged`: of those that are to be gone, or of the others. */
 static uint64_t packets_on_disks(const struct machine *machine, bool purged)
 {
     const struct machine_options *options = &machine->options;
-    uint64_t media_bytes = META_BYTES * 2 + (uint64_t)options->slots * options->slot_bytes, found = 0;
-    uint8_t *media = malloc(options->disks * media_bytes);
+    uint64_t media_bytes = META_BYTES * 2 + (uint64_t)options->slots * options->slot_bytes, taken = machine->life[0].taken[0], count = 0, found = 0;
+    uint8_t *media = malloc(options->disks * media_bytes), *parts = calloc(taken + 1, 1);
+    struct sought *sought = calloc(2 * taken + 1, sizeof *sought);
     static uint8_t bytes[1 << 20];
     for (uint32_t d = 0; d < options->disks; d++) {
         memset(media + d * media_bytes, 0, media_bytes);
         if (!machine->absent[d])
             simulated_media_peek(machine->media[d], 0, media + d * media_bytes, media_bytes);
     }
-    for (uint64_t number = 0; number < machine->life[0].taken[0]; number++) {
+    for (uint64_t number = 0; number < taken; number++) {
         struct packet packet;
         if (is_purged(0, 0, number) != purged)
             continue;
         machine_packet(machine, 0, 0, number, bytes, &packet);
-        bool head = memmem(media, options->disks * media_bytes, bytes, 16);
-        bool tail = memmem(media, options->disks * media_bytes, bytes + packet.captured_bytes - 16, 16);
-        found += purged ? head || tail : head && tail;
+        for (int tail = 0; tail <= 1; tail++) {
+            sought[count].number = number;
+            sought[count].is_tail = tail == 1;
+            memcpy(sought[count++].bytes, bytes + (tail == 1 ? packet.captured_bytes - 16 : 0), 16);
+        }
     }
+    if (count > 0)
+        look_for(sought, count, media, options->disks * media_bytes);
+    for (uint64_t i = 0; i < count; i++)
+        parts[sought[i].number] |= sought[i].found ? 1 << sought[i].is_tail : 0;
+    for (uint64_t number = 0; number < taken; number++)
+        found += purged ? parts[number] != 0 : parts[number] == 3;
+    free(sought);
+    free(parts);
     free(media);
     return found;
 }
 
 static void record(struct machine *machine, const struct machine_options *options, uint32_t packets)
 {
+    purged_below = UINT64_MAX;
     machine_make(machine, options);
     machine->may_be_purged = is_purged;
     machine_boot(machine, true);
@@ -232,6 +274,241 @@ static void test_damage(void **state)
     }
 }
 
+/* ---- while it records ------------------------------------------------------------------------------ */
+
+static struct machine_options busy(uint64_t seed, uint32_t disks, uint8_t copies)
+{
+    struct machine_options options = small(seed, disks, copies);
+    options.slots = 40;
+    return options;
+}
+
+/* All that was taken so far can be found, and what is to go is all of that. */
+static void all_durable(struct machine *machine)
+{
+    while (stream_frontier(machine->stream[0]) < machine->life[0].taken[0]) {
+        (void)stream_request_flush(machine->stream[0]);
+        stream_tick(machine->stream[0]);
+        if (!machine_step(machine))
+            simulation_advance(machine->simulation, machine->options.flush_window_ns);
+    }
+    purged_below = machine->life[0].taken[0];
+}
+
+static void test_beside_recording(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t disks;
+        uint8_t copies;
+        bool without_index;
+    } one[] = {{1, 1, false}, {2, 2, false}, {4, 3, false}, {2, 1, true}};
+    for (size_t i = 0; i < COUNT(one); i++) {
+        struct machine machine;
+        struct machine_options options = busy(400 + i, one[i].disks, one[i].copies);
+        options.without_index = one[i].without_index;
+        options.mender = (struct mender_options){.heal_rate = 1u << 30, .scrub_rate = 1u << 30, .scrub_interval_ns = 1000000000};
+        record(&machine, &options, 500);
+        all_durable(&machine);
+        struct purge_range range[RANGES_MAX];
+        struct purge_report report;
+        struct failure failure = {0};
+        uint64_t purged;
+        uint32_t ranges = ranges_make(&machine, range, &purged);
+        assert_int_equal(packets_on_disks(&machine, true), purged);
+        assert_int_equal(machine_purge_live(&machine, range, ranges, 300, 0, &report, &failure), 0);
+        assert_int_equal(machine.life[0].taken[0], 800);
+        assert_int_equal(report.packets, purged);
+        assert_int_equal(report.pages_lost + report.segments_dropped + report.segments_gone, 0);
+        assert_true(report.slots_in_use >= one[i].copies); /* of what is being filled */
+        assert_int_equal(packets_on_disks(&machine, true), 0);
+        /* It records on, and a second purge finds nothing to do. */
+        machine_work(&machine, 50);
+        all_durable(&machine);
+        purged_below = 500;
+        assert_int_equal(machine_purge_live(&machine, range, ranges, 0, 0, &report, &failure), 0);
+        assert_int_equal(report.packets + report.segments, 0);
+        machine_shut_down(&machine);
+        assert_int_equal(packets_on_disks(&machine, true), 0);
+        assert_int_equal(packets_on_disks(&machine, false), 850 - purged);
+        for (int whole = 0; whole <= 1; whole++) {
+            machine_boot(&machine, whole == 1);
+            struct machine_check check = verify(&machine);
+            assert_int_equal(check.packets, (850 - purged) * options.copies);
+            assert_int_equal(check.purged, purged * options.copies);
+            struct catalog_summary summary;
+            assert_int_equal(catalog_summary(machine.catalog, &machine.ring, &summary), 0);
+            assert_int_equal(summary.purged, purged);
+            machine_shut_down(&machine);
+        }
+        machine_free(&machine);
+    }
+}
+
+/* The ring turns meanwhile: what expires before its turn is gone, and no slot is used twice. */
+static void test_beside_recording_in_a_full_ring(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 500; seed < 520; seed++) {
+        struct machine machine;
+        struct machine_options options = small(seed, 2, 2);
+        options.roomy = false;
+        options.slots = 12;
+        record(&machine, &options, 900);
+        all_durable(&machine);
+        struct purge_range range[RANGES_MAX];
+        struct purge_report report;
+        struct failure failure = {0};
+        uint64_t purged;
+        uint32_t ranges = ranges_make(&machine, range, &purged);
+        assert_int_equal(machine_purge_live(&machine, range, ranges, 600, 0, &report, &failure), 0);
+        machine_shut_down(&machine);
+        machine_boot(&machine, true);
+        struct machine_check check = verify(&machine);
+        assert_true(check.packets > 0);
+        machine_shut_down(&machine);
+        assert_int_equal(machine_purge(&machine, range, ranges, 0, &report), 0);
+        assert_int_equal(report.packets, 0); /* none was left in a segment */
+        assert_int_equal(packets_on_disks(&machine, true), 0);
+        machine_free(&machine);
+    }
+}
+
+static bool live_crash_at(uint64_t n, enum simulation_cut kind, uint8_t copies, uint64_t seed)
+{
+    struct machine machine;
+    struct machine_options options = busy(seed + n, 2, copies);
+    options.slots = 16;
+    options.mender.heal_rate = 1u << 30;
+    record(&machine, &options, CRASH_PACKETS);
+    all_durable(&machine);
+    struct purge_range range[RANGES_MAX];
+    struct purge_report report;
+    struct failure failure = {0};
+    uint64_t purged;
+    uint32_t ranges = ranges_make(&machine, range, &purged);
+    simulation_cut_after(machine.simulation, n, kind);
+    int result = machine_purge_live(&machine, range, ranges, 40, (uint32_t)machine_random(&machine, 10), &report, &failure);
+    bool cut = simulation_cut_happened(machine.simulation);
+    simulation_cut_after(machine.simulation, 0, kind);
+    if (!cut) {
+        assert_int_equal(result, 0);
+        machine_shut_down(&machine);
+    }
+    machine_boot(&machine, true);
+    struct machine_check check;
+    machine_verify(&machine, &check); /* what was in flight at the cut may be missing, and that is a hole */
+    assert_int_equal(check.bad_frames, 0);
+    assert_true(check.packets >= CRASH_PACKETS - purged);
+    assert_int_equal(machine.report.packets_missing, 0);
+    machine_shut_down(&machine);
+    ranges = ranges_make(&machine, range, &purged);
+    assert_int_equal(machine_purge(&machine, range, ranges, 0, &report), 0);
+    if (n % 8 == 0)
+        assert_int_equal(packets_on_disks(&machine, true), 0);
+    machine_boot(&machine, false);
+    machine_verify(&machine, &check);
+    assert_int_equal(check.bad_frames, 0);
+    assert_true(check.purged >= purged);
+    machine_shut_down(&machine);
+    machine_free(&machine);
+    return cut;
+}
+
+static void test_crash_at_every_event_beside_recording(void **state)
+{
+    (void)state;
+    for (uint8_t copies = 1; copies <= 2; copies++) {
+        uint64_t n = 1;
+        while (live_crash_at(n, SIMULATION_CUT_POWER, copies, 20000)) {
+            (void)live_crash_at(n, SIMULATION_CUT_PROCESS, copies, 30000);
+            n++;
+        }
+        assert_true(n > 100);
+    }
+}
+
+/* A write or a flush that fails, at each of them: what was said to be gone is, what was not to go is there, and purging again goes on. */
+static void test_faults_beside_recording(void **state)
+{
+    (void)state;
+    for (uint32_t after = 0; after < 80; after++)
+        for (uint32_t op = DISK_READ; op <= DISK_FLUSH; op++) {
+            struct machine machine;
+            struct machine_options options = busy(700 + after, 3, 2);
+            options.mender.heal_rate = 1u << 30;
+            options.slots = 20;
+            record(&machine, &options, 150);
+            all_durable(&machine);
+            struct purge_range range[RANGES_MAX];
+            struct purge_report report;
+            struct failure failure = {0};
+            uint64_t purged;
+            uint32_t ranges = ranges_make(&machine, range, &purged);
+            simulated_media_fault(machine.media[after % 3], FAULT_EIO, (enum disk_op)op, after, 0);
+            int result = machine_purge_live(&machine, range, ranges, 60, 0, &report, &failure);
+            if (result == 0)
+                assert_int_equal(report.packets, purged);
+            machine_run_until(&machine, simulation_now_ns(machine.simulation) + 3000000000ull);
+            ranges = ranges_make(&machine, range, &purged);
+            for (uint32_t tries = 0; result != 0 && tries < 5; tries++)
+                result = machine_purge_live(&machine, range, ranges, 0, 0, &report, &failure);
+            assert_int_equal(result, 0);
+            if (after % 2 == 0 || op == DISK_WRITE) /* it takes long */
+                assert_int_equal(packets_on_disks(&machine, true), 0);
+            machine_shut_down(&machine);
+            machine_boot(&machine, true);
+            struct machine_check check = verify(&machine);
+            assert_true(check.packets >= 210 - purged && check.purged >= purged);
+            machine_shut_down(&machine);
+            machine_free(&machine);
+        }
+}
+
+/* A write that hangs: the purge gives its disk up, recording goes on, and when it has been answered the slots are slots as before. */
+static void test_a_disk_that_hangs(void **state)
+{
+    (void)state;
+    uint32_t given_up = 0;
+    for (uint32_t after = 0; after < 40; after++) {
+        struct machine machine;
+        struct machine_options options = busy(900 + after, 2, 2);
+        options.mender.heal_rate = 1u << 30;
+        record(&machine, &options, 150);
+        all_durable(&machine);
+        struct purge_range range[RANGES_MAX];
+        struct purge_report report;
+        struct failure failure = {0};
+        uint64_t purged;
+        uint32_t ranges = ranges_make(&machine, range, &purged);
+        simulated_media_fault(machine.media[1], FAULT_HUNG, DISK_WRITE, after, 0);
+        int result = machine_purge_live(&machine, range, ranges, 100, 0, &report, &failure);
+        if (result != 0) { /* else it was one of the recording's, or none */
+            assert_true(failure.text[0] != 0);
+            given_up++;
+            machine_work(&machine, 50);
+        }
+        simulated_media_heal(machine.media[1]);
+        machine_run_until(&machine, simulation_now_ns(machine.simulation) + 100000000000ull);
+        ranges = ranges_make(&machine, range, &purged);
+        for (uint32_t tries = 0; result != 0 && tries < 5; tries++)
+            result = machine_purge_live(&machine, range, ranges, 0, 0, &report, &failure);
+        assert_int_equal(result, 0);
+        machine_shut_down(&machine);
+        if (after % 5 == 0)
+            assert_int_equal(packets_on_disks(&machine, true), 0);
+        machine_boot(&machine, true);
+        (void)verify(&machine);
+        struct keeper_state *keeper = malloc(sizeof *keeper);
+        keeper_state(machine.keeper, keeper);
+        assert_true(keeper->disk[0].free_slots > 20 && keeper->disk[1].free_slots > 20);
+        free(keeper);
+        machine_shut_down(&machine);
+        machine_free(&machine);
+    }
+    assert_true(given_up > 5);
+}
+
 static void test_sort(void **state)
 {
     (void)state;
@@ -294,6 +571,11 @@ int main(void)
         cmocka_unit_test(test_full_ring),
         cmocka_unit_test(test_damage),
         cmocka_unit_test(test_crash_at_every_event),
+        cmocka_unit_test(test_beside_recording),
+        cmocka_unit_test(test_beside_recording_in_a_full_ring),
+        cmocka_unit_test(test_faults_beside_recording),
+        cmocka_unit_test(test_a_disk_that_hangs),
+        cmocka_unit_test(test_crash_at_every_event_beside_recording),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
