@@ -1,10 +1,18 @@
 /*
- * purging.c - the method that erases packets: a reading process finds which, ring_purge() erases them.
+ * purging.c - see purging.h: a reading process finds which packets go, the ring erases them.
  *
- * The ring is owned alone for all of it, so that nothing is recorded, imported or read between finding and erasing. Which packets go is the
- * process's word; the ring sees to it that none goes whose time is not in the range.
+ * Where nobody records into the ring or reads it, it is owned alone for all of it, and all that no segment covers is cleared with the rest (ring_purge()). Else it is
+ * used as a job, and all goes on beside the purge (ring_purge_live()): what is recorded after the finding stays. Which packets go is the process's word; the ring
+ * sees to it that none goes whose time is not in the range.
+ *
+ * What is being erased is written down in state.db before the first byte of it is, and crossed out when the last one is: so a purge that was interrupted is named at the next
+ * start.
  */
+#include "purging.h"
+
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,16 +23,19 @@
 #include "event_log.h"
 #include "methods.h"
 #include "reading.h"
+#include "ring_opening.h"
 #include "run_care.h"
 #include "waiting.h"
 
 #define CLAIM_MS 5000 /* for a run of keys that is just being made */
+#define BEGUN ".purge" /* settings of state.db that are not a person's begin with a point */
 
 struct purging {
     struct request *request;
     struct ring_entry *entry;
     struct reading_options options;
     bool dry_run, give_up_away;
+    bool live; /* the ring is not ours alone */
     struct reading_result found;
     struct purge_range *range;
     uint32_t ranges;
@@ -32,7 +43,53 @@ struct purging {
     struct purge_report report;
     struct failure failure;
     atomic_bool cancel;
+    _Atomic uint64_t segments_done, segments_total; /* of a live one */
 };
+
+/* ---- what has been begun ------------------------------------------------------------------------ */
+
+static int note_begun(struct purging *purging)
+{
+    struct failure *failure = &purging->failure;
+    const struct reading_options *options = &purging->options;
+    size_t room = strlen(options->filter) + 64;
+    char *text = malloc(room);
+    if (!text)
+        return fail(failure, ERR_NO_MEMORY, "out of memory");
+    snprintf(text, room, "%" PRId64 " %" PRId64 " %s", options->from_ns, options->to_ns, options->filter);
+    int result = state_put_setting(purging->entry->recorder->state, &purging->entry->row.ring, BEGUN, text);
+    free(text);
+    return result == 0 ? 0 : fail(failure, result, "state.db could not be written: %s", error_text(result));
+}
+
+static void note_done(struct purging *purging)
+{
+    (void)state_put_setting(purging->entry->recorder->state, &purging->entry->row.ring, BEGUN, NULL);
+}
+
+static int say_begun(const char *name, const char *value, void *context)
+{
+    const struct ring_entry *entry = context;
+    int64_t from_ns, to_ns;
+    int filter = 0;
+    if (strcmp(name, BEGUN) != 0 || sscanf(value, "%" SCNd64 " %" SCNd64 " %n", &from_ns, &to_ns, &filter) < 2)
+        return 0;
+    event_log_say(entry->recorder->events, "warning", "purge-interrupted", entry->row.name,
+                  "a purge was interrupted, and part of the packets may still be there; the same command goes on: tapeloop purge %s --from %" PRId64
+                  ".%09" PRId64 " --to %" PRId64 ".%09" PRId64 " %.300s",
+                  entry->row.name, from_ns / 1000000000, from_ns % 1000000000, to_ns / 1000000000, to_ns % 1000000000, value + filter);
+    return 0;
+}
+
+void purging_say_interrupted(struct ring_entry *entry)
+{
+    (void)state_settings(entry->recorder->state, &entry->row.ring, say_begun, entry);
+}
+
+bool purging_has_setting(const char *name)
+{
+    return setting_find(name, NULL) == SETTING_purge_rate;
+}
 
 /* ---- finding -------------------------------------------------------------------------------- */
 
@@ -86,21 +143,75 @@ static int find(struct purging *purging)
 
 /* ---- erasing -------------------------------------------------------------------------------- */
 
+static bool is_cancelled(void *context)
+{
+    const struct purging *purging = context;
+    return atomic_load(&purging->cancel) || recorder_stopping(purging->entry->recorder);
+}
+
+static void note_progress(void *context, uint64_t done, uint64_t total)
+{
+    struct purging *purging = context;
+    atomic_store(&purging->segments_total, total);
+    atomic_store(&purging->segments_done, done);
+}
+
+/* What lies beside the ring and tells of what is in it: runs of keys, and what is said of conversations, which can be asked for any of them. */
+static void keys_forget(struct ring_entry *entry)
+{
+    run_care_drop(entry->recorder->run_care, &entry->row.ring);
+    if (ring_verdict_log(entry->ring))
+        verdict_log_forget(ring_verdict_log(entry->ring));
+}
+
+/* Segments move in an order that the walk of a start does not know: the next one reads the disks whole. */
+static int purge_live(struct purging *purging)
+{
+    struct ring_entry *entry = purging->entry;
+    struct recorder *recorder = entry->recorder;
+    struct settings settings; /* as they are now, not as they were when the ring came up */
+    int result = ring_stored_settings(entry, &settings, &purging->failure);
+    if (result != 0)
+        return result;
+    struct ring_purge_options options = {
+        .from_ns = purging->options.from_ns,
+        .to_ns = purging->options.to_ns,
+        .give_up_away = purging->give_up_away,
+        .rate = settings.value[SETTING_purge_rate],
+        .progress = note_progress,
+        .give_up = is_cancelled,
+        .context = purging,
+    };
+    result = catalog_care_mark(recorder, &entry->row.ring);
+    if (result != 0)
+        return fail(&purging->failure, result, "state.db could not be written: %s", error_text(result));
+    result = ring_purge_live(entry->ring, purging->range, purging->ranges, &options, &purging->report, &purging->failure);
+    keys_forget(entry);
+    return result;
+}
+
 static int purge_work(void *context)
 {
     struct purging *purging = context;
     struct ring_entry *entry = purging->entry;
     struct recorder *recorder = entry->recorder;
-    int result = catalog_care_begin(recorder, &entry->row.ring, &purging->failure);
+    int result = note_begun(purging);
+    if (result == 0 && purging->live)
+        result = purge_live(purging);
+    if (purging->live && result == 0)
+        note_done(purging);
+    if (result != 0 || purging->live)
+        return result;
+    result = catalog_care_begin(recorder, &entry->row.ring, &purging->failure);
     if (result != 0)
         return result;
     result = ring_purge(entry->ring, purging->range, purging->ranges, purging->options.from_ns, purging->options.to_ns,
                         purging->give_up_away, &purging->report, &purging->failure);
     /* The catalog's last rows may be lost in a power cut, and segments have moved: the next start reads the disks whole. */
     catalog_care_end(recorder, &entry->row.ring, false);
-    run_care_drop(recorder->run_care, &entry->row.ring);
-    if (ring_verdict_log(entry->ring))
-        verdict_log_forget(ring_verdict_log(entry->ring)); /* what is said of conversations can be asked for any of them */
+    keys_forget(entry);
+    if (result == 0)
+        note_done(purging);
     return result;
 }
 
@@ -112,6 +223,9 @@ static void purge_cancel(void *context)
 static json_t *purge_progress(void *context)
 {
     const struct purging *purging = context;
+    if (purging->live)
+        return json_pack("{s:I, s:I}", "slots_done", (json_int_t)atomic_load(&purging->segments_done), "slots_total",
+                         (json_int_t)atomic_load(&purging->segments_total));
     return json_pack("{s:I, s:I}", "slots_done", (json_int_t)atomic_load(&purging->entry->slots_done), "slots_total",
                      (json_int_t)atomic_load(&purging->entry->slots_total));
 }
@@ -119,9 +233,11 @@ static json_t *purge_progress(void *context)
 static int erase(struct purging *purging)
 {
     struct request *request = purging->request;
-    purging->entry->cancel = &purging->cancel;
+    if (!purging->live)
+        purging->entry->cancel = &purging->cancel;
     int code = request_background(request, purge_work, purge_progress, purge_cancel, purging);
-    purging->entry->cancel = NULL;
+    if (!purging->live)
+        purging->entry->cancel = NULL;
     if (code != 0 && purging->failure.code != 0)
         request->failure = purging->failure;
     if (code == 0)
@@ -159,20 +275,44 @@ static int take_options(struct request *request, const char **name, struct purgi
     return code;
 }
 
-/* A run of keys that is being made uses the ring, too, for a moment. */
-static int claim(struct request *request, const char *name, struct ring_entry **entry)
+static bool is_recorded(struct ring *ring)
 {
+    struct ring_state *state = malloc(sizeof *state);
+    bool recorded = !state || ring_state(ring, state) != 0 || state->streams > 0;
+    free(state);
+    return recorded;
+}
+
+/* Alone, where nobody else is there. A run of keys that is being made uses the ring, too, for a moment: that is waited for. */
+static int enter(struct purging *purging, const char *name)
+{
+    struct request *request = purging->request;
     struct ring_registry *registry = &request->recorder->registry;
     int64_t until_ms = monotonic_ms() + CLAIM_MS;
-    int code;
-    while ((code = ring_registry_claim(registry, name, entry, &request->failure)) == ERR_BUSY && monotonic_ms() < until_ms &&
-           request_watch(request, -1, 50, NULL) == REQUEST_QUIET)
-        continue;
-    if (code == ERR_BUSY)
-        return fail_context(&request->failure, code, "a ring is purged while nobody records into it and nobody reads it");
-    if (code == 0)
+    for (;;) {
+        int code = ring_registry_claim(registry, name, &purging->entry, &request->failure);
+        if (code != ERR_BUSY)
+            return code;
         request->failure = (struct failure){0};
-    return code;
+        code = ring_registry_use(registry, name, &purging->entry, &request->failure);
+        if (code != 0)
+            return code;
+        purging->live = true;
+        if (monotonic_ms() >= until_ms || is_recorded(purging->entry->ring) ||
+            request_watch(request, -1, 50, NULL) != REQUEST_QUIET)
+            return 0;
+        ring_registry_release(registry, &purging->entry);
+        purging->live = false;
+    }
+}
+
+static void leave(struct purging *purging)
+{
+    struct ring_registry *registry = &purging->request->recorder->registry;
+    if (purging->live)
+        ring_registry_release(registry, &purging->entry);
+    else
+        ring_registry_settle(registry, purging->entry, NULL);
 }
 
 static json_t *answer(const struct purging *purging)
@@ -182,12 +322,13 @@ static json_t *answer(const struct purging *purging)
     const struct purge_report *report = &purging->report;
     const struct worker_progress *found = &purging->found.done.total;
     bool dry = purging->dry_run;
-    json_t *result = json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "dry_run", (int)dry, "packets",
+    json_t *result = json_pack("{s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "dry_run", (int)dry, "live", (int)purging->live, "packets",
                                (json_int_t)(dry ? found->packets : report->packets), "bytes",
                                (json_int_t)(dry ? found->output_bytes : report->bytes), "segments",
                                (json_int_t)(dry ? purging->segments : report->segments), "copies_dropped",
                                (json_int_t)report->segments_dropped, "pages_lost", (json_int_t)report->pages_lost,
-                               "slots_cleared", (json_int_t)report->slots_cleared);
+                               "slots_cleared", (json_int_t)report->slots_cleared, "segments_gone",
+                               (json_int_t)report->segments_gone, "slots_in_use", (json_int_t)report->slots_in_use);
     json_t *all = reading_result_json(&purging->found);
     for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++)
         json_object_set(result, taken[i], json_object_get(all, taken[i]));
@@ -202,7 +343,7 @@ int method_purge(struct request *request, json_t **result)
     const char *name;
     int code = take_options(request, &name, &purging);
     if (code == 0)
-        code = claim(request, name, &purging.entry);
+        code = enter(&purging, name);
     if (code != 0)
         return code;
     if (!purging.entry->ring) {
@@ -210,14 +351,16 @@ int method_purge(struct request *request, json_t **result)
         ring_registry_settle(registry, purging.entry, &why);
         return fail(&request->failure, why.code, "%s", why.text);
     }
-    pthread_mutex_lock(&purging.entry->members_lock); /* no disk comes or goes */
+    if (!purging.live)
+        pthread_mutex_lock(&purging.entry->members_lock); /* no disk comes or goes: else the ring refuses that itself, once it has begun */
     code = ring_purge_check(purging.entry->ring, purging.give_up_away, &request->failure);
     if (code == 0)
         code = find(&purging);
     if (code == 0 && !purging.dry_run)
         code = erase(&purging);
-    pthread_mutex_unlock(&purging.entry->members_lock);
-    ring_registry_settle(registry, purging.entry, NULL);
+    if (!purging.live)
+        pthread_mutex_unlock(&purging.entry->members_lock);
+    leave(&purging);
     if (code == 0)
         *result = answer(&purging);
     reading_result_free(&purging.found);

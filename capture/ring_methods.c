@@ -19,6 +19,7 @@
 #include "event_log.h"
 #include "job_row.h"
 #include "mending.h"
+#include "purging.h"
 #include "methods.h"
 #include "new_disk.h"
 #include "ring_opening.h"
@@ -668,7 +669,7 @@ static bool set_mender(struct request *request, const char *name, json_t *wanted
     mending_set(entry, settings);
     ring_registry_release(registry, &entry);
     json_object_foreach(wanted, key, value)
-        all = all && (strcmp(key, "copies") == 0 || mending_has_setting(key) || job_has_setting(key));
+        all = all && (strcmp(key, "copies") == 0 || mending_has_setting(key) || job_has_setting(key) || purging_has_setting(key));
     return all;
 }
 

@@ -20,6 +20,7 @@
 #include "disk_rows.h"
 #include "event_log.h"
 #include "mending.h"
+#include "purging.h"
 #include "packet_keys.h"
 #include "recorder.h"
 #include "superblock.h"
@@ -272,8 +273,10 @@ static int open_ring(struct ring_entry *entry, struct disk **disk, uint32_t disk
         catalog_care_end(recorder, &entry->row.ring, result == 0);
     if (result != 0)
         entry->ring = NULL;
-    else
+    else {
         tell_report(entry, report);
+        purging_say_interrupted(entry);
+    }
     return result;
 }
 

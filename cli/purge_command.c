@@ -57,6 +57,12 @@ static void done_print(const json_t *result)
            segments == 1 ? " is" : "s are");
     if (dropped > 0)
         printf("%" PRIu64 " copies of the oldest segments had to make room\n", dropped);
+    uint64_t gone = answer_count(result, "segments_gone"), in_use = answer_count(result, "slots_in_use");
+    if (gone > 0)
+        printf("%" PRIu64 " segment%s expired before the purge came to %s\n", gone, gone == 1 ? "" : "s", gone == 1 ? "it" : "them");
+    if (in_use > 0)
+        printf("The recording uses %" PRIu64 " slots: behind what it has written there may lie what was erased or expired. Purge again later, or when nothing\n"
+               "is recorded, to have that cleared, too\n", in_use);
     if (lost > 0)
         printf("%" PRIu64 " damaged pages, of which no copy was good, are erased, too\n", lost);
 }
@@ -161,8 +167,9 @@ const struct command purge_command = {
     .summary = "erase packets for good, by time and filter",
     .details = "Afterwards no byte of them is on the ring's disks, and their flows are in no index; all other\n"
                "packets are as they were. --from and --to have to be given; times and filters are those of extract.\n"
-               "Nobody may record into the ring or read it meanwhile: stop the recording first. Every segment that\n"
-               "holds such packets is written anew into a free slot; a disk that has none gives up its oldest segment.\n"
+               "Every segment that holds such packets is written anew into a free slot; a disk that has none gives up its\n"
+               "oldest segment. The ring may be recorded into and read meanwhile (setting purge_rate): the segment that is\n"
+               "being filled is sealed early, and slots that recording uses are not cleared of what lay there before.\n"
                "If it is interrupted, part of the packets are erased: the same command goes on. Kept ranges and files\n"
                "that were extracted are not touched: see tapeloop job list. Exit status 3 if not everything in the\n"
                "range could be read: what could not was not looked at.",

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import subprocess
+import threading
 import time
 
 from recorder_world import BIN, MIB, RemoteError, World, extract, import_packets, main
@@ -152,11 +153,6 @@ class Purge(World):
         with self.assertRaises(RemoteError) as caught:
             recorder.call("purge", ring="dmz", from_ns=str(FROM), to_ns=str(TO), filter="host host")
         self.assertEqual(caught.exception.code, "invalid")
-        recorder.call("record.start", ring="dmz", interfaces=[], backend="generator", attach=False, generator={"packets_per_s": 100, "seed": 7})
-        with self.assertRaises(RemoteError) as caught:
-            self.purge(recorder)
-        self.assertEqual(caught.exception.code, "busy")
-        recorder.call("record.stop", ring="dmz")
         self.assertEqual(self.on_disks(GONE, 1), len(GONE))
 
     def test_a_disk_that_was_away_brings_nothing_back(self):
@@ -213,6 +209,130 @@ class Purge(World):
         self.purge(recorder)
         self.assertEqual(self.on_disks(GONE), 0)
         self.check_purged(recorder)
+
+    # ---- while it is recorded into
+
+    NET = "net 203.0.113.0/24 and port 53"
+
+    def record(self, recorder, packets_per_s=4000):
+        recorder.call("record.start", ring="dmz", interfaces=[], backend="generator", attach=False,
+                      generator={"packets_per_s": packets_per_s, "seed": 7})
+
+    def interfaces(self, recorder):
+        """Packets stored, and dropped for whatever reason."""
+        lines = [row["account"] for row in recorder.call("status")["rings"][0]["interfaces"]]
+        return sum(one["stored"] for one in lines), sum(one[line] for one in lines for line in ("dropped_queue", "dropped_kernel", "lost_disk"))
+
+    def since_start(self, recorder, kind):
+        events = recorder.call("events")["events"]
+        started = max(event["number"] for event in events if event["kind"] == "started")
+        return [event for event in events if event["kind"] == kind and event["number"] > started]
+
+    def test_while_it_is_recorded_and_read(self):
+        recorder = self.make(size=160 * MIB)
+        self.record(recorder)
+        kept, every, answers, wrong, over = set(KEPT), set(PACKETS), [], [], threading.Event()
+
+        def read():
+            while not over.is_set():
+                packets, result = self.answers(recorder, filter=self.NET)
+                answers.append(len(packets))
+                found = set(packets)
+                # Never anything but what was stored, in order; and all that was not to go, or it is said that something is missing.
+                if packets != [packet for packet in PACKETS if packet in found] or not found <= every:
+                    wrong.append("other packets than were stored")
+                if result["complete"] and not kept <= found:
+                    wrong.append("something is missing, and nobody says so")
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        before = self.interfaces(recorder)
+        done = self.purge(recorder)
+        after = self.interfaces(recorder)
+        over.set()
+        for reader in readers:
+            reader.join()
+        self.assertEqual(wrong, [])
+        self.assertGreater(len(answers), 2)
+        self.assertTrue(done["live"])
+        self.assertEqual((done["packets"], done["pages_lost"], done["complete"]), (len(GONE), 0, True))
+        self.assertGreater(done["slots_in_use"], 0)
+        self.assertGreater(after[0], before[0])
+        self.assertEqual(after[1], 0)
+        self.assertEqual(self.on_disks(GONE), 0)
+        self.assertEqual(self.answers(recorder, filter=self.NET)[0], KEPT)
+        self.assertEqual(self.purge(recorder)["packets"], 0)
+        recorder.call("record.stop", ring="dmz")
+        self.check_clean(recorder, "dmz")
+        recorder.stop()
+        recorder = self.start()
+        self.assertEqual(self.answers(recorder, filter=self.NET)[0], KEPT)
+        self.assertEqual(self.on_disks(GONE), 0)
+        self.check_clean(recorder, "dmz")
+
+    def test_what_is_just_being_recorded(self):
+        """The segment that is being filled is sealed early, and written anew like the others."""
+        recorder = self.make(disks=1, copies=1, size=96 * MIB)
+        self.record(recorder, 5000)
+        time.sleep(1)
+        now = time.time_ns()
+        recorder.call("flush", ring="dmz")
+        params = {"from_ns": str(now - 600 * 10**6), "to_ns": str(now - 200 * 10**6)}
+        whole, _ = self.answers(recorder, from_ns=str(now - 900 * 10**6), to_ns=str(now))
+        inside = [packet for packet in whole if int(params["from_ns"]) <= packet[0] < int(params["to_ns"])]
+        self.assertTrue(50 < len(inside) < len(whole) - 50)
+        done = recorder.call("purge", ring="dmz", filter="", **params)
+        self.assertEqual((done["live"], done["packets"]), (True, len(inside)))
+        again, _ = self.answers(recorder, from_ns=str(now - 900 * 10**6), to_ns=str(now))
+        self.assertEqual(again, [packet for packet in whole if packet not in set(inside)])
+        self.assertEqual(self.answers(recorder)[1]["purged"], len(inside))
+        with open(self.path("disk0"), "rb") as file:
+            disk = file.read()
+        for _, packet in inside[::20]:
+            self.assertNotIn(packet, disk)
+        recorder.call("record.stop", ring="dmz")
+        self.check_clean(recorder, "dmz")
+
+    def test_cancelled_and_killed_while_it_is_recorded(self):
+        recorder = self.make(size=320 * MIB)
+        recorder.call("ring.set", ring="dmz", settings={"purge_rate": "4M"})
+        chance, kept = random.Random(2), set(KEPT)
+        for kill in (False, True, True, True):
+            self.record(recorder, 1000)
+            client = recorder.client()
+            client.ask("purge", ring="dmz", from_ns=str(FROM), to_ns=str(TO), filter=f"host 203.0.113.{SECRET}")
+            time.sleep(chance.uniform(0.5, 1.5))
+            if kill:
+                recorder.kill()
+                client.close()
+                recorder = self.start()
+                self.answers(recorder, filter="host 192.0.2.1")  # which waits until the ring is up
+                event, = self.since_start(recorder, "purge-interrupted")
+                self.assertIn(f"host 203.0.113.{SECRET}", event["text"])
+            else:
+                client.close()
+                until = time.monotonic() + 60
+                while not [event for event in recorder.call("events")["events"] if event["kind"] == "purge-failed"]:
+                    self.assertLess(time.monotonic(), until)
+                    time.sleep(0.1)
+                recorder.call("record.stop", ring="dmz")
+            found = self.answers(recorder, filter=self.NET)[0]
+            self.assertEqual([packet for packet in found if packet in kept], KEPT)
+            there = set(found)
+            self.assertEqual(found, [packet for packet in PACKETS if packet in there])
+        recorder.call("ring.set", ring="dmz", settings={"purge_rate": "0"})
+        self.record(recorder, 1000)
+        self.assertTrue(self.purge(recorder)["live"])
+        recorder.call("record.stop", ring="dmz")
+        self.assertEqual(self.answers(recorder, filter=self.NET)[0], KEPT)
+        # What was left in slots that the recorder used is cleared when it does not any more.
+        self.assertFalse(self.purge(recorder)["live"])
+        self.assertEqual(self.on_disks(GONE), 0)
+        recorder.stop()
+        recorder = self.start()
+        self.answers(recorder, filter="host 192.0.2.1")
+        self.assertEqual(self.since_start(recorder, "purge-interrupted"), [])
 
     def test_command(self):
         recorder = self.make(disks=1, copies=1)
