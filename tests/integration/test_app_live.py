@@ -155,6 +155,9 @@ class AppLive(world.World):
         recorder.call("ring.set", ring="live", settings={"classify": "on", "flush_window": "100ms"})
         recorder.call("record.start", ring="live", interfaces=["v0"])
         subprocess.run(client + ["python3", "-c", TALK, SERVER, "10"], check=True)
+        account = recorder.call("status")["rings"][0]["account"]
+        if account["dropped_kernel"] + account["dropped_queue"] > 0:
+            self.skipTest(f"this machine is too busy to record without drops: {account}")
         end = time.monotonic() + 60
         while True:  # layer 7 hears the last packets a little later
             try:
