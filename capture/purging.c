@@ -21,6 +21,7 @@
 #include "answer_json.h"
 #include "catalog_care.h"
 #include "event_log.h"
+#include "job_list.h"
 #include "methods.h"
 #include "reading.h"
 #include "ring_opening.h"
@@ -315,6 +316,30 @@ static void leave(struct purging *purging)
         ring_registry_settle(registry, purging->entry, NULL);
 }
 
+/* null: `unbounded`. */
+static int64_t job_time(const json_t *row, const char *name, int64_t unbounded)
+{
+    const char *text = json_string_value(json_object_get(row, name));
+    return text ? (int64_t)strtoll(text, NULL, 10) : unbounded;
+}
+
+/* Kept ranges and results of jobs that are, or will be, files of packets of this ring and time: the purge does not touch them, so who has to erase has to be told of them. */
+static json_t *copies_elsewhere(const struct purging *purging)
+{
+    json_t *all = job_list_all(purging->request->recorder->jobs, purging->entry->row.name), *copies = json_array();
+    const json_t *row;
+    size_t i;
+    json_array_foreach(all, i, row) {
+        const char *state = json_string_value(json_object_get(row, "state"));
+        if (!state || strcmp(state, "failed") == 0 || strcmp(state, "cancelled") == 0 ||
+            job_time(row, "from_ns", INT64_MIN) >= purging->options.to_ns || job_time(row, "to_ns", INT64_MAX) <= purging->options.from_ns)
+            continue;
+        json_array_append_new(copies, json_pack("{s:O, s:O}", "job", json_object_get(row, "number"), "name", json_object_get(row, "name")));
+    }
+    json_decref(all);
+    return copies;
+}
+
 static json_t *answer(const struct purging *purging)
 {
     /* What could not be read could not be judged: so it says what was missing, as an extraction does. */
@@ -333,6 +358,7 @@ static json_t *answer(const struct purging *purging)
     for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++)
         json_object_set(result, taken[i], json_object_get(all, taken[i]));
     json_decref(all);
+    json_object_set_new(result, "kept", copies_elsewhere(purging));
     return result;
 }
 
@@ -360,9 +386,9 @@ int method_purge(struct request *request, json_t **result)
         code = erase(&purging);
     if (!purging.live)
         pthread_mutex_unlock(&purging.entry->members_lock);
-    leave(&purging);
     if (code == 0)
         *result = answer(&purging);
+    leave(&purging);
     reading_result_free(&purging.found);
     free(purging.range);
     return code;

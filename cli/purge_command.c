@@ -67,8 +67,25 @@ static void done_print(const json_t *result)
         printf("%" PRIu64 " damaged pages, of which no copy was good, are erased, too\n", lost);
 }
 
+/* Files that were made of the ring stay as they are. */
+static void kept_say(const json_t *result)
+{
+    const json_t *row;
+    size_t i;
+    json_array_foreach(json_object_get(result, "kept"), i, row) {
+        const char *name = json_string_value(json_object_get(row, "name"));
+        if (i == 0)
+            output_note("These files of the same time may hold such packets, and stay (tapeloop job delete):");
+        if (name)
+            output_note("  kept range %s", name);
+        else
+            output_note("  job %" PRIu64, answer_count(row, "job"));
+    }
+}
+
 static void gaps_say(const json_t *result)
 {
+    kept_say(result);
     if (answer_is_true(result, "complete"))
         return;
     output_note("Not everything in the range could be read or decided, and what could not stays:");
@@ -171,7 +188,7 @@ const struct command purge_command = {
                "oldest segment. The ring may be recorded into and read meanwhile (setting purge_rate): the segment that is\n"
                "being filled is sealed early, and slots that recording uses are not cleared of what lay there before.\n"
                "If it is interrupted, part of the packets are erased: the same command goes on. Kept ranges and files\n"
-               "that were extracted are not touched: see tapeloop job list. Exit status 3 if not everything in the\n"
+               "that were extracted are not touched; those of the same time are named: see tapeloop job list. Exit status 3 if not everything in the\n"
                "range could be read: what could not was not looked at.",
     .examples = "  tapeloop purge dmz --from -2h --to -1h --dry-run host 192.0.2.7\n"
                 "  tapeloop purge dmz --from 2026-11-21T13:00:00Z --to 2026-11-21T14:00:00Z host 192.0.2.7\n"

@@ -283,6 +283,37 @@ int handle_estimate(struct exchange *exchange)
                      : answer_failure(exchange, &failure);
 }
 
+/*
+ * Two steps: without `confirm` it is only said what would be erased; what erases says the ring's name once more, as who deletes a ring does. It lasts as long as the request: who
+ * hangs up ends it, and the same request goes on.
+ */
+int handle_purge(struct exchange *exchange)
+{
+    struct failure failure = {0};
+    struct extraction_wish wish = {0};
+    const char *ring = exchange->parameter[0], *confirm = NULL;
+    bool give_up_away = false;
+    int code = exchange_check_body(exchange, "from to filter confirm give_up_away", &failure);
+    if (code == 0)
+        code = exchange_body_string(exchange, "confirm", false, &confirm, &failure);
+    if (code == 0)
+        code = exchange_body_switch(exchange, "give_up_away", &give_up_away, &failure);
+    if (code == 0 && confirm && strcmp(confirm, ring) != 0)
+        code = fail(&failure, ERR_INVALID, "confirm is not the name of the ring: nothing was erased");
+    if (code == 0)
+        code = extraction_wish_of_body(exchange, ring, "pcapng", &wish, &failure);
+    json_t *params = code == 0 ? extraction_wish_params(&wish) : NULL;
+    extraction_wish_free(&wish);
+    if (code != 0)
+        return answer_failure(exchange, &failure);
+    json_object_del(params, "query");
+    json_object_set_new(params, "dry_run", json_boolean(!confirm));
+    json_object_set_new(params, "give_up_away", json_boolean(give_up_away));
+    if (confirm)
+        exchange_log(exchange, "purges packets from ring %s", ring);
+    return hand_on_watched(exchange, 200, "purge", params);
+}
+
 int handle_extractions(struct exchange *exchange)
 {
     struct failure failure = {0};

@@ -30,7 +30,7 @@ void audit(const struct exchange *exchange, const char *action, const char *outc
 /* Asks, and answers with the result. `params` is consumed; null: none. */
 int hand_on(struct exchange *exchange, int status, const char *method, json_t *params);
 
-/* The same for what takes long and changes nothing: it is given up when the client has gone. */
+/* The same for what takes long and can be begun again: it is given up when the client has gone. */
 int hand_on_watched(struct exchange *exchange, int status, const char *method, json_t *params);
 
 /*

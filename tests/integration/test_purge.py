@@ -231,6 +231,8 @@ class Purge(World):
     def test_while_it_is_recorded_and_read(self):
         recorder = self.make(size=160 * MIB)
         self.record(recorder)
+        for name, from_ns, to_ns in (("case-7", FROM - 10**9, FROM + 10**6), ("before", FROM - 10**9, FROM), ("after", TO, TO + 10**9)):
+            recorder.call("job.start", ring="dmz", name=name, from_ns=str(from_ns), to_ns=str(to_ns))
         kept, every, answers, wrong, over = set(KEPT), set(PACKETS), [], [], threading.Event()
 
         def read():
@@ -256,6 +258,7 @@ class Purge(World):
         self.assertEqual(wrong, [])
         self.assertGreater(len(answers), 2)
         self.assertTrue(done["live"])
+        self.assertEqual([(one["name"], one["job"] > 0) for one in done["kept"]], [("case-7", True)])
         self.assertEqual((done["packets"], done["pages_lost"], done["complete"]), (len(GONE), 0, True))
         self.assertGreater(done["slots_in_use"], 0)
         self.assertGreater(after[0], before[0])

@@ -72,6 +72,28 @@ class Jobs(WebWorld):
             self.problem(admin.ask("POST", "/api/v1/jobs", {"ring": "r", **wrong}), 400, "invalid")
         self.assertTrue(all("plan" not in one for one in admin.ask("GET", "/api/v1/jobs").json["jobs"]))
 
+    def test_purge_takes_two_steps(self):
+        admin = self.open()
+        self.recorder.call("record.start", ring="r", interfaces=[], backend="generator", attach=False, generator={"packets_per_s": 500, "seed": 7})
+        self.done(admin, name="case", filter="ip[0] < 128")
+        begin, end = self.packets[200][0], self.packets[700][0]
+        body = {"from": f"{begin // 10**9}.{begin % 10**9:09}", "to": f"{end // 10**9}.{end % 10**9:09}"}
+        path = "/api/v1/rings/r/purge"
+        whole = {"from_ns": str(self.packets[0][0]), "to_ns": str(self.packets[-1][0] + 1)}
+        look = admin.ask("POST", path, body)
+        self.assertEqual((look.status, look.json["dry_run"], look.json["packets"]), (200, True, 500))
+        self.assertEqual([one["name"] for one in look.json["kept"]], ["case"])
+        self.problem(admin.ask("POST", path, {**body, "confirm": "s"}), 400, "invalid")
+        self.problem(admin.ask("POST", path, {**body, "confirm": True}), 400, "invalid")
+        self.problem(admin.ask("POST", path, {"from": body["from"], "confirm": "r"}), 400, "invalid")
+        self.problem(admin.ask("POST", path.replace("/r/", "/q/"), {**body, "confirm": "q"}), 404, "not_found")
+        self.assertEqual(extract(self.recorder, "r", **whole)[0], self.packets)
+        done = admin.ask("POST", path, {**body, "confirm": "r"})
+        self.assertEqual((done.status, done.json["dry_run"], done.json["live"], done.json["packets"]), (200, False, True, 500))
+        self.assertEqual(extract(self.recorder, "r", **whole)[0], self.packets[:200] + self.packets[700:])
+        rows = [row for row in self.recorder.call("audit.list", limit=100)["rows"] if row["action"] == "purge"]
+        self.assertTrue(all("admin" in str(row) for row in rows), rows)
+
     def test_one_call_keeps_the_last_minute(self):
         admin = self.open()
         start_s = 1_700_000_000

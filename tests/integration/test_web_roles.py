@@ -52,6 +52,7 @@ POST   /api/v1/rings/{ring}/disks/{disk}/resume   404    .      .      .       .
 POST   /api/v1/rings/{ring}/disks/{disk}/replace  400    .      .      .       .       +      +      .      .       .       +      .
 POST   /api/v1/rings/{ring}/disks/{disk}/locate   404    .      .      .       .       +      +      .      .       .       +      .
 POST   /api/v1/rings/{ring}/estimate              404    .      .      .       +       +      +      .      .       +       .      .
+POST   /api/v1/rings/{ring}/purge                 400    .      .      .       .       .      +      .      .       .       .      +
 GET    /api/v1/rings/{ring}/packets               307    .      .      +       +       +      +      .      +       +       .      .
 GET    /api/v1/disks                              200    .      +      +       +       +      +      +      .       .       .      .
 GET    /api/v1/settings                           200    .      +      +       +       +      +      +      .       .       .      .
