@@ -26,20 +26,27 @@ struct sifter {
 
 /* ---- one frame --------------------------------------------------------------------------------- */
 
+/* All but the blocks of a frame that is there as a whole, and those too where it is not. */
 static void check(struct sifter_frame *frame)
 {
     const struct segment_frame_blocks blocks = {.block = frame->block, .frame_bytes = frame->frame_bytes};
     frame->stretches = frame->block ? segment_blocks_stretches(&blocks, frame->sure, frame->stretch) : 0;
     frame->parsed = frame_parse(frame->bytes, frame->header_bytes, &frame->info);
     frame->passed = frame->parsed == 0 && frame->info.frame_bytes == frame->frame_bytes;
-    if (frame->passed && !frame->block)
-        frame->passed = frame_check(frame->bytes, &frame->info) == 0;
     for (uint32_t i = 0; i < frame->stretches && frame->passed; i++) {
         const struct segment_stretch *stretch = &frame->stretch[i];
         uint32_t count = (stretch->end + BLOCK_BYTES - 1) / BLOCK_BYTES - stretch->block;
         frame->passed = frame_check_blocks(frame->bytes, &frame->info, stretch->block, count) == 0 &&
                         segment_stretch_fits(&blocks, stretch, frame->bytes, &frame->info);
     }
+}
+
+/* Blocks of a whole frame are checked one by one, each before anything in it is looked at, and looked at while the processor has it at hand. */
+static inline bool reach(struct sifter_frame *frame, uint32_t *checked, uint32_t end)
+{
+    while (*checked * BLOCK_BYTES < end && frame->passed)
+        frame->passed = frame_check_blocks(frame->bytes, &frame->info, (*checked)++, 1) == 0;
+    return frame->passed;
 }
 
 static bool programs_of(const struct sifter_question *question, const struct sifter_frame *frame, const void *program[INTERFACES_MAX])
@@ -60,10 +67,10 @@ static bool programs_of(const struct sifter_question *question, const struct sif
 }
 
 /*
- * Goes through the packets. False: they are the reader's, for what it does about them is more than to hand out those that match: records that make no
+ * Goes through the packets; `checked`: blocks of a whole frame that have been. False: they are the reader's, for what it does about them is more than to hand out those that match: records that make no
  * sense, or go on behind what was read, or were purged.
  */
-static bool find(const struct sifter_question *question, struct sifter_frame *frame)
+static bool find(const struct sifter_question *question, struct sifter_frame *frame, uint32_t *checked)
 {
     const void *program[INTERFACES_MAX];
     struct frame_cursor cursor;
@@ -85,10 +92,12 @@ static bool find(const struct sifter_question *question, struct sifter_frame *fr
         }
         for (int result; wanted > 0; number++) {
             uint32_t at = cursor.at;
+            if (!reach(frame, checked, at + (uint32_t)sizeof(struct packet_record) < cursor.end ? at + (uint32_t)sizeof(struct packet_record) : cursor.end))
+                return false;
             result = frame_cursor_next(&cursor, &packet);
             if (result == 0)
                 break;
-            if (result < 0 || packet.purged)
+            if (result < 0 || packet.purged || !reach(frame, checked, cursor.at))
                 return false;
             frame->ordered &= packet.packet.time_ns >= last_ns;
             last_ns = packet.packet.time_ns;
@@ -109,7 +118,9 @@ void sifter_sift(const struct sifter_question *question, struct sifter_frame *fr
     frame->judged = frame->matches = 0;
     frame->ordered = true;
     check(frame);
-    frame->sifted = frame->passed && question && find(question, frame);
+    uint32_t checked = frame->block ? FRAME_BLOCKS_USUAL : 0;
+    frame->sifted = frame->passed && question && find(question, frame, &checked);
+    frame->sifted &= reach(frame, &checked, frame->frame_bytes);
 }
 
 /* ---- the queue --------------------------------------------------------------------------------- */
