@@ -14,7 +14,6 @@
 
 #include "bytes.h"
 #include "filter_words.h"
-#include "packet_program.h"
 
 #define SNAPSHOT_BYTES 262144u
 #define NETWORK_MASK \
@@ -24,12 +23,8 @@ struct program {
     struct filter_program head; /* first: what filter_for() hands out */
     const struct filter *filter;
     struct program *next;
-    bool plain; /* no words but libpcap's: code[0] is all */
     /* One for each way in which the words that are not libpcap's can turn out; without instructions: nothing matches. */
-    struct code {
-        struct bpf_program bpf;
-        struct packet_program *ready; /* the same; null: libpcap has to run it */
-    } code[];
+    struct bpf_program code[];
 };
 
 struct filter {
@@ -106,12 +101,11 @@ static bool compile(const struct filter *filter, struct program *program)
         char *text = filter_words_text(filter->words, truth);
         if (!text) {
             whole = false;
-        } else if (pcap_compile(pcap, &program->code[truth].bpf, text, 1, NETWORK_MASK) == 0) {
+        } else if (pcap_compile(pcap, &program->code[truth], text, 1, NETWORK_MASK) == 0) {
             head->verdict = FILTER_JUDGES;
-            program->code[truth].ready = packet_program_new(program->code[truth].bpf.bf_insns, program->code[truth].bpf.bf_len);
         } else {
             snprintf(head->text, sizeof head->text, "%s", pcap_geterr(pcap));
-            program->code[truth].bpf = (struct bpf_program){.bf_len = 0};
+            program->code[truth] = (struct bpf_program){.bf_len = 0};
             refused = strcmp(head->text, "expression rejects all packets") != 0;
         }
         free(text);
@@ -126,10 +120,8 @@ static bool compile(const struct filter *filter, struct program *program)
 
 static void free_program(struct program *program)
 {
-    for (uint32_t truth = 0; truth < ways(program->filter); truth++) {
-        packet_program_free(&program->code[truth].ready);
-        pcap_freecode(&program->code[truth].bpf);
-    }
+    for (uint32_t truth = 0; truth < ways(program->filter); truth++)
+        pcap_freecode(&program->code[truth]);
     free(program);
 }
 
@@ -143,7 +135,6 @@ const struct filter_program *filter_for(struct filter *filter, uint16_t link_typ
         return NULL;
     program->head.link_type = link_type;
     program->filter = filter;
-    program->plain = filter_words_count(filter->words) == 0;
     if (filter->everything) {
         program->head.verdict = FILTER_EVERYTHING;
     } else if (!compile(filter, program)) {
@@ -173,18 +164,16 @@ int filter_check_apps(const struct filter *filter, const struct verdicts *verdic
 static uint32_t truth_of(const struct program *program, const struct packet *packet, uint32_t rule)
 {
     const struct filter *filter = program->filter;
-    return program->plain
+    return filter_words_count(filter->words) == 0
                ? 0
                : filter_words_judge(filter->words, filter->levels_of, program->head.link_type, packet, rule);
 }
 
 static bool holds(const struct program *program, const struct packet *packet, uint32_t truth)
 {
-    const struct code *code = &program->code[truth];
-    if (code->ready)
-        return packet_program_run(code->ready, packet->bytes, packet->captured_bytes, packet->original_bytes);
-    return code->bpf.bf_len > 0 &&
-           bpf_filter(code->bpf.bf_insns, packet->bytes, packet->original_bytes, packet->captured_bytes) != 0;
+    const struct bpf_program *code = &program->code[truth];
+    return code->bf_len > 0 &&
+           bpf_filter(code->bf_insns, packet->bytes, packet->original_bytes, packet->captured_bytes) != 0;
 }
 
 bool filter_judge(const struct filter_program *head, const struct packet *packet, uint32_t rule)
