@@ -23,6 +23,7 @@ struct program {
     struct filter_program head; /* first: what filter_for() hands out */
     const struct filter *filter;
     struct program *next;
+    bool plain; /* no words but libpcap's: code[0] is all */
     /* One for each way in which the words that are not libpcap's can turn out; without instructions: nothing matches. */
     struct bpf_program code[];
 };
@@ -135,6 +136,7 @@ const struct filter_program *filter_for(struct filter *filter, uint16_t link_typ
         return NULL;
     program->head.link_type = link_type;
     program->filter = filter;
+    program->plain = filter_words_count(filter->words) == 0;
     if (filter->everything) {
         program->head.verdict = FILTER_EVERYTHING;
     } else if (!compile(filter, program)) {
@@ -164,7 +166,7 @@ int filter_check_apps(const struct filter *filter, const struct verdicts *verdic
 static uint32_t truth_of(const struct program *program, const struct packet *packet, uint32_t rule)
 {
     const struct filter *filter = program->filter;
-    return filter_words_count(filter->words) == 0
+    return program->plain
                ? 0
                : filter_words_judge(filter->words, filter->levels_of, program->head.link_type, packet, rule);
 }

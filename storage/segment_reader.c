@@ -15,7 +15,7 @@
 #define INDEX_AHEAD_BYTES (128u * 1024) /* of a key index in which addresses are looked for, before one has said how much that takes */
 #define SCAN_BYTES FRAME_BYTES_USUAL
 #define SIFTED_BYTES_MIN (512u * 1024) /* come at once: with less, to wake a thread costs more than it does */
-#define UNASKED_MAX 8u /* segments in a row whose key indexes are not asked */
+#define UNASKED_MAX 64u /* segments in a row whose key indexes are not asked */
 #define TRIES_MAX 3u /* of reading a stretch again because the recorder says so */
 #define BLOCKS_MAX (FRAME_BYTES_MAX / BLOCK_BYTES)
 
