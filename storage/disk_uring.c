@@ -169,12 +169,13 @@ static void wake(struct disk_uring *disk)
 static void uring_submit_all(struct disk *head, struct disk_request *request, uint32_t count)
 {
     struct disk_uring *disk = uring_of(head);
+    const uint64_t now_ns = clock_monotonic_ns();
     for (uint32_t i = 0; i < count; i++) {
         uint64_t offset;
         request[i].body[2] = (uint64_t)(int64_t)disk_check(head, &request[i], &offset);
         request[i].body[0] = offset;
         request[i].next = i + 1 < count ? &request[i + 1] : NULL;
-        request[i].submitted_ns = clock_monotonic_ns();
+        request[i].submitted_ns = now_ns;
         if (request[i].op == DISK_READ && request[i].body[2] == 0)
             buffer_poison(request[i].buffer, request[i].bytes);
         request[i].body[3] = REQUEST_SUBMITTED;

@@ -248,12 +248,12 @@ static int load_numbers(struct flow_reader *reader, enum flow_part number, uint3
     return 0;
 }
 
-/* One of several records: bits say which bytes differ from the one before. */
+/* One of several records: bits say which bytes, of 64 at most, differ from the one before. */
 static void get_record(struct bit_reader *bits, uint8_t *record, uint32_t count)
 {
-    uint64_t change = 0;
-    for (uint32_t i = 0; i < count; i++)
-        change |= (uint64_t)bits_get(bits, 1) << i;
+    uint64_t change = bits_get(bits, count < 32 ? count : 32);
+    if (count > 32)
+        change |= (uint64_t)bits_get(bits, count - 32) << 32;
     for (uint32_t i = 0; i < count; i++)
         if ((change >> i & 1) != 0)
             record[i] = (uint8_t)bits_get(bits, 8);
@@ -1030,6 +1030,15 @@ static int walk_next(const struct search *search, struct address_walk *walk)
     return walk->bits.failed ? ERR_CORRUPT : 0;
 }
 
+/* Below zero, zero, above zero: as the address that the walk is at is before a bound, the bound, behind it. */
+static int compare_address(const struct address_walk *walk, const uint8_t *bound)
+{
+    if (walk->version != 4)
+        return memcmp(walk->now, bound, sizeof walk->now);
+    uint32_t number = (uint32_t)bound[0] << 24 | (uint32_t)bound[1] << 16 | (uint32_t)bound[2] << 8 | bound[3];
+    return walk->sum < number ? -1 : walk->sum > number;
+}
+
 /* The last piece before which all addresses are below `low`; the first one, where there is none. */
 static uint32_t piece_of_address(const struct search *search, uint8_t version, const uint8_t *low)
 {
@@ -1053,7 +1062,7 @@ static uint32_t piece_of_address(const struct search *search, uint8_t version, c
 static int find_span(struct search *search, uint8_t version, const uint8_t *low, const uint8_t *high)
 {
     const struct flow_reader *reader = search->reader;
-    uint32_t count = reader->ends[version == 4 ? 1 : 2], bytes = version == 4 ? 4 : 16;
+    uint32_t count = reader->ends[version == 4 ? 1 : 2];
     uint32_t base = reader->ends[0] + (version == 4 ? 0 : reader->ends[1]);
     if (count == 0)
         return 0;
@@ -1063,9 +1072,9 @@ static int find_span(struct search *search, uint8_t version, const uint8_t *low,
     int code = walk_from(search, version, piece, &walk);
     for (; code == 0 && i < count; i++) {
         code = walk_next(search, &walk);
-        if (code == 0 && memcmp(walk.now, high, bytes) > 0)
+        if (code == 0 && compare_address(&walk, high) > 0)
             break;
-        if (span.from == count && memcmp(walk.now, low, bytes) >= 0) {
+        if (span.from == count && compare_address(&walk, low) >= 0) {
             span.from = i;
             memcpy(span.address, walk.now, sizeof span.address);
         }

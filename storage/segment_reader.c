@@ -1711,7 +1711,8 @@ static void catch_up(struct segment_reader *reader)
         reader->submitted = reader->at;
 }
 
-static int skip_entry(struct segment_reader *reader, struct segment_frame *frame)
+/* Where little is wanted, there are many frames for each that is read: those whose packets follow one another are one step. */
+static int skip_entries(struct segment_reader *reader, struct segment_frame *frame)
 {
     const struct index_frame_entry *entry = &reader->entry[reader->entry_next];
     *frame = (struct segment_frame){
@@ -1728,6 +1729,16 @@ static int skip_entry(struct segment_reader *reader, struct segment_frame *frame
             },
     };
     reader->length = frame->info.frame_bytes;
+    for (uint32_t i = reader->entry_next + 1; i < reader->entries && !entry_wanted(reader, i); i++) {
+        uint32_t packets = le32_get(reader->entry[i].packets);
+        int64_t first_ns = (int64_t)le64_get(reader->entry[i].first_ns);
+        if (le64_get(reader->entry[i].first_packet) != frame->info.first_packet + frame->info.packets || packets > UINT32_MAX - frame->info.packets)
+            break;
+        frame->info.packets += packets;
+        frame->info.first_ns = first_ns < frame->info.first_ns ? first_ns : frame->info.first_ns;
+        frame->info.last_ns = (int64_t)le64_get(reader->entry[i].last_ns);
+        reader->entries_more++;
+    }
     return SEGMENT_STEP_SKIPPED;
 }
 
@@ -1736,6 +1747,7 @@ int segment_reader_next(struct segment_reader *reader, uint32_t pieces, struct s
     free(reader->held);
     reader->held = NULL;
     reader->length = 0;
+    reader->entries_more = 0;
     frame->silent = false;
     for (;;) {
         int result = decide(reader);
@@ -1746,7 +1758,7 @@ int segment_reader_next(struct segment_reader *reader, uint32_t pieces, struct s
             return SEGMENT_STEP_END;
         }
         if (reader->pruned && !entry_wanted(reader, reader->entry_next))
-            return skip_entry(reader, frame);
+            return skip_entries(reader, frame);
         catch_up(reader);
         result = segment_reader_ahead(reader, pieces > 0 ? pieces : 1);
         if (result)
@@ -1772,7 +1784,8 @@ void segment_reader_advance(struct segment_reader *reader)
     if (reader->length == 0)
         return;
     if (reader->pruned) {
-        reader->entry_next++;
+        reader->entry_next += 1 + reader->entries_more;
+        reader->entries_more = 0;
         reader->at = entry_offset(reader, reader->entry_next);
         reader->exact = reader->entry_next < reader->entries;
         if (reader->exact)

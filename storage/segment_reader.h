@@ -185,6 +185,7 @@ struct segment_reader {
     struct segment_verdicts *verdicts; /* null: nothing is known of them, or nothing is wanted */
     enum index_state index_state;
     uint32_t entry_next; /* pruned: the entry of the frame at `at` */
+    uint32_t entries_more; /* behind that one, that the step is about, too */
     uint32_t entries;
     struct index_frame_entry *entry;
     uint32_t flows_bytes; /* of the FLOWS frames between the INDEX frames and the seal */
@@ -193,7 +194,7 @@ struct segment_reader {
 enum segment_step {
     SEGMENT_STEP_FRAME,   /* a frame that has passed */
     SEGMENT_STEP_SKIPPED, /* a frame whose packets all lie outside the range, or none of which can
-                             match: only `info`'s numbers and times are set */
+                             match, or several such frames whose packets follow one another: only `info`'s numbers and times are set */
     SEGMENT_STEP_DAMAGED, /* something is missing here; numbering will tell how much */
     SEGMENT_STEP_SILENT,  /* the same, and it may lie on a disk that does not answer */
     SEGMENT_STEP_OVERTAKEN, /* the rest of the segment is overwritten */
