@@ -928,9 +928,10 @@ static int narrow_by(struct segment_reader *reader, uint32_t place)
         result = tree ? flow_reader_select(narrowing->index, tree, false, &selection) : 0;
     else if (result == 0)
         result = 1; /* there is none */
-    if (result == 0)
-        reader->shared->index_ahead_bytes =
-            (uint32_t)round_up(segment_flows_slot_bytes(&narrowing->flows, flow_reader_front(narrowing->index)), INDEX_STEP_BYTES);
+    if (result == 0) {
+        uint32_t needed = segment_flows_slot_bytes(&narrowing->flows, flow_reader_front(narrowing->index));
+        reader->shared->index_ahead_bytes = needed > 0 ? (uint32_t)round_up(needed, PAGE_BYTES) + PAGE_BYTES : 0; /* a page more, for the next one may need a little more */
+    }
     if (result == 0 && reader->shared->truth_of && (!tree || reads_any(reader, &selection)))
         result = learn(reader, narrowing->index);
     if (result == 0 && tree)
