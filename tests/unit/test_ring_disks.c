@@ -946,6 +946,131 @@ static void test_silence_is_no_damage(void **state)
     world_close(&world);
 }
 
+/* ---- purging while it is recorded into ------------------------------------------------------------ */
+
+struct purging {
+    struct world *world;
+    struct purge_range range[2];
+    struct purge_report report;
+    struct failure failure;
+    int result;
+    bool loses_a_disk; /* when the first segment is done */
+    uint32_t refused;
+    atomic_bool done;
+};
+
+/* In the midst of it: what would bring in what the purge has not seen, or keep it, is refused; a disk that is lost is lost. */
+static void purge_goes_on(void *context, uint64_t segments_done, uint64_t segments_total)
+{
+    struct purging *purging = context;
+    struct world *world = purging->world;
+    struct failure failure = {0};
+    struct purge_range none[1] = {{.count = 0}};
+    struct purge_report report;
+    struct ring_purge_options options = {.to_ns = 1};
+    assert_true(segments_done <= segments_total);
+    if (segments_done != 1)
+        return;
+    purging->refused += ring_disk_leave(world->ring, number_of(world, 0), DISK_REMOVED, 1000, &failure) == ERR_BUSY;
+    purging->refused += ring_purge_live(world->ring, none, 1, &options, &report, &failure) == ERR_BUSY;
+    purging->refused += strstr(failure.text, "purged") != NULL;
+    if (purging->loses_a_disk)
+        assert_int_equal(ring_disk_leave(world->ring, number_of(world, 2), DISK_MISSING, 0, &failure), 0);
+}
+
+static void *purge_thread(void *context)
+{
+    struct purging *purging = context;
+    struct ring_purge_options options = {.from_ns = 0, .to_ns = INT64_MAX, .progress = purge_goes_on, .context = purging};
+    purging->result = ring_purge_live(purging->world->ring, purging->range, 2, &options, &purging->report, &purging->failure);
+    atomic_store(&purging->done, true);
+    return NULL;
+}
+
+static int take_run(const struct segment_row *row, void *context)
+{
+    *(struct identity *)context = row->run;
+    return 0;
+}
+
+static int sum_purged(const struct segment_row *row, void *context)
+{
+    *(uint64_t *)context += row->purged;
+    return 0;
+}
+
+/* What was recorded last, and is still being filled, is among it. */
+static void purge_beside_recording(struct world *world, struct purging *purging, bool loses_a_disk)
+{
+    pthread_t thread;
+    struct identity run;
+    flush(world);
+    assert_int_equal(ring_find(world->ring, INT64_MIN, INT64_MAX, take_run, &run), 0);
+    *purging = (struct purging){.world = world, .loses_a_disk = loses_a_disk};
+    purging->range[0] = (struct purge_range){.run = run, .first = 20, .count = 700};
+    purging->range[1] = (struct purge_range){.run = run, .first = 1199, .count = 1};
+    assert_int_equal(pthread_create(&thread, NULL, purge_thread, purging), 0);
+    while (!atomic_load(&purging->done)) {
+        record(world, world->packets < 3000 ? 20 : 0);
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
+    pthread_join(thread, NULL);
+}
+
+static void test_purge_while_recording(void **state)
+{
+    (void)state;
+    struct world world;
+    struct purging purging;
+    uint64_t purged = 0;
+    world_open(&world, 3, 2);
+    stream_begin(&world);
+    record(&world, 1200);
+    purge_beside_recording(&world, &purging, false);
+    if (purging.result != 0)
+        fail_msg("%s", purging.failure.text);
+    assert_int_equal(purging.refused, 3);
+    assert_int_equal(purging.report.packets, 701);
+    assert_int_equal(purging.report.bytes, 701 * PACKET_BYTES);
+    assert_true(world.packets > 1200);
+    assert_int_equal(ring_find(world.ring, INT64_MIN, INT64_MAX, sum_purged, &purged), 0);
+    assert_int_equal(purged, 701);
+    record(&world, 300);
+    stream_stop(&world);
+    assert_int_equal(sums_of(&world).packets, world.packets);
+    assert_true(sums_of(&world).least == 2);
+    assert_no_damage(world.ring);
+    world_close(&world);
+}
+
+/* It says so, and does not count the disk as done; when it is back all of it is. */
+static void test_a_disk_goes_while_it_is_purged(void **state)
+{
+    (void)state;
+    struct world world;
+    struct purging purging;
+    uint64_t purged = 0;
+    world_open(&world, 3, 2);
+    stream_begin(&world);
+    record(&world, 1200);
+    purge_beside_recording(&world, &purging, true);
+    assert_true(purging.result == ERR_BUSY || purging.result == ERR_CLOSED || purging.result == ERR_IO);
+    assert_true(purging.failure.text[0] != 0);
+    purge_beside_recording(&world, &purging, false);
+    assert_int_equal(purging.result, ERR_BUSY); /* the disk is away, and nobody has given it up */
+    assert_non_null(strstr(purging.failure.text, "give"));
+    join(&world, disk_when_free(&world, 2));
+    purge_beside_recording(&world, &purging, false);
+    if (purging.result != 0)
+        fail_msg("%s", purging.failure.text);
+    assert_int_equal(ring_find(world.ring, INT64_MIN, INT64_MAX, sum_purged, &purged), 0);
+    assert_int_equal(purged, 701);
+    stream_stop(&world);
+    assert_int_equal(sums_of(&world).packets, world.packets);
+    assert_no_damage(world.ring);
+    world_close(&world);
+}
+
 /* What is refused, and changes nothing. */
 static void test_refused(void **state)
 {
@@ -990,6 +1115,8 @@ int main(void)
         cmocka_unit_test(test_returning_disk_with_an_unknown_run),
         cmocka_unit_test(test_slot_reassigned_under_a_reader),
         cmocka_unit_test(test_silence_is_no_damage),
+        cmocka_unit_test(test_purge_while_recording),
+        cmocka_unit_test(test_a_disk_goes_while_it_is_purged),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
