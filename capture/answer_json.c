@@ -425,6 +425,15 @@ static json_t *json_yielding(const struct ring_state *state)
                      (json_int_t)(state->mender.held_back_ns / 1000000));
 }
 
+/* Of a purge that goes on beside others: who has the ring alone has its progress in the state of the ring. */
+static json_t *json_purging(const struct ring_entry *entry)
+{
+    if (!atomic_load(&entry->purging))
+        return json_null();
+    return json_pack("{s:I, s:I}", "segments_done", (json_int_t)atomic_load(&entry->purge_done), "segments_total",
+                     (json_int_t)atomic_load(&entry->purge_total));
+}
+
 int json_ring_status(const struct ring_look *look, json_t **result, struct failure *failure)
 {
     struct ring_entry *entry = look->entry;
@@ -461,6 +470,7 @@ int json_ring_status(const struct ring_look *look, json_t **result, struct failu
     json_object_set_new(status, "verdicts_lost", json_integer((json_int_t)verdicts.lost));
     json_object_set_new(status, "mending", look->live ? json_mending(&state.mender) : json_null());
     json_object_set_new(status, "yielding", look->live ? json_yielding(&state) : json_null());
+    json_object_set_new(status, "purging", json_purging(entry));
     json_set_time(status, "oldest", state.catalog.first_ns, any);
     json_set_time(status, "newest", state.catalog.last_ns, any);
     *result = status;

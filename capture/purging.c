@@ -44,7 +44,6 @@ struct purging {
     struct purge_report report;
     struct failure failure;
     atomic_bool cancel;
-    _Atomic uint64_t segments_done, segments_total; /* of a live one */
 };
 
 /* ---- what has been begun ------------------------------------------------------------------------ */
@@ -153,8 +152,8 @@ static bool is_cancelled(void *context)
 static void note_progress(void *context, uint64_t done, uint64_t total)
 {
     struct purging *purging = context;
-    atomic_store(&purging->segments_total, total);
-    atomic_store(&purging->segments_done, done);
+    atomic_store(&purging->entry->purge_total, total);
+    atomic_store(&purging->entry->purge_done, done);
 }
 
 /* What lies beside the ring and tells of what is in it: runs of keys, and what is said of conversations, which can be asked for any of them. */
@@ -191,17 +190,31 @@ static int purge_live(struct purging *purging)
     return result;
 }
 
+/* One at a time, for others to see. */
+static int purge_beside(struct purging *purging)
+{
+    struct ring_entry *entry = purging->entry;
+    if (atomic_exchange(&entry->purging, true))
+        return fail(&purging->failure, ERR_BUSY, "ring %s: packets are being purged from it; try again when that is done", entry->row.name);
+    note_progress(purging, 0, 0);
+    int result = note_begun(purging);
+    if (result == 0)
+        result = purge_live(purging);
+    if (result == 0)
+        note_done(purging);
+    atomic_store(&entry->purging, false);
+    return result;
+}
+
 static int purge_work(void *context)
 {
     struct purging *purging = context;
     struct ring_entry *entry = purging->entry;
     struct recorder *recorder = entry->recorder;
+    if (purging->live)
+        return purge_beside(purging);
     int result = note_begun(purging);
-    if (result == 0 && purging->live)
-        result = purge_live(purging);
-    if (purging->live && result == 0)
-        note_done(purging);
-    if (result != 0 || purging->live)
+    if (result != 0)
         return result;
     result = catalog_care_begin(recorder, &entry->row.ring, &purging->failure);
     if (result != 0)
@@ -225,8 +238,8 @@ static json_t *purge_progress(void *context)
 {
     const struct purging *purging = context;
     if (purging->live)
-        return json_pack("{s:I, s:I}", "slots_done", (json_int_t)atomic_load(&purging->segments_done), "slots_total",
-                         (json_int_t)atomic_load(&purging->segments_total));
+        return json_pack("{s:I, s:I}", "slots_done", (json_int_t)atomic_load(&purging->entry->purge_done), "slots_total",
+                         (json_int_t)atomic_load(&purging->entry->purge_total));
     return json_pack("{s:I, s:I}", "slots_done", (json_int_t)atomic_load(&purging->entry->slots_done), "slots_total",
                      (json_int_t)atomic_load(&purging->entry->slots_total));
 }

@@ -77,6 +77,9 @@ struct ring_entry {
 
     /* progress of whoever changes or starts the ring, for others to see */
     _Atomic uint64_t slots_done, slots_total;
+    /* The same of a purge while the ring is used by others, too (purging.c). */
+    atomic_bool purging;
+    _Atomic uint64_t purge_done, purge_total; /* segments */
     atomic_bool *cancel; /* may be null; true: whoever changes the ring is to give up */
 
     pthread_mutex_t account_lock;

@@ -94,6 +94,12 @@ static void yielding_print(const json_t *yielding)
            answer_count(yielding, "level_permille") >= 1000 ? "; recording needs the disks now" : "");
 }
 
+static void purging_print(const json_t *purging)
+{
+    printf("  %-14s %" PRIu64 " of %" PRIu64 " segments written anew\n", "purging", answer_count(purging, "segments_done"),
+           answer_count(purging, "segments_total"));
+}
+
 static void errors_print(const json_t *row)
 {
     const json_t *errors = json_object_get(row, "errors");
@@ -158,6 +164,8 @@ static void status_ring_print(const json_t *row, const json_t *disks)
         mending_print(answer_object(row, "mending"));
     if (answer_object(row, "yielding"))
         yielding_print(answer_object(row, "yielding"));
+    if (answer_object(row, "purging"))
+        purging_print(answer_object(row, "purging"));
     errors_print(row);
     const json_t *interfaces = answer_array(row, "interfaces");
     if (json_array_size(interfaces) > 0) {

@@ -305,7 +305,18 @@ class Purge(World):
             self.record(recorder, 1000)
             client = recorder.client()
             client.ask("purge", ring="dmz", from_ns=str(FROM), to_ns=str(TO), filter=f"host 203.0.113.{SECRET}")
-            time.sleep(chance.uniform(0.5, 1.5))
+            until = time.monotonic() + 30
+            while not recorder.call("status")["rings"][0]["purging"]:
+                self.assertLess(time.monotonic(), until)
+                time.sleep(0.02)
+            with self.assertRaises(RemoteError) as caught:
+                self.purge(recorder)
+            self.assertEqual(caught.exception.code, "busy")
+            time.sleep(chance.uniform(0.2, 1.2))
+            purging = recorder.call("status")["rings"][0]["purging"]
+            self.assertTrue(0 <= purging["segments_done"] <= purging["segments_total"])
+            said = subprocess.run([TAPELOOP, "--state", self.path("state"), "status"], check=True, capture_output=True, text=True).stdout
+            self.assertIn("purging", said)
             if kill:
                 recorder.kill()
                 client.close()
