@@ -1012,9 +1012,11 @@ static int decide(struct segment_reader *reader)
                  (segment->last_ns < shared->to_ns || shared->to_ns == INT64_MAX);
     reader->was_open = segment->state == SEGMENT_OPEN;
     bool asks = shared->narrowing || shared->truth_of; /* the key index */
+    bool unasked = false;
     if (asks && !segment->nothing && !reader->narrowing && goes_unasked(shared)) {
         reader->shared->unasked--;
         asks = false;
+        unasked = true;
     }
     if (shared->everything || segment->state == SEGMENT_OPEN || (whole && !asks && !shared->sifter) || is_gone(reader))
         return 0;
@@ -1026,6 +1028,8 @@ static int decide(struct segment_reader *reader)
         if (result < 0)
             return result;
     }
+    for (uint32_t i = 0; i < reader->entries && unasked; i++) /* any of them may hold a match */
+        reader->shared->blocks_wanted += (le32_get(reader->entry[i].frame_bytes) + BLOCK_BYTES - 1) / BLOCK_BYTES;
     if (!reader->want && shared->sifter)
         place_frames(reader);
     if (whole && !reader->want)
