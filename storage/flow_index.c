@@ -165,6 +165,7 @@ int flow_index_open(uint64_t slot_bytes, struct flow_index **out)
         flow_index_close(&index);
         return ERR_NO_MEMORY;
     }
+    index->hash_without_high = flow_fold(index->seed[1], index->seed[3]);
     madvise(index->memory, bytes, MADV_HUGEPAGE); /* where there are none it is slower, no more */
     carve_all(index, index->memory);
     flow_index_clear(index);
@@ -268,42 +269,59 @@ static inline struct flow_end_record end_of(const struct flow_end *end, uint32_t
 
 _Static_assert(offsetof(struct flow_end, mac) + 8 == sizeof(struct flow_end), "eight bytes are there");
 
-/* An end that is looked for: it, its hash and its MAC's. */
+/* An end that is looked for. Of those of version 4 and without address only `low` counts, and `high` is not set. */
 struct end_search {
-    struct flow_end_record end;
-    uint64_t hash, mac_hash;
+    uint64_t low, mac, hash, high;
+    uint32_t version;
 };
 
-static uint32_t end_take(struct flow_index *index, const struct end_search *search)
+static inline uint64_t mac_hash(const struct flow_index *index, uint64_t mac)
 {
-    const struct flow_end_record *wanted = &search->end;
+    return flow_fold(mac ^ index->seed[4], index->seed[5] | 1);
+}
+
+static inline uint32_t end_take(struct flow_index *index, const struct end_search *wanted)
+{
     struct flow_table *table = &index->end_table;
-    uint32_t at = place_of(table, search->hash), tag = tag_of(search->hash);
+    uint32_t at = place_of(table, wanted->hash), tag = tag_of(wanted->hash);
     uint32_t number = table_next(table, tag, &at);
     for (; number != 0; number = table_after(table, tag, &at)) {
         const struct flow_end_record *found = &index->end[number - 1];
-        if (found->low == wanted->low && found->high == wanted->high &&
-            found->mac == wanted->mac && found->version == wanted->version)
+        if (((found->low ^ wanted->low) | (found->mac ^ wanted->mac) | (found->version ^ wanted->version)) == 0 &&
+            (wanted->version != 6 || found->high == wanted->high))
             return number - 1;
     }
-    index->end[index->ends] = *wanted;
-    index->end[index->ends].mac_number = mac_take(index, wanted->mac, search->mac_hash);
+    index->end[index->ends] = (struct flow_end_record){
+        .high = wanted->version == 6 ? wanted->high : 0,
+        .low = wanted->low,
+        .mac = wanted->mac,
+        .version = wanted->version,
+        .mac_number = mac_take(index, wanted->mac, mac_hash(index, wanted->mac)),
+    };
     index->ends_of[wanted->version / 2 - (wanted->version != 0)]++;
     table_put(table, at, tag, ++index->ends);
     return index->ends - 1;
 }
 
-static inline struct flow_end_record state_end(const struct flow_index *index, const struct flow_state *state, unsigned side)
+static void other_ends(const struct flow_index *index, const struct flow_state *state, struct end_search *search)
 {
-    if ((state->word[3] & FLOW_OTHER) != 0) {
-        const struct flow_record *other = &index->other[(uint32_t)state->word[3]];
-        return end_of(&other->end[side], other->kind.version);
+    const struct flow_record *other = &index->other[(uint32_t)state->word[3]];
+    for (unsigned side = 0; side < 2; side++) {
+        struct flow_end_record end = end_of(&other->end[side], other->kind.version);
+        search[side] = (struct end_search){.low = end.low, .mac = end.mac, .high = end.high, .version = end.version};
+        search[side].hash = flow_fold(end.low ^ index->seed[0], end.mac ^ index->seed[2]) ^ flow_fold(end.high ^ index->seed[1], index->seed[3]);
     }
-    return (struct flow_end_record){
-        .low = (uint32_t)(side == 0 ? state->word[0] >> 32 : state->word[0]),
-        .mac = state->word[1 + side] >> 16,
-        .version = 4,
-    };
+}
+
+static inline void plain_ends(const struct flow_index *index, const struct flow_state *state, struct end_search *search)
+{
+    for (unsigned side = 0; side < 2; side++) {
+        uint64_t low = (uint32_t)(side == 0 ? state->word[0] >> 32 : state->word[0]), mac = state->word[1 + side] >> 16;
+        search[side].low = low;
+        search[side].mac = mac;
+        search[side].version = 4;
+        search[side].hash = flow_fold(low ^ index->seed[0], mac ^ index->seed[2]) ^ index->hash_without_high;
+    }
 }
 
 /*
@@ -312,26 +330,28 @@ static inline struct flow_end_record state_end(const struct flow_index *index, c
  */
 void flow_index_catch_up(struct flow_index *index)
 {
-    const uint64_t *seed = index->seed;
     struct end_search search[2 * FRESH_MAX];
-    uint32_t count = 2 * (index->flows - index->flows_ended);
+    uint32_t count = index->flows - index->flows_ended;
+    struct flow_state *fresh = &index->state[index->flows_ended];
     for (uint32_t i = 0; i < count; i++) {
-        struct flow_end_record *end = &search[i].end;
-        *end = state_end(index, &index->state[index->flows_ended + i / 2], i & 1);
-        search[i].mac_hash = flow_fold(end->mac ^ seed[4], seed[5] | 1);
-        search[i].hash = flow_fold(end->high ^ seed[0], end->low ^ seed[1]) ^
-                         flow_fold(end->mac ^ seed[2], end->version ^ seed[3]);
-        table_prefetch(&index->end_table, search[i].hash);
+        if ((fresh[i].word[3] & FLOW_OTHER) == 0)
+            plain_ends(index, &fresh[i], &search[2 * i]);
+        else
+            other_ends(index, &fresh[i], &search[2 * i]);
+        table_prefetch(&index->end_table, search[2 * i].hash);
+        table_prefetch(&index->end_table, search[2 * i + 1].hash);
     }
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < 2 * count; i++) {
         uint32_t number = table_glance(&index->end_table, search[i].hash);
         if (number != 0)
             __builtin_prefetch(&index->end[number - 1]);
         else
-            table_prefetch(&index->mac_table, search[i].mac_hash);
+            table_prefetch(&index->mac_table, mac_hash(index, search[i].mac));
     }
-    for (uint32_t i = 0; i < count; i++)
-        index->state[index->flows_ended + i / 2].end[i & 1] = end_take(index, &search[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        fresh[i].end[0] = end_take(index, &search[2 * i]);
+        fresh[i].end[1] = end_take(index, &search[2 * i + 1]);
+    }
     index->flows_ended = index->flows;
 }
 

@@ -81,6 +81,7 @@ struct flow_block_start {
 struct flow_index {
     uint8_t *memory; /* all arrays below */
     uint64_t seed[10];
+    uint64_t hash_without_high; /* what the upper half of an address adds to the hash of an end that has none */
     uint32_t flows_max, packets_max, blocks_max, ends_max;
 
     struct flow_table plain_table, other_table;
