@@ -37,49 +37,22 @@ struct feed {
     struct batch batch[BATCHES];
 };
 
-static inline bool note_is_plain(const struct flow_note *note)
-{
-    return (note->word[3] >> FLOW_NOTE_PLAIN & 1) != 0;
-}
-
-static inline uint32_t note_at(const struct flow_note *note)
-{
-    return (uint32_t)(note->word[3] >> FLOW_NOTE_AT);
-}
-
-static inline uint8_t note_entry(const struct flow_note *note)
-{
-    return (uint8_t)(note->word[3] >> FLOW_NOTE_ENTRY);
-}
-
-static inline struct flow_plain note_plain(const struct flow_note *note)
-{
-    return (struct flow_plain){
-        .word = {note->word[0], note->word[1], note->word[2], note->word[3] & ((1u << FLOW_PLAIN_BITS) - 1)},
-        .from = (uint8_t)(note->word[3] >> FLOW_NOTE_FROM & 1),
-        .tcp_flags = (uint8_t)(note->word[3] >> FLOW_NOTE_TCP_FLAGS),
-        .entry = note_entry(note),
-    };
-}
-
 /* Where the record of the i-th packet ends. */
 static inline uint32_t record_end(const struct batch *batch, uint32_t i)
 {
-    return i + 1 < batch->count ? note_at(&batch->note[i + 1]) : batch->end;
+    return i + 1 < batch->count ? flow_note_at(&batch->note[i + 1]) : batch->end;
 }
 
 static void batch_begin(struct feed *feed, struct batch *batch)
 {
+    flow_index_ask(feed->index, batch->note, batch->count, batch->hash);
     batch->others = 0;
     for (uint32_t i = 0; i < batch->count; i++) {
-        const struct flow_plain plain = note_plain(&batch->note[i]); /* or nothing of use, and then nothing comes of it */
-        batch->hash[i] = flow_index_plain_hash(feed->index, &plain);
-        flow_index_plain_prefetch(feed->index, batch->hash[i]);
         batch->other[batch->others] = (uint8_t)i;
-        batch->others += !note_is_plain(&batch->note[i]);
+        batch->others += !flow_note_is_plain(&batch->note[i]);
     }
     for (uint32_t i = 0; i < batch->others; i++) {
-        const uint8_t *record = feed->frame + note_at(&batch->note[batch->other[i]]);
+        const uint8_t *record = feed->frame + flow_note_at(&batch->note[batch->other[i]]);
         __builtin_prefetch(record);
         __builtin_prefetch(record + 64);
     }
@@ -89,15 +62,14 @@ static void batch_ask(struct feed *feed, struct batch *batch)
 {
     struct flow_index *index = feed->index;
     for (uint32_t i = 0; i < batch->others; i++) {
-        uint32_t number = batch->other[i], at = note_at(&batch->note[number]) + (uint32_t)sizeof(struct packet_record);
+        uint32_t number = batch->other[i], at = flow_note_at(&batch->note[number]) + (uint32_t)sizeof(struct packet_record);
         struct flow_keys *keys = &batch->keys[number];
-        keys->entry = note_entry(&batch->note[number]);
+        keys->entry = flow_note_entry(&batch->note[number]);
         (void)feed->keys_of(feed->link_type[keys->entry], feed->frame + at, record_end(batch, number) - at, NULL, keys);
         batch->hash[number] = flow_index_hash(index, keys);
         flow_index_prefetch(index, batch->hash[number]);
     }
-    for (uint32_t i = 0; i < batch->count; i++)
-        flow_index_plain_prefetch_flow(index, batch->hash[i]);
+    flow_index_ask_flows(index, batch->hash, batch->count);
     for (uint32_t i = 0; i < batch->others; i++)
         flow_index_prefetch_flow(index, batch->hash[batch->other[i]]);
 }
@@ -107,16 +79,7 @@ static void batch_add(struct feed *feed, struct batch *batch)
     struct flow_index *index = feed->index;
     for (uint32_t i = 0; i < batch->others; i++)
         flow_index_prefetch_keys(index, batch->hash[batch->other[i]]);
-    for (uint32_t i = 0; i < batch->count; i++) {
-        const struct flow_note *note = &batch->note[i];
-        uint32_t at = note_at(note), record_bytes = record_end(batch, i) - at;
-        if (note_is_plain(note)) {
-            const struct flow_plain plain = note_plain(note);
-            flow_index_plain_add(index, &plain, batch->hash[i], at, record_bytes);
-        } else {
-            flow_index_add(index, &batch->keys[i], batch->hash[i], at, record_bytes);
-        }
-    }
+    flow_index_add_notes(index, batch->note, batch->keys, batch->hash, batch->count, batch->end);
 }
 
 /* So many packets that the bound need not be looked at. */
@@ -129,7 +92,7 @@ static void run_add(struct feed *feed, const struct flow_note *note, uint32_t co
             uint32_t from = step * BATCH, to = count - from < BATCH ? count : from + BATCH;
             batch->note = note + from;
             batch->count = to - from;
-            batch->end = to < count ? note_at(&note[to]) : end;
+            batch->end = to < count ? flow_note_at(&note[to]) : end;
             batch_begin(feed, batch);
         }
         if (step >= 1 && step - 1 < batches)
@@ -151,7 +114,7 @@ static bool notes_add(struct feed *feed, const struct flow_note *note, uint32_t 
             return false;
         some = count - i < feed->allowed ? count - i : feed->allowed;
         feed->allowed -= some;
-        run_add(feed, note + i, some, i + some < count ? note_at(&note[i + some]) : end);
+        run_add(feed, note + i, some, i + some < count ? flow_note_at(&note[i + some]) : end);
     }
     return true;
 }
@@ -209,7 +172,7 @@ void flow_frame_add(struct flow_index *index, flow_keys_of *keys_of, const uint8
     feed_links(&feed);
     if (notes < info->packets) { /* the last note's packet is where the cursor goes on */
         notes = notes > 0 ? notes - 1 : 0;
-        cursor.at = notes > 0 ? note_at(&note[notes]) : cursor.at;
+        cursor.at = notes > 0 ? flow_note_at(&note[notes]) : cursor.at;
         cursor.left -= notes;
         if (notes_add(&feed, note, notes, cursor.at))
             rest_add(&feed, &cursor);

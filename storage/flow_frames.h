@@ -13,22 +13,6 @@
 #include "flow_index.h"
 #include "segment_index.h"
 
-/*
- * A packet of a frame, as who fills the frame knows it: its headers are in that thread's caches, and would have to be fetched from there. Of
- * one that is not plain (flow_keys.h) only where it is. The last word is, from below, a plain packet's, then FLOW_NOTE_*.
- */
-struct flow_note {
-    uint64_t word[4];
-};
-
-#define FLOW_NOTE_PLAIN FLOW_PLAIN_BITS /* bits, and where numbers begin */
-#define FLOW_NOTE_FROM (FLOW_PLAIN_BITS + 1)
-#define FLOW_NOTE_TCP_FLAGS 16u
-#define FLOW_NOTE_ENTRY 24u
-#define FLOW_NOTE_AT 32u
-
-#define FLOW_NOTES_MAX 4096u /* of a frame: where there are more packets, those behind are so short that they lie line by line */
-
 /* At `at` of the frame a packet was put. */
 static inline void flow_note_put(struct flow_note *note, flow_keys_of *keys_of, uint16_t link_type, const uint8_t *bytes,
                                  uint32_t captured_bytes, uint8_t entry, uint32_t at)

@@ -210,10 +210,10 @@ uint64_t flow_index_hash(const struct flow_index *index, const struct flow_keys 
     return flow_fold(hash ^ seed[8], seed[9] | 1);
 }
 
-uint64_t flow_index_plain_hash(const struct flow_index *index, const struct flow_plain *plain)
+static inline uint64_t plain_hash(const struct flow_index *index, const uint64_t *word, uint64_t last)
 {
-    const uint64_t *seed = index->seed, *word = plain->word;
-    return flow_fold(flow_fold(word[0] ^ seed[0], word[1] ^ seed[1]) ^ seed[2], flow_fold(word[2] ^ seed[3], word[3] ^ seed[4]) ^ seed[5]);
+    const uint64_t *seed = index->seed;
+    return flow_fold(flow_fold(word[0] ^ seed[0], word[1] ^ seed[1]) ^ seed[2], flow_fold(word[2] ^ seed[3], last ^ seed[4]) ^ seed[5]);
 }
 
 void flow_index_prefetch(const struct flow_index *index, uint64_t hash)
@@ -474,13 +474,14 @@ static uint32_t other_take(struct flow_index *index, const struct flow_keys *key
     return flow != FLOW_REST ? flow : other_make(index, keys, at, tag);
 }
 
-static uint32_t plain_make(struct flow_index *index, const struct flow_plain *plain, uint32_t at, uint32_t tag)
+static uint32_t plain_make(struct flow_index *index, const uint64_t *word, uint64_t last, uint32_t at, uint32_t tag)
 {
-    uint16_t *known = &index->plain_kind[plain->word[3]];
+    uint16_t *known = &index->plain_kind[last];
     if (!flows_have_room(index))
         return FLOW_REST;
     if (*known == 0) {
-        const struct flow_kind kind = flow_plain_kind(plain);
+        const struct flow_plain plain = {.word = {[3] = last}};
+        const struct flow_kind kind = flow_plain_kind(&plain);
         uint32_t number = kind_take(index, &kind);
         if (number == UINT32_MAX)
             return FLOW_REST;
@@ -488,37 +489,38 @@ static uint32_t plain_make(struct flow_index *index, const struct flow_plain *pl
     }
     table_put(&index->plain_table, at, tag, index->flows + 1);
     index->state[index->flows] = (struct flow_state){
-        .word = {plain->word[0], plain->word[1], plain->word[2], plain->word[3]},
+        .word = {word[0], word[1], word[2], last},
         .kind = (uint16_t)(*known - 1),
         .ports = 1,
-        .port = {(uint16_t)plain->word[1], (uint16_t)plain->word[2]},
+        .port = {(uint16_t)word[1], (uint16_t)word[2]},
     };
     flow_made(index);
     return index->flows - 1;
 }
 
-static inline uint32_t plain_find(const struct flow_index *index, const struct flow_plain *plain, uint32_t *at, uint32_t tag)
+/* By the words of a plain packet; `last`: the last one, without what a note has in it. */
+static inline uint32_t plain_find(const struct flow_index *index, const uint64_t *word, uint64_t last, uint32_t *at, uint32_t tag)
 {
     const struct flow_table *table = &index->plain_table;
     uint32_t number = table_next(table, tag, at);
     for (; number != 0; number = table_after(table, tag, at)) {
-        const uint64_t *word = index->state[number - 1].word;
-        if (((word[0] ^ plain->word[0]) | (word[1] ^ plain->word[1]) | (word[2] ^ plain->word[2]) | (word[3] ^ plain->word[3])) == 0)
+        const uint64_t *known = index->state[number - 1].word;
+        if (((known[0] ^ word[0]) | (known[1] ^ word[1]) | (known[2] ^ word[2]) | (known[3] ^ last)) == 0)
             return number - 1;
     }
     return FLOW_REST;
 }
 
-static inline uint32_t plain_take(struct flow_index *index, const struct flow_plain *plain, uint64_t hash)
+static inline uint32_t plain_take(struct flow_index *index, const uint64_t *word, uint64_t last, uint64_t hash)
 {
-    uint32_t at = place_of(&index->plain_table, hash), tag = tag_of(hash), flow = plain_find(index, plain, &at, tag);
-    return flow != FLOW_REST ? flow : plain_make(index, plain, at, tag);
+    uint32_t at = place_of(&index->plain_table, hash), tag = tag_of(hash), flow = plain_find(index, word, last, &at, tag);
+    return flow != FLOW_REST ? flow : plain_make(index, word, last, at, tag);
 }
 
 static uint32_t flow_take(struct flow_index *index, const struct flow_keys *keys, uint64_t hash)
 {
     struct flow_plain plain;
-    return flow_keys_plain(keys, &plain) ? plain_take(index, &plain, flow_index_plain_hash(index, &plain)) : other_take(index, keys, hash);
+    return flow_keys_plain(keys, &plain) ? plain_take(index, plain.word, plain.word[3], plain_hash(index, plain.word, plain.word[3])) : other_take(index, keys, hash);
 }
 
 void flow_index_clear(struct flow_index *index)
@@ -590,24 +592,44 @@ void flow_index_add(struct flow_index *index, const struct flow_keys *keys, uint
         packet_count(index, flow_take(index, keys, hash), keys->from, keys->tcp_flags, keys->entry, record_bytes);
 }
 
-/* ---- plain packets ----------------------------------------------------------------------------- */
+/* ---- many packets ------------------------------------------------------------------------------ */
 
-void flow_index_plain_prefetch(const struct flow_index *index, uint64_t hash)
+static inline uint64_t note_last(const struct flow_note *note)
 {
-    table_prefetch(&index->plain_table, hash);
+    return note->word[3] & ((1u << FLOW_PLAIN_BITS) - 1);
 }
 
-void flow_index_plain_prefetch_flow(const struct flow_index *index, uint64_t hash)
+/* Of a packet that is not plain it is the hash of nothing, which harms nobody: a branch would cost more. */
+void flow_index_ask(const struct flow_index *index, const struct flow_note *note, uint32_t count, uint64_t *hash)
 {
-    uint32_t number = table_glance(&index->plain_table, hash);
-    if (number != 0)
-        __builtin_prefetch(&index->state[number - 1], 1);
+    for (uint32_t i = 0; i < count; i++) {
+        hash[i] = plain_hash(index, note[i].word, note_last(&note[i]));
+        table_prefetch(&index->plain_table, hash[i]);
+    }
 }
 
-void flow_index_plain_add(struct flow_index *index, const struct flow_plain *plain, uint64_t hash, uint32_t at, uint32_t record_bytes)
+void flow_index_ask_flows(const struct flow_index *index, const uint64_t *hash, uint32_t count)
 {
-    if (packet_begin(index, at))
-        packet_count(index, plain_take(index, plain, hash), plain->from, plain->tcp_flags, plain->entry, record_bytes);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t number = table_glance(&index->plain_table, hash[i]);
+        __builtin_prefetch(&index->state[number > 0 ? number - 1 : 0], 1);
+    }
+}
+
+void flow_index_add_notes(struct flow_index *index, const struct flow_note *note, const struct flow_keys *keys, const uint64_t *hash,
+                          uint32_t count, uint32_t end)
+{
+    for (uint32_t i = 0, at = flow_note_at(note), next; i < count; i++, at = next) {
+        next = i + 1 < count ? flow_note_at(&note[i + 1]) : end;
+        if (!packet_begin(index, at))
+            return;
+        uint64_t last = note[i].word[3];
+        if (flow_note_is_plain(&note[i]))
+            packet_count(index, plain_take(index, note[i].word, note_last(&note[i]), hash[i]), last >> FLOW_NOTE_FROM & 1,
+                         (uint8_t)(last >> FLOW_NOTE_TCP_FLAGS), flow_note_entry(&note[i]), next - at);
+        else
+            packet_count(index, flow_take(index, &keys[i], hash[i]), keys[i].from, keys[i].tcp_flags, keys[i].entry, next - at);
+    }
 }
 
 /* ---- the rest ---------------------------------------------------------------------------------- */
@@ -655,9 +677,9 @@ void flow_index_carry(struct flow_index *index, const struct flow_keys *keys, co
     struct flow_plain plain;
     uint32_t at, flow;
     if (flow_keys_plain(keys, &plain)) {
-        uint64_t hash = flow_index_plain_hash(index, &plain);
+        uint64_t hash = plain_hash(index, plain.word, plain.word[3]);
         at = place_of(&index->plain_table, hash);
-        flow = plain_find(index, &plain, &at, tag_of(hash));
+        flow = plain_find(index, plain.word, plain.word[3], &at, tag_of(hash));
     } else {
         uint64_t hash = flow_index_hash(index, keys);
         at = place_of(&index->other_table, hash);

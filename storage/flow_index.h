@@ -56,11 +56,46 @@ void flow_index_prefetch_keys(const struct flow_index *index, uint64_t hash);
 void flow_index_add(struct flow_index *index, const struct flow_keys *keys, uint64_t hash,
                     uint32_t at, uint32_t record_bytes);
 
-/* The same of plain packets, in three steps, too. */
-uint64_t flow_index_plain_hash(const struct flow_index *index, const struct flow_plain *plain);
-void flow_index_plain_prefetch(const struct flow_index *index, uint64_t hash);
-void flow_index_plain_prefetch_flow(const struct flow_index *index, uint64_t hash);
-void flow_index_plain_add(struct flow_index *index, const struct flow_plain *plain, uint64_t hash, uint32_t at, uint32_t record_bytes);
+/*
+ * A packet of a frame, as who fills the frame knows it: its headers are in that thread's caches, and would have to be fetched from there. Of
+ * one that is not plain (flow_keys.h) only where it is. The last word is, from below, a plain packet's, then FLOW_NOTE_*.
+ */
+struct flow_note {
+    uint64_t word[4];
+};
+
+#define FLOW_NOTE_PLAIN FLOW_PLAIN_BITS /* bits, and where numbers begin */
+#define FLOW_NOTE_FROM (FLOW_PLAIN_BITS + 1)
+#define FLOW_NOTE_TCP_FLAGS 16u
+#define FLOW_NOTE_ENTRY 24u
+#define FLOW_NOTE_AT 32u
+
+#define FLOW_NOTES_MAX 4096u /* of a frame: where there are more packets, those behind are so short that they lie line by line */
+
+static inline bool flow_note_is_plain(const struct flow_note *note)
+{
+    return (note->word[3] >> FLOW_NOTE_PLAIN & 1) != 0;
+}
+
+static inline uint32_t flow_note_at(const struct flow_note *note)
+{
+    return (uint32_t)(note->word[3] >> FLOW_NOTE_AT);
+}
+
+static inline uint8_t flow_note_entry(const struct flow_note *note)
+{
+    return (uint8_t)(note->word[3] >> FLOW_NOTE_ENTRY);
+}
+
+/*
+ * The same of many packets by their notes: flow_index_ask(), which sets hash[] of those that are plain, then flow_index_ask_flows(), then
+ * flow_index_add_notes(). For the others keys[] and hash[] are the caller's to set, flow_index_prefetch_*() his to call. `end`: of the
+ * last one's record.
+ */
+void flow_index_ask(const struct flow_index *index, const struct flow_note *note, uint32_t count, uint64_t *hash);
+void flow_index_ask_flows(const struct flow_index *index, const uint64_t *hash, uint32_t count);
+void flow_index_add_notes(struct flow_index *index, const struct flow_note *note, const struct flow_keys *keys, const uint64_t *hash,
+                          uint32_t count, uint32_t end);
 
 /* The frame is finished and has `frame_bytes`: the next packet is the next frame's. */
 void flow_index_end_frame(struct flow_index *index, uint32_t frame_bytes);
