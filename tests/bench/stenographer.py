@@ -3,9 +3,11 @@
 It has no way to read a capture. So the packets are sent, at a bounded rate, over a pair of virtual interfaces: what it has then are the same packets, at other times, and
 without VLAN tags, which it loses. Hence its answers are counted, and not compared. Needs root, ip, nsenter, unshare, curl and openssl, as its own scripts do.
 """
+import contextlib
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import time
@@ -63,7 +65,7 @@ class Stenographer:
             self.run(*command.split())
         self.log = open(self.path("log"), "wb")  # pylint: disable=consider-using-with
         self.process = subprocess.Popen([*self.enter, shutil.which("stenographer") or "/usr/sbin/stenographer", "-config", self.path("config"), "-syslog=false"],
-                                        stdout=self.log, stderr=self.log, env={**os.environ, "TMPDIR": self.folder})
+                                        stdout=self.log, stderr=self.log, env={**os.environ, "TMPDIR": self.folder}, start_new_session=True)
         time.sleep(5)
         self.sent = int(self.run(traffic, "v0", str(rate), "0", "1", capture).stdout)
 
@@ -113,6 +115,8 @@ class Stenographer:
         if self.process:
             self.process.terminate()
             self.process.wait()
+            with contextlib.suppress(ProcessLookupError):  # it leaves stenotype behind, with half a GiB of memory, for a minute
+                os.killpg(self.process.pid, signal.SIGKILL)
         if self.holder:
             self.holder.stdin.close()
             self.holder.wait()
