@@ -1267,9 +1267,7 @@ bool decode_flow_plain(const uint8_t *bytes, uint32_t captured_bytes, struct flo
     plain->word[0] = from ? addresses << 32 | source : addresses;
     plain->word[1] = from ? receiver : sender;
     plain->word[2] = from ? sender : receiver;
-    plain->word[3] = tag | found.tcp * FLOW_PLAIN_TCP;
-    plain->from = from;
-    plain->tcp_flags = (uint8_t)(bytes[l3_start + 20 + 13] * found.tcp);
+    plain->word[3] = flow_plain_last(tag | found.tcp * FLOW_PLAIN_TCP, from, (uint8_t)(bytes[l3_start + 20 + 13] * found.tcp));
     return true;
 }
 

@@ -269,9 +269,10 @@ static __attribute__((noinline)) void decode_and_fill(uint16_t link_type, const 
 
 bool packet_keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_bytes, struct flow_plain *plain, struct flow_keys *keys)
 {
+    if (!keys)
+        return link_type == LINK_ETHERNET && decode_flow_plain(bytes, captured_bytes, plain);
     if (plain && link_type == LINK_ETHERNET && decode_flow_plain(bytes, captured_bytes, plain))
         return true;
-    if (keys)
-        decode_and_fill(link_type, bytes, captured_bytes, keys);
+    decode_and_fill(link_type, bytes, captured_bytes, keys);
     return false;
 }

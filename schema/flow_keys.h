@@ -73,15 +73,32 @@ struct flow_keys {
  */
 struct flow_plain {
     uint64_t word[4]; /* address of end 0 << 32 | address of end 1; MAC << 16 | port of end 0; of end 1; see below */
-    uint8_t from;
-    uint8_t tcp_flags;
-    uint8_t entry; /* the store sets it */
 };
 
-#define FLOW_PLAIN_TCP 1u /* of the last word: else UDP */
+/* The last word. Two packets whose first FLOW_PLAIN_BITS of it, and other words, are equal are one flow. */
+#define FLOW_PLAIN_TCP 1u /* else UDP */
 #define FLOW_PLAIN_TAGGED 2u
 #define FLOW_PLAIN_VLAN 2u /* where the tag's id begins */
-#define FLOW_PLAIN_BITS 14u /* the others are 0 */
+#define FLOW_PLAIN_BITS 14u
+#define FLOW_PLAIN_IS (1u << 14) /* set: what is not plain has it clear, where both may be */
+#define FLOW_PLAIN_FROM 15u      /* where `from` is, one bit, and all TCP flags: the packet's, not the flow's */
+#define FLOW_PLAIN_TCP_FLAGS 16u
+#define FLOW_PLAIN_REST 24u      /* what lies above is the store's */
+
+static inline uint64_t flow_plain_last(uint64_t flow, bool from, uint8_t tcp_flags)
+{
+    return flow | FLOW_PLAIN_IS | (uint32_t)from << FLOW_PLAIN_FROM | (uint32_t)tcp_flags << FLOW_PLAIN_TCP_FLAGS;
+}
+
+static inline uint8_t flow_plain_from(uint64_t last)
+{
+    return last >> FLOW_PLAIN_FROM & 1;
+}
+
+static inline uint8_t flow_plain_tcp_flags(uint64_t last)
+{
+    return (uint8_t)(last >> FLOW_PLAIN_TCP_FLAGS);
+}
 
 /*
  * Makes the keys of a packet, all but `entry`, from the bytes that are stored of it. The store is given such a function, because it does not
@@ -160,10 +177,10 @@ static inline bool flow_keys_plain(const struct flow_keys *keys, struct flow_pla
             side[end] = side[end] << 8 | keys->end[end].mac[i];
         side[end] = side[end] << 16 | keys->end[end].port;
     }
+    uint64_t flow = (kind->protocol == 6 ? FLOW_PLAIN_TCP : 0) | (kind->tags > 0 ? FLOW_PLAIN_TAGGED : 0) |
+                    (uint64_t)kind->vlan[0] << FLOW_PLAIN_VLAN;
     *plain = (struct flow_plain){
-        .word = {address[0] << 32 | address[1], side[0], side[1],
-                 (kind->protocol == 6 ? FLOW_PLAIN_TCP : 0) | (kind->tags > 0 ? FLOW_PLAIN_TAGGED : 0) |
-                     (uint64_t)kind->vlan[0] << FLOW_PLAIN_VLAN},
+        .word = {address[0] << 32 | address[1], side[0], side[1], flow_plain_last(flow, keys->from, keys->tcp_flags)},
     };
     return address[0] != address[1];
 }

@@ -17,17 +17,9 @@
 static inline void flow_note_put(struct flow_note *note, flow_keys_of *keys_of, uint16_t link_type, const uint8_t *bytes,
                                  uint32_t captured_bytes, uint8_t entry, uint32_t at)
 {
-    struct flow_plain plain;
-    uint64_t rest = (uint64_t)at << FLOW_NOTE_AT | (uint32_t)entry << FLOW_NOTE_ENTRY;
-    if (!keys_of(link_type, bytes, captured_bytes, &plain, NULL)) {
-        *note = (struct flow_note){.word = {[3] = rest}};
-        return;
-    }
-    note->word[0] = plain.word[0];
-    note->word[1] = plain.word[1];
-    note->word[2] = plain.word[2];
-    note->word[3] = plain.word[3] | 1u << FLOW_NOTE_PLAIN | (uint32_t)plain.from << FLOW_NOTE_FROM |
-                    (uint32_t)plain.tcp_flags << FLOW_NOTE_TCP_FLAGS | rest;
+    if (!keys_of(link_type, bytes, captured_bytes, &note->plain, NULL))
+        *note = (struct flow_note){0};
+    note->plain.word[3] |= (uint64_t)at << FLOW_NOTE_AT | (uint32_t)entry << FLOW_PLAIN_REST;
 }
 
 /*

@@ -33,6 +33,7 @@
 #define FRESH_MAX 32u /* flows whose ends are not looked up yet */
 #define JUDGED_AT_ONCE 32u /* flows */
 #define PLAIN_KINDS (1u << FLOW_PLAIN_BITS)
+#define LAST_MASK (PLAIN_KINDS - 1) /* of a plain packet's last word: what the flow has of it */
 
 _Static_assert(FLOW_INDEX_FLOWS_MAX + 2 * FRESH_MAX < NUMBER_MASK, "a record's number fits a slot");
 _Static_assert(sizeof(struct flow_record) == FLOW_KEY_BYTES, "what is compared");
@@ -520,7 +521,7 @@ static inline uint32_t plain_take(struct flow_index *index, const uint64_t *word
 static uint32_t flow_take(struct flow_index *index, const struct flow_keys *keys, uint64_t hash)
 {
     struct flow_plain plain;
-    return flow_keys_plain(keys, &plain) ? plain_take(index, plain.word, plain.word[3], plain_hash(index, plain.word, plain.word[3])) : other_take(index, keys, hash);
+    return flow_keys_plain(keys, &plain) ? plain_take(index, plain.word, plain.word[3] & LAST_MASK, plain_hash(index, plain.word, plain.word[3] & LAST_MASK)) : other_take(index, keys, hash);
 }
 
 void flow_index_clear(struct flow_index *index)
@@ -594,16 +595,12 @@ void flow_index_add(struct flow_index *index, const struct flow_keys *keys, uint
 
 /* ---- many packets ------------------------------------------------------------------------------ */
 
-static inline uint64_t note_last(const struct flow_note *note)
-{
-    return note->word[3] & ((1u << FLOW_PLAIN_BITS) - 1);
-}
-
 /* Of a packet that is not plain it is the hash of nothing, which harms nobody: a branch would cost more. */
 void flow_index_ask(const struct flow_index *index, const struct flow_note *note, uint32_t count, uint64_t *hash)
 {
     for (uint32_t i = 0; i < count; i++) {
-        hash[i] = plain_hash(index, note[i].word, note_last(&note[i]));
+        const uint64_t *word = note[i].plain.word;
+        hash[i] = plain_hash(index, word, word[3] & LAST_MASK);
         table_prefetch(&index->plain_table, hash[i]);
     }
 }
@@ -623,10 +620,10 @@ void flow_index_add_notes(struct flow_index *index, const struct flow_note *note
         next = i + 1 < count ? flow_note_at(&note[i + 1]) : end;
         if (!packet_begin(index, at))
             return;
-        uint64_t last = note[i].word[3];
+        const uint64_t *word = note[i].plain.word;
         if (flow_note_is_plain(&note[i]))
-            packet_count(index, plain_take(index, note[i].word, note_last(&note[i]), hash[i]), last >> FLOW_NOTE_FROM & 1,
-                         (uint8_t)(last >> FLOW_NOTE_TCP_FLAGS), flow_note_entry(&note[i]), next - at);
+            packet_count(index, plain_take(index, word, word[3] & LAST_MASK, hash[i]), flow_plain_from(word[3]),
+                         flow_plain_tcp_flags(word[3]), flow_note_entry(&note[i]), next - at);
         else
             packet_count(index, flow_take(index, &keys[i], hash[i]), keys[i].from, keys[i].tcp_flags, keys[i].entry, next - at);
     }
@@ -677,9 +674,9 @@ void flow_index_carry(struct flow_index *index, const struct flow_keys *keys, co
     struct flow_plain plain;
     uint32_t at, flow;
     if (flow_keys_plain(keys, &plain)) {
-        uint64_t hash = plain_hash(index, plain.word, plain.word[3]);
+        uint64_t last = plain.word[3] & LAST_MASK, hash = plain_hash(index, plain.word, last);
         at = place_of(&index->plain_table, hash);
-        flow = plain_find(index, plain.word, plain.word[3], &at, tag_of(hash));
+        flow = plain_find(index, plain.word, last, &at, tag_of(hash));
     } else {
         uint64_t hash = flow_index_hash(index, keys);
         at = place_of(&index->other_table, hash);

@@ -58,33 +58,30 @@ void flow_index_add(struct flow_index *index, const struct flow_keys *keys, uint
 
 /*
  * A packet of a frame, as who fills the frame knows it: its headers are in that thread's caches, and would have to be fetched from there. Of
- * one that is not plain (flow_keys.h) only where it is. The last word is, from below, a plain packet's, then FLOW_NOTE_*.
+ * one that is not plain (flow_keys.h) only where it is. Above FLOW_PLAIN_REST the last word says which entry it has, and where in the frame
+ * its record begins.
  */
 struct flow_note {
-    uint64_t word[4];
+    struct flow_plain plain;
 };
 
-#define FLOW_NOTE_PLAIN FLOW_PLAIN_BITS /* bits, and where numbers begin */
-#define FLOW_NOTE_FROM (FLOW_PLAIN_BITS + 1)
-#define FLOW_NOTE_TCP_FLAGS 16u
-#define FLOW_NOTE_ENTRY 24u
 #define FLOW_NOTE_AT 32u
 
 #define FLOW_NOTES_MAX 4096u /* of a frame: where there are more packets, those behind are so short that they lie line by line */
 
 static inline bool flow_note_is_plain(const struct flow_note *note)
 {
-    return (note->word[3] >> FLOW_NOTE_PLAIN & 1) != 0;
+    return (note->plain.word[3] & FLOW_PLAIN_IS) != 0;
 }
 
 static inline uint32_t flow_note_at(const struct flow_note *note)
 {
-    return (uint32_t)(note->word[3] >> FLOW_NOTE_AT);
+    return (uint32_t)(note->plain.word[3] >> FLOW_NOTE_AT);
 }
 
 static inline uint8_t flow_note_entry(const struct flow_note *note)
 {
-    return (uint8_t)(note->word[3] >> FLOW_NOTE_ENTRY);
+    return (uint8_t)(note->plain.word[3] >> FLOW_PLAIN_REST);
 }
 
 /*

@@ -510,7 +510,7 @@ struct resting {
     uint32_t disk, slot;
     enum rest rest;
     uint64_t turn; /* of a slot that is free */
-    bool taken, cleared;
+    bool held, taken, cleared;
 };
 
 static void rest_look(struct keeper *keeper, void *context)
@@ -528,6 +528,7 @@ static void rest_look(struct keeper *keeper, void *context)
         resting->turn = position;
     } else {
         resting->rest = REST_SEGMENT;
+        resting->held = true; /* whatever becomes of `rest` */
         host->held = resting->slot;
         purge->disk[resting->disk].belief[resting->slot] = host->belief[resting->slot];
     }
@@ -556,7 +557,7 @@ static void rest_give(struct keeper *keeper, void *context)
     const struct slot_belief left = resting->cleared ? (struct slot_belief){0} : host->belief[resting->slot];
     if (resting->taken && !disk_guest_is_lost(disk))
         disk_guest_give(disk, resting->slot, &left, resting->turn);
-    if (resting->rest == REST_SEGMENT && host->held == resting->slot)
+    if (resting->held && host->held == resting->slot)
         host->held = UINT32_MAX;
     purge->disk[resting->disk].belief[resting->slot] = (struct slot_belief){0};
 }

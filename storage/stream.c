@@ -567,7 +567,7 @@ static int make_room(struct stream *stream, uint32_t captured_bytes)
     }
 }
 
-static inline void append(struct stream *stream, uint8_t entry, const struct packet *packet, uint32_t captured_bytes,
+static inline __attribute__((always_inline)) void append(struct stream *stream, uint8_t entry, const struct packet *packet, uint32_t captured_bytes,
                           uint8_t action)
 {
     struct frame_builder *builder = &stream->builder;
@@ -582,15 +582,10 @@ static inline void append(struct stream *stream, uint8_t entry, const struct pac
     stream->next_packet++;
 }
 
-int stream_append(struct stream *stream, uint32_t interface, const struct packet *packet, uint32_t captured_bytes,
-                  uint8_t action, uint32_t rule)
+/* One that needs another frame, or an entry that was not the last one's. Apart, so that the others do not pay for its variables. */
+static __attribute__((noinline)) int append_slowly(struct stream *stream, uint32_t interface, const struct packet *packet,
+                                                   uint32_t captured_bytes, uint8_t action, uint32_t rule)
 {
-    assert(interface < stream->interfaces && captured_bytes <= packet->captured_bytes);
-    if (like_the_last(stream, interface, packet->direction, action, rule) &&
-        frame_builder_fits(&stream->builder, captured_bytes)) {
-        append(stream, stream->last.entry, packet, captured_bytes, action);
-        return 0;
-    }
     for (;;) {
         int result = make_room(stream, captured_bytes);
         if (result != 0)
@@ -609,6 +604,16 @@ int stream_append(struct stream *stream, uint32_t interface, const struct packet
         if (entry == ERR_NO_SPACE)
             seal_begin(stream, SEAL_TABLE);
     }
+}
+
+int stream_append(struct stream *stream, uint32_t interface, const struct packet *packet, uint32_t captured_bytes,
+                  uint8_t action, uint32_t rule)
+{
+    assert(interface < stream->interfaces && captured_bytes <= packet->captured_bytes);
+    if (!like_the_last(stream, interface, packet->direction, action, rule) || !frame_builder_fits(&stream->builder, captured_bytes))
+        return append_slowly(stream, interface, packet, captured_bytes, action, rule);
+    append(stream, stream->last.entry, packet, captured_bytes, action);
+    return 0;
 }
 
 /* Somebody wants the segment closed before it is full. */

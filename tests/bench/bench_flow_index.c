@@ -155,7 +155,7 @@ static void make_notes(const struct frame_info *info)
     frame_cursor_start(&cursor, frame, info);
     for (uint32_t i = 0, at = cursor.at; i < FLOW_NOTES_MAX && frame_cursor_next(&cursor, &packet) > 0; i++, at = cursor.at)
         flow_note_put(&made[i], packet_keys_of, LINK_ETHERNET, packet.packet.bytes, packet.packet.captured_bytes, 0, at);
-    used += made[0].word[1];
+    used += made[0].plain.word[1];
 }
 
 static double go_over(enum way way, struct flow_index *index)

@@ -89,7 +89,7 @@ static bool keys_of(uint16_t link_type, const uint8_t *bytes, uint32_t captured_
     if (plain && captured_bytes % 2 == 1) {
         uint32_t address = 0;
         memcpy(&address, bytes, captured_bytes < 4 ? captured_bytes : 4);
-        *plain = (struct flow_plain){.word = {(uint64_t)address << 32 | (uint32_t)~address, 0, (uint16_t)captured_bytes, FLOW_PLAIN_TCP}};
+        *plain = (struct flow_plain){.word = {(uint64_t)address << 32 | (uint32_t)~address, 0, (uint16_t)captured_bytes, flow_plain_last(FLOW_PLAIN_TCP, false, 0)}};
         return true;
     }
     if (!keys)

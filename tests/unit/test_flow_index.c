@@ -429,9 +429,9 @@ static void test_plain(void **state)
             continue;
         plains++;
         assert_memory_equal(plain.word, again.word, sizeof plain.word);
-        assert_true(plain.word[3] >> FLOW_PLAIN_BITS == 0 && plain.word[0] != 0);
-        assert_int_equal(plain.from, keys.from);
-        assert_int_equal(plain.tcp_flags, keys.tcp_flags);
+        assert_true(plain.word[3] >> FLOW_PLAIN_REST == 0 && (plain.word[3] & FLOW_PLAIN_IS) != 0 && plain.word[0] != 0);
+        assert_int_equal(flow_plain_from(plain.word[3]), keys.from);
+        assert_int_equal(flow_plain_tcp_flags(plain.word[3]), keys.tcp_flags);
     }
     print_message("%u plain packets, %u with keys like theirs\n", plains, alike);
     assert_true(plains > 10000 && alike > 100);

@@ -290,6 +290,19 @@ static void test_add_while_recording(void **state)
     world_close(&world);
 }
 
+/* Until the first disk holds so many segments: one that is slow at the moment gets fewer. */
+static struct sums record_until_it_holds(struct world *world, uint32_t places)
+{
+    flush(world);
+    struct sums sums = sums_of(world);
+    while (sums.places[0] < places) {
+        record(world, 200);
+        flush(world);
+        sums = sums_of(world);
+    }
+    return sums;
+}
+
 /* Removed while it is recorded to, and resumed: nothing is lost, its data is out of the ring, and in it again. */
 static void remove_and_resume(uint8_t copies, bool restart)
 {
@@ -300,13 +313,7 @@ static void remove_and_resume(uint8_t copies, bool restart)
     stream_stop(&world);
     stream_begin(&world);
     record(&world, 100);
-    flush(&world);
-    struct sums before = sums_of(&world);
-    while (before.places[0] < 3) { /* a disk that is slow at the moment gets fewer */
-        record(&world, 200);
-        flush(&world);
-        before = sums_of(&world);
-    }
+    struct sums before = record_until_it_holds(&world, 3);
     leave(&world, 0, DISK_REMOVED);
     struct sums without = sums_of(&world);
     assert_int_equal(without.places[0], 0);
