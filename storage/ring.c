@@ -140,7 +140,7 @@ int ring_format_disks(const struct identity *ring, const char *name, uint8_t cop
  * the context switches remain. Otherwise it sleeps until it is woken: at 200,000 packets a second there are 300 frames,
  * and naps would cost more than all that it does for them.
  */
-#define NAP_NS 500000
+#define NAP_NS 250000
 #define NAPS_QUIET 8         /* in a row, with nothing to do: there is not much any more */
 #define BUSY_TIMES 8         /* in a row that there was something to do */
 #define BUSY_WITHIN_NS 1000000 /* of the last time */
